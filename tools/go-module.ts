@@ -1,0 +1,60 @@
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+
+/** A `go.mod` of this folder, with its `go.sum`: the one place where a version is pinned. */
+export interface GoModule {
+  /** Absolute path of the directory that holds both files. */
+  readonly directory: string;
+  /** The Go version it asks for, such as `1.26.0`. */
+  readonly go: string;
+  /** Version by module path, such as `v1.36.3` by `k8s.io/kubernetes`. */
+  readonly versions: ReadonlyMap<string, string>;
+  /** Checksum (`h1:…`) by `<module path> <version>`. */
+  readonly sums: ReadonlyMap<string, string>;
+  /** Hash of both files, 64 hex digits. */
+  readonly hash: string;
+}
+
+/** Reads `go.mod` and `go.sum` of a directory. @throws when the directory has no `go.mod`. */
+export function readGoModule(directory: string): GoModule {
+  const mod = readFileSync(join(directory, "go.mod"), "utf8");
+  const sum = readFileSync(join(directory, "go.sum"), "utf8");
+  return {
+    directory,
+    go: /^go (\S+)/m.exec(mod)?.[1] ?? "1.26",
+    versions: parseVersions(mod),
+    sums: parseSums(sum),
+    hash: createHash("sha256").update(mod).update(sum).digest("hex"),
+  };
+}
+
+/** The version of the module that a package is part of: that of the longest module path it begins with. */
+export function versionOf(module: GoModule, packagePath: string): string | undefined {
+  for (let path = packagePath; path !== ""; path = path.slice(0, Math.max(0, path.lastIndexOf("/")))) {
+    const version = module.versions.get(path);
+    if (version !== undefined) return version;
+  }
+  return undefined;
+}
+
+function parseVersions(mod: string): Map<string, string> {
+  const blocks = [...mod.matchAll(/^require \(\n([\s\S]*?)^\)/gm)].map((block) => block[1] ?? "");
+  const lines = [...mod.matchAll(/^require (\S+ \S+)/gm)].map((line) => line[1] ?? "");
+  const pairs = [...blocks.join("\n").split("\n"), ...lines];
+  return new Map(
+    pairs.flatMap((pair): [string, string][] => {
+      const [path, version] = pair.trim().split(/\s+/);
+      return path && version?.startsWith("v") ? [[path, version]] : [];
+    }),
+  );
+}
+
+function parseSums(sum: string): Map<string, string> {
+  return new Map(
+    sum.split("\n").flatMap((line): [string, string][] => {
+      const [path, version, hash] = line.split(" ");
+      return path && version && hash ? [[`${path} ${version}`, hash]] : [];
+    }),
+  );
+}

@@ -1,0 +1,438 @@
+import { execFile, spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import {
+  accessSync,
+  constants,
+  lstatSync,
+  mkdirSync,
+  readlinkSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+} from "node:fs";
+import { availableParallelism } from "node:os";
+import { delimiter, dirname, join, sep } from "node:path";
+import { cacheDirectory } from "./cache";
+import { readGoModule, versionOf, type GoModule } from "./go-module";
+import { withLock } from "./lock";
+
+interface Tool {
+  /** Folder of the go.mod that pins it. */
+  readonly module: "cli" | "control-plane";
+  /** The Go package it is built from. */
+  readonly package: string;
+  /** CPU seconds of a first build, after the tools above it (measured, Go 1.26). */
+  readonly cost: number;
+  /** What makes it print its version; without it, one on PATH cannot be told from any other and is not used. */
+  readonly versionArgs?: readonly string[];
+  /** Go variable that the linker sets to the version, where upstream's own build does. */
+  readonly versionVariable?: string;
+}
+
+const kubernetesVersion = "k8s.io/component-base/version.gitVersion";
+
+const tools = {
+  etcd: {
+    module: "control-plane",
+    package: "go.etcd.io/etcd/server/v3",
+    cost: 42,
+    versionArgs: ["--version"],
+  },
+  "kube-apiserver": {
+    module: "control-plane",
+    package: "k8s.io/kubernetes/cmd/kube-apiserver",
+    cost: 616,
+    versionArgs: ["--version"],
+    versionVariable: kubernetesVersion,
+  },
+  "kube-controller-manager": {
+    module: "control-plane",
+    package: "k8s.io/kubernetes/cmd/kube-controller-manager",
+    cost: 101,
+    versionArgs: ["--version"],
+    versionVariable: kubernetesVersion,
+  },
+  "kube-scheduler": {
+    module: "control-plane",
+    package: "k8s.io/kubernetes/cmd/kube-scheduler",
+    cost: 9,
+    versionArgs: ["--version"],
+    versionVariable: kubernetesVersion,
+  },
+  "source-controller": {
+    module: "control-plane",
+    package: "github.com/fluxcd/source-controller",
+    cost: 61,
+  },
+  "kustomize-controller": {
+    module: "control-plane",
+    package: "github.com/fluxcd/kustomize-controller",
+    cost: 82,
+  },
+  kwok: {
+    module: "control-plane",
+    package: "sigs.k8s.io/kwok/cmd/kwok",
+    cost: 179,
+    versionArgs: ["--version"],
+  },
+  registry: {
+    module: "control-plane",
+    package: "github.com/distribution/distribution/v3/cmd/registry",
+    cost: 150,
+    versionArgs: ["--version"],
+  },
+  helm: {
+    module: "cli",
+    package: "helm.sh/helm/v4/cmd/helm",
+    cost: 175,
+    versionArgs: ["version", "--short"],
+    versionVariable: "helm.sh/helm/v4/internal/version.version",
+  },
+  kustomize: {
+    module: "cli",
+    package: "sigs.k8s.io/kustomize/kustomize/v5",
+    cost: 23,
+    versionArgs: ["version"],
+  },
+  sops: {
+    module: "cli",
+    package: "github.com/getsops/sops/v3/cmd/sops",
+    cost: 148,
+    versionArgs: ["--disable-version-check", "--version"],
+  },
+  "age-keygen": {
+    module: "cli",
+    package: "filippo.io/age/cmd/age-keygen",
+    cost: 7,
+    versionArgs: ["--version"],
+  },
+  crane: {
+    module: "cli",
+    package: "github.com/google/go-containerregistry/cmd/crane",
+    cost: 12,
+    versionArgs: ["version"],
+  },
+  kind: { module: "cli", package: "sigs.k8s.io/kind", cost: 9, versionArgs: ["version"] },
+} as const satisfies Record<string, Tool>;
+
+/** A tool that a go.mod of this folder pins. */
+export type ToolName = keyof typeof tools;
+
+/** Every tool there is, in the order they are built. */
+export const toolNames = Object.keys(tools) as readonly ToolName[];
+
+/** A controller that no Go module offers: used where it is found. */
+export type OptionalToolName = "helm-controller" | "notification-controller";
+
+/** Options of {@link ensureTools}. */
+export interface EnsureToolsOptions {
+  /** Receives a line whenever there is progress to tell. @default nothing is told */
+  readonly report?: (line: string) => void;
+  /** `PATH`, `HOME` and `XDG_CACHE_HOME` are read from it; Go gets all of it. @default process.env */
+  readonly env?: NodeJS.ProcessEnv;
+}
+
+/** The directory where every tool is linked by its plain name; put it first on PATH. */
+export function binDirectory(env: NodeJS.ProcessEnv = process.env): string {
+  return join(cacheDirectory(env), "bin");
+}
+
+/** The version that this project pins, such as `v4.3.1`. */
+export function pinnedVersion(name: ToolName): string {
+  return pin(name, moduleReader()).version;
+}
+
+/** The path of a controller on PATH or in {@link binDirectory}; `undefined` when it is in neither. */
+export function findOptional(
+  name: OptionalToolName,
+  env: NodeJS.ProcessEnv = process.env,
+): string | undefined {
+  return findExecutable(name, [...searchPath(env), binDirectory(env)]);
+}
+
+/**
+ * Makes the pinned version of each tool available and returns its absolute path by name. A tool on PATH that says
+ * it is of the pinned version is used as it is; any other is built with Go, once for all of the user's checkouts.
+ * With everything there already it reads a few files and starts no process.
+ *
+ * @throws when a tool cannot be built: Go missing or too old, a refused download, no disk space.
+ */
+export async function ensureTools<Name extends ToolName>(
+  names: readonly Name[],
+  { report = () => undefined, env = process.env }: EnsureToolsOptions = {},
+): Promise<Record<Name, string>> {
+  const read = moduleReader();
+  const pins = toolNames
+    .filter((name) => (names as readonly ToolName[]).includes(name))
+    .map((name) => pin(name, read));
+  const paths = () => Object.fromEntries(pins.map((tool) => [tool.name, installedPath(tool, env)]));
+  const missing = () => pins.filter((tool) => !isInstalled(tool, env));
+
+  if (missing().length > 0) {
+    const onWait = (pid: number) => {
+      report(`waiting for process ${pid}, which is building tools`);
+    };
+    await withLock(join(cacheDirectory(env), "tools"), () => install(missing(), report, env), { onWait });
+  }
+  for (const tool of pins) link(installedPath(tool, env), join(binDirectory(env), tool.name));
+  return paths() as Record<Name, string>;
+}
+
+interface PinnedTool extends Tool {
+  readonly name: ToolName;
+  readonly version: string;
+  readonly goModule: GoModule;
+}
+
+type ModuleReader = (name: Tool["module"]) => GoModule;
+
+function moduleReader(): ModuleReader {
+  const known = new Map<string, GoModule>();
+  return (name) => {
+    const module = known.get(name) ?? readGoModule(join(__dirname, name));
+    known.set(name, module);
+    return module;
+  };
+}
+
+function pin(name: ToolName, read: ModuleReader): PinnedTool {
+  const tool: Tool = tools[name];
+  const goModule = read(tool.module);
+  const version = versionOf(goModule, tool.package);
+  if (version === undefined)
+    throw new Error(
+      `Tool "${name}": ${goModule.directory}/go.mod requires no module of ${tool.package}. ` +
+        `Run \`go get -tool ${tool.package}\` there.`,
+    );
+  return { ...tool, name, version, goModule };
+}
+
+/** Where a tool belongs. All that changes the binary is in the path, so what is there never needs a check. */
+function installedPath(tool: PinnedTool, env: NodeJS.ProcessEnv): string {
+  const recipe = [tool.goModule.hash, process.platform, process.arch, ...linkerFlags(tool)].join("\n");
+  const key = createHash("sha256").update(recipe).digest("hex").slice(0, 12);
+  return join(cacheDirectory(env), "tools", tool.name, `${tool.version}-${key}`, tool.name);
+}
+
+function isInstalled(tool: PinnedTool, env: NodeJS.ProcessEnv): boolean {
+  const path = installedPath(tool, env);
+  const target = statSync(path, { throwIfNoEntry: false });
+  if (!target?.isFile()) return false;
+  const own = lstatSync(path);
+  // A file of PATH that changed after it was linked may be of another version by now.
+  return !own.isSymbolicLink() || target.ctimeMs < own.mtimeMs;
+}
+
+async function install(
+  missing: readonly PinnedTool[],
+  report: (line: string) => void,
+  env: NodeJS.ProcessEnv,
+): Promise<void> {
+  const found = await Promise.all(missing.map((tool) => findPinned(tool, env)));
+  missing.forEach((tool, index) => {
+    const path = found[index];
+    if (path !== undefined) link(path, installedPath(tool, env));
+  });
+  const builds = missing.filter((_, index) => found[index] === undefined);
+  for (const [index, tool] of builds.entries())
+    await build(tool, `${index + 1} of ${builds.length}`, report, env);
+}
+
+/** The real path of the tool that PATH offers, if it says that it is of the pinned version. */
+async function findPinned(tool: PinnedTool, env: NodeJS.ProcessEnv): Promise<string | undefined> {
+  const { versionArgs } = tool;
+  const path = versionArgs && findExecutable(tool.name, searchPath(env));
+  if (path === undefined) return undefined;
+  return new Promise((resolve) => {
+    execFile(path, versionArgs, { env, timeout: 5_000 }, (error, stdout, stderr) => {
+      resolve(!error && saysVersion(stdout + stderr, tool.version) ? realpathSync(path) : undefined);
+    });
+  });
+}
+
+/** Whether a tool's own words name exactly this version: `v1.2.3` in "x 1.2.3" or "v1.2.3+build", not "1.2.3-rc.1". */
+export function saysVersion(output: string, version: string): boolean {
+  const digits = version.replace(/^v/, "").replaceAll(".", "\\.");
+  return new RegExp(`(?<![\\w.-])v?${digits}(?![\\w-]|\\.\\d)`).test(output);
+}
+
+/** Builds one tool next to its place and moves it there when it is whole. The caller holds the lock. */
+async function build(
+  tool: PinnedTool,
+  position: string,
+  report: (line: string) => void,
+  env: NodeJS.ProcessEnv,
+): Promise<void> {
+  const building = join(cacheDirectory(env), "tools", "building");
+  rmSync(building, { recursive: true, force: true }); // what a killed build left behind
+  try {
+    mkdirSync(building, { recursive: true });
+    const output = join(building, tool.name);
+    await goBuild(tool, output, building, position, report, env);
+    const path = installedPath(tool, env);
+    mkdirSync(dirname(path), { recursive: true });
+    renameSync(output, path);
+  } catch (error) {
+    throw (error as NodeJS.ErrnoException).code === "ENOSPC"
+      ? new Error(failure(tool, "no space left on device", env), { cause: error })
+      : error;
+  } finally {
+    rmSync(building, { recursive: true, force: true });
+  }
+}
+
+function goBuild(
+  tool: PinnedTool,
+  output: string,
+  scratch: string,
+  position: string,
+  report: (line: string) => void,
+  env: NodeJS.ProcessEnv,
+): Promise<void> {
+  const title = `building ${tool.name} ${tool.version} (${position})`;
+  report(`${title}, about ${duration(tool.cost / availableParallelism())} on first use`);
+  const started = Date.now();
+  return new Promise((resolve, reject) => {
+    const child = spawn(
+      "go",
+      ["build", "-ldflags", linkerFlags(tool).join(" "), "-o", output, tool.package],
+      {
+        cwd: tool.goModule.directory,
+        env: { ...env, CGO_ENABLED: "0", GOWORK: "off", GOTMPDIR: scratch },
+        stdio: ["ignore", "ignore", "pipe"],
+      },
+    );
+    let stderr = "";
+    child.stderr.setEncoding("utf8").on("data", (chunk: string) => (stderr += chunk));
+
+    const ticker = setInterval(() => {
+      report(`${title}: ${duration((Date.now() - started) / 1000)}`);
+    }, 15_000);
+    const interrupt = (signal: NodeJS.Signals) => {
+      child.kill("SIGKILL");
+      rmSync(scratch, { recursive: true, force: true });
+      settle();
+      process.kill(process.pid, signal);
+    };
+    const settle = () => {
+      clearInterval(ticker);
+      process.off("SIGINT", interrupt).off("SIGTERM", interrupt);
+    };
+    process.on("SIGINT", interrupt).on("SIGTERM", interrupt);
+
+    child.on("error", (error: NodeJS.ErrnoException) => {
+      settle();
+      reject(
+        new Error(failure(tool, error.code === "ENOENT" ? "spawn go ENOENT" : error.message, env), {
+          cause: error,
+        }),
+      );
+    });
+    child.on("close", (code, signal) => {
+      settle();
+      if (code === 0) resolve();
+      else
+        reject(
+          new Error(failure(tool, stderr || `go was ended by ${signal ?? `code ${String(code)}`}`, env)),
+        );
+    });
+  });
+}
+
+function linkerFlags({ versionVariable, version }: PinnedTool): string[] {
+  return ["-s", "-w", ...(versionVariable ? ["-X", `${versionVariable}=${version}`] : [])];
+}
+
+/** Says in one sentence why a tool could not be built, and what helps, from what Go wrote. */
+function failure(tool: PinnedTool, output: string, env: NodeJS.ProcessEnv): string {
+  const subject = `Building tool "${tool.name}" ${tool.version}`;
+  const { go } = tool.goModule;
+  const instead = tool.versionArgs ? `, or put ${tool.name} ${tool.version} on PATH` : "";
+  if (output.includes("spawn go ENOENT"))
+    return `${subject}: Go is not installed. Install Go ${go} or newer from https://go.dev/dl${instead}.`;
+
+  const old = /requires go >= \S+ \(running go (\S+?)[;)]|invalid go version|toolchain not available/.exec(
+    output,
+  );
+  if (old)
+    return (
+      `${subject}: the Go on PATH${old[1] ? ` is ${old[1]}, which` : ""} is older than ${go}, which go.mod asks for. ` +
+      `Install Go ${go} or newer from https://go.dev/dl${instead}.`
+    );
+  if (/no space left on device|disk quota exceeded/i.test(output))
+    return (
+      `${subject}: no disk space is left. Free some 12 GB where ${cacheDirectory(env)} and Go's own caches ` +
+      `(\`go env GOCACHE GOMODCACHE GOTMPDIR\`) are, and run again: what was built is kept.`
+    );
+  const last = output.trim().split("\n").slice(-3).join(" ");
+  if (
+    /dial tcp|proxyconnect|no such host|i\/o timeout|TLS handshake|x509:|: (40\d|410|429|50\d) |module lookup disabled/.test(
+      output,
+    )
+  )
+    return (
+      `${subject}: a download was refused or failed (${last}). Allow proxy.golang.org and sum.golang.org, ` +
+      `or set GOPROXY to a mirror you may use, and run again.`
+    );
+  return `${subject}: go build failed (${last}). Run it in ${tool.goModule.directory} to see all of its output.`;
+}
+
+function duration(seconds: number): string {
+  return seconds < 90 ? `${Math.max(1, Math.round(seconds))} s` : `${Math.round(seconds / 60)} min`;
+}
+
+/** The directories of PATH, without {@link binDirectory}, which only holds what this module put there. */
+function searchPath(env: NodeJS.ProcessEnv): string[] {
+  return (env["PATH"] ?? "")
+    .split(delimiter)
+    .filter((directory) => directory && directory !== binDirectory(env));
+}
+
+function findExecutable(name: string, directories: readonly string[]): string | undefined {
+  return directories.map((directory) => directory + sep + name).find(isExecutable);
+}
+
+function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return statSync(path).isFile();
+  } catch {
+    return false;
+  }
+}
+
+/** Makes `path` a link to `target` in one step: whoever looks sees the old one or the new one. */
+function link(target: string, path: string): void {
+  const entry = lstatSync(path, { throwIfNoEntry: false });
+  // A link that is right stays, unless it is one to PATH, which renews its date (see isInstalled).
+  if (entry?.isSymbolicLink() && readlinkSync(path) === target && lstatSync(target).ctimeMs < entry.mtimeMs)
+    return;
+  mkdirSync(dirname(path), { recursive: true });
+  const draft = `${path}.${process.pid}`;
+  rmSync(draft, { force: true });
+  symlinkSync(target, draft);
+  renameSync(draft, path);
+}
+
+async function main(names: readonly string[]): Promise<void> {
+  const unknown = names.filter((name) => !(name in tools));
+  if (unknown.length > 0)
+    throw new Error(
+      `Tools: there is none named ${unknown.join(", ")}. Choose from: ${toolNames.join(", ")}.`,
+    );
+  const wanted = names.length > 0 ? (names as ToolName[]) : toolNames;
+  const paths = await ensureTools(wanted, {
+    report: (line) => {
+      console.error(line);
+    },
+  });
+  for (const path of Object.values(paths)) console.log(path);
+}
+
+if (require.main === module)
+  main(process.argv.slice(2)).catch((error: unknown) => {
+    console.error(error instanceof Error ? error.message : error);
+    process.exitCode = 1;
+  });
