@@ -1,0 +1,46 @@
+import { run } from "../command";
+import type { Provenance } from "./layout";
+
+/**
+ * Where a tree comes from: the last commit that touched it.
+ *
+ * A tree with uncommitted changes gets `-dirty` after the revision; one outside Git is of `unknown` revision.
+ *
+ * @param tree absolute path
+ * @throws Error when `requireClean` is asked for and the tree is not clean
+ */
+export async function provenance(tree: string, requireClean: boolean): Promise<Provenance> {
+  const git = (...args: string[]) => run("git", args, { cwd: tree });
+  let commit: string;
+  try {
+    commit = (await git("log", "-1", "--format=%H %cI", "--", ".")).trim();
+  } catch {
+    commit = "";
+  }
+  const [hash, created] = commit.split(" ");
+  if (hash === undefined || hash === "" || created === undefined) {
+    if (requireClean) {
+      throw new Error(
+        `Reading the revision of ${tree} failed: no Git commit holds it. Commit it, or set platform:gitops.requireClean to false.`,
+      );
+    }
+    return { revision: "unknown", source: "unknown", created: "1970-01-01T00:00:00Z" };
+  }
+  const changed = (await git("status", "--porcelain", "--", ".")).split("\n").filter((line) => line !== "");
+  if (requireClean && changed.length > 0) {
+    throw new Error(
+      `Releasing ${tree} was refused: ${changed.length} of its files differ from Git, such as "${changed[0]?.slice(3) ?? ""}". Commit them, or set platform:gitops.requireClean to false.`,
+    );
+  }
+  const source = (await git("config", "--get", "remote.origin.url").catch(() => "unknown")).trim();
+  return {
+    revision: `sha1:${hash}${changed.length > 0 ? "-dirty" : ""}`,
+    source: withoutCredentials(source),
+    created: new Date(created).toISOString(),
+  };
+}
+
+/** A remote's URL without user name and password: the artifact may be read by anybody. */
+export function withoutCredentials(url: string): string {
+  return url.replace(/^([\w+.-]+:\/\/)[^/]*@/, "$1");
+}

@@ -1,0 +1,76 @@
+import { cp, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { OciRegistry } from "../oci";
+import { writeLayout, type Provenance } from "./layout";
+import { inspectTree } from "./tree";
+
+/** What an artifact is made of. */
+export interface ArtifactInputs extends Provenance {
+  /** Absolute path of the gitops tree. */
+  readonly tree: string;
+  /** The cluster whose part of the tree is checked; the artifact holds the whole tree. */
+  readonly cluster: string;
+  /** Files that replace those of the tree: path relative to it → content. */
+  readonly files: Readonly<Record<string, string>>;
+  /** Repository as this machine reaches it: `host[:port]/path`. */
+  readonly repository: string;
+  /** The registry speaks plain HTTP. */
+  readonly insecure: boolean;
+  /** `Tree.content` of the tree: what makes a change of its files a change of the resource. */
+  readonly content: string;
+}
+
+/** A pushed artifact. */
+export interface ArtifactOutputs extends ArtifactInputs {
+  /** `sha256:…` of its manifest. */
+  readonly digest: string;
+}
+
+/** Renders and checks the gitops tree, and pushes it as an OCI artifact under its digest alone. */
+export class ArtifactLifecycle {
+  constructor(private readonly registry: OciRegistry) {}
+
+  async create(inputs: ArtifactInputs): Promise<ArtifactOutputs> {
+    const directory = await mkdtemp(join(tmpdir(), "platform-artifact-"));
+    try {
+      const staged = join(directory, "tree");
+      await cp(inputs.tree, staged, { recursive: true });
+      for (const [path, content] of Object.entries(inputs.files)) {
+        await writeFile(join(staged, path), content);
+      }
+      // What is pushed is what was checked: the tree may have changed since the program looked at it.
+      const { files, findings } = await inspectTree(staged, inputs.cluster);
+      if (findings.length > 0) throw new Error(findings.join("\n"));
+      const layout = join(directory, "layout");
+      const digest = await writeLayout(staged, files, inputs, layout);
+      await this.registry.push(layout, inputs.repository, digest);
+      return { ...inputs, digest };
+    } finally {
+      await rm(directory, { recursive: true, force: true });
+    }
+  }
+
+  /** Whether the registry still holds the artifact; an unreachable registry holds nothing. */
+  async exists(state: ArtifactOutputs): Promise<boolean> {
+    try {
+      return (await this.registry.digest(state.repository, state.digest)) !== undefined;
+    } catch {
+      return false;
+    }
+  }
+
+  /** Whether a new artifact is due. The tree's place and the commit's time are not part of it. */
+  diff(olds: ArtifactInputs, news: ArtifactInputs): boolean {
+    const identity = (inputs: ArtifactInputs) =>
+      JSON.stringify([
+        inputs.content,
+        inputs.cluster,
+        Object.entries(inputs.files).sort(([a], [b]) => (a < b ? -1 : 1)),
+        inputs.repository,
+        inputs.revision,
+        inputs.source,
+      ]);
+    return identity(olds) !== identity(news);
+  }
+}

@@ -1,0 +1,322 @@
+import type { Clock } from "../clock";
+import { nameOf, refOf, type KubernetesApi, type Manifest, type ManifestRef } from "../kubernetes";
+import type { OciRegistry } from "../oci";
+import { sentence } from "../sentence";
+
+/** A release: which artifact a channel serves, and where it must become Ready. */
+export interface GateInputs {
+  readonly kubeconfig: string;
+  /** Repository as this machine reaches it: `host[:port]/path`. */
+  readonly repository: string;
+  readonly insecure: boolean;
+  /** The tag that the cluster follows. */
+  readonly channel: string;
+  /** `sha256:…` of the artifact to release. */
+  readonly digest: string;
+  /** How long the release may take until every layer is Ready, in seconds. */
+  readonly timeoutSeconds: number;
+}
+
+/** How a layer came to be Ready. */
+export interface LayerResult {
+  readonly name: string;
+  readonly ready: boolean;
+  /** From the start of the release until Ready, in seconds. */
+  readonly seconds: number;
+  /** Objects in the layer's inventory. */
+  readonly objects: number;
+}
+
+/** A release that is Ready. */
+export interface GateOutputs extends GateInputs {
+  /** Whether every layer is Ready at `digest`, as last seen. */
+  readonly ready: boolean;
+  readonly layers: readonly LayerResult[];
+}
+
+/** The namespace and the name of the source and the root Kustomization that a FluxInstance makes. */
+const flux = "flux-system";
+const sourceApi = "source.toolkit.fluxcd.io/v1";
+const kustomizeApi = "kustomize.toolkit.fluxcd.io/v1";
+const helmApi = "helm.toolkit.fluxcd.io/v2";
+
+/** How often the cluster is asked, and how often a layer that failed for a passing reason is tried again. */
+const pollMilliseconds = 100;
+const retryMilliseconds = 2_000;
+/** How long a layer may go on failing for reasons that often pass, such as a webhook that is not up yet. */
+const patienceMilliseconds = 60_000;
+
+interface Condition {
+  readonly type: string;
+  readonly status: string;
+  readonly reason?: string;
+  readonly message?: string;
+}
+
+/** Fields that the Flux kinds share. */
+interface FluxStatus {
+  readonly observedGeneration?: number;
+  readonly conditions?: readonly Condition[];
+  readonly lastAppliedRevision?: string;
+  readonly lastAttemptedRevision?: string;
+  readonly artifact?: { readonly revision: string };
+  readonly inventory?: { readonly entries?: readonly unknown[] };
+}
+
+/** What a look at the cluster told of one digest. */
+interface Look {
+  readonly layers: readonly LayerState[];
+  readonly ready: boolean;
+  /** The first failure that waiting does not mend. */
+  readonly failure?: string;
+}
+
+interface LayerState {
+  readonly ref: ManifestRef;
+  readonly dependsOn: readonly string[];
+  readonly ready: boolean;
+  /** The layer tried this digest and failed, for a reason that may pass. */
+  readonly failing: boolean;
+  readonly message: string;
+  readonly objects: number;
+}
+
+/**
+ * The release gate: moves the channel to a digest, waits until every layer is Ready at it, and moves the channel
+ * back to the last good digest when that fails.
+ *
+ * The last good digest is the tag `<channel>-ready` of the same repository: it is lost only with the artifacts.
+ */
+export class GateLifecycle {
+  constructor(
+    private readonly api: KubernetesApi,
+    private readonly registry: OciRegistry,
+    private readonly clock: Clock,
+  ) {}
+
+  /**
+   * @throws Error that names the object that failed, its message, and where the channel stands now
+   */
+  async release(inputs: GateInputs): Promise<GateOutputs> {
+    const { repository, channel, digest } = inputs;
+    const good = await this.registry.digest(repository, readyTag(channel));
+    await this.registry.tag(repository, digest, channel);
+
+    const layers = new Map<string, LayerResult>();
+    const failure = await this.await(inputs, digest, layers);
+    if (failure === undefined) {
+      await this.registry.tag(repository, digest, readyTag(channel));
+      return { ...inputs, ready: true, layers: [...layers.values()] };
+    }
+    const operation = `Releasing ${digest} to channel "${channel}" failed: ${sentence(failure)}`;
+    if (good === undefined || good === digest) {
+      throw new Error(`${operation} There is no earlier good digest to return to; the channel stays.`);
+    }
+    await this.registry.tag(repository, good, channel);
+    const start = this.clock.now();
+    const stuck = await this.await(inputs, good, new Map());
+    const back =
+      stuck === undefined
+        ? `every layer is Ready on it again after ${((this.clock.now() - start) / 1000).toFixed(1)} s`
+        : `but it did not become Ready: ${stuck}`;
+    throw new Error(`${operation} The channel is back at the last good digest ${good}; ${sentence(back)}`);
+  }
+
+  /**
+   * What the cluster runs now.
+   *
+   * @returns undefined when the cluster does not answer or holds no Flux source: the release is gone
+   */
+  async read(state: GateOutputs): Promise<GateOutputs | undefined> {
+    try {
+      const [tag, look] = await Promise.all([
+        this.registry.digest(state.repository, state.channel),
+        this.look(state.channel, state.digest),
+      ]);
+      if (look === undefined) return undefined;
+      return { ...state, ready: look.ready && tag === state.digest };
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** A release is due when the digest is new, or the old one is not Ready any more. */
+  diff(olds: GateOutputs, news: GateInputs): boolean {
+    return (
+      !olds.ready ||
+      olds.digest !== news.digest ||
+      olds.channel !== news.channel ||
+      olds.repository !== news.repository
+    );
+  }
+
+  /**
+   * Waits until every layer is Ready at a digest, and asks Flux to look again whenever waiting would only wait
+   * for its next interval.
+   *
+   * @returns undefined when Ready, or why it did not become so
+   */
+  private async await(
+    inputs: GateInputs,
+    digest: string,
+    results: Map<string, LayerResult>,
+  ): Promise<string | undefined> {
+    const start = this.clock.now();
+    const deadline = start + inputs.timeoutSeconds * 1000;
+    const nudged = new Map<string, number>();
+    const failing = new Map<string, number>();
+    const nudge = async (ref: ManifestRef, key: string) => {
+      const now = this.clock.now();
+      if (now - (nudged.get(key) ?? -Infinity) < retryMilliseconds) return;
+      nudged.set(key, now);
+      await this.api.annotate(ref, { "reconcile.fluxcd.io/requestedAt": new Date(now).toISOString() });
+    };
+
+    let look: Look | undefined;
+    let silence: { readonly since: number; readonly reason: string } | undefined;
+    while (this.clock.now() < deadline) {
+      try {
+        look = await this.look(inputs.channel, digest);
+        silence = undefined;
+      } catch (error) {
+        // The API server may restart under us, as when its own layer is released.
+        const now = this.clock.now();
+        silence = { since: silence?.since ?? now, reason: (error as Error).message };
+        if (now - silence.since > patienceMilliseconds) return silence.reason;
+        await this.clock.sleep(retryMilliseconds);
+        continue;
+      }
+      const seconds = (this.clock.now() - start) / 1000;
+      for (const layer of look?.layers ?? []) {
+        if (layer.ready && !results.has(layer.ref.name)) {
+          results.set(layer.ref.name, { name: layer.ref.name, ready: true, seconds, objects: layer.objects });
+        }
+      }
+      if (look?.failure !== undefined) return this.explain(look.failure);
+      if (look?.ready === true) return undefined;
+      for (const layer of look?.layers ?? []) {
+        if (layer.ready) failing.delete(layer.ref.name);
+        else if (layer.failing) failing.set(layer.ref.name, failing.get(layer.ref.name) ?? this.clock.now());
+        const since = failing.get(layer.ref.name);
+        if (layer.failing && since !== undefined && this.clock.now() - since > patienceMilliseconds) {
+          return this.explain(`${nameOf(layer.ref)}: ${layer.message}`);
+        }
+      }
+
+      if (look === undefined || look.layers.length === 0) {
+        await nudge(sourceRef, "source");
+      }
+      const ready = new Set(look?.layers.filter((layer) => layer.ready).map((layer) => layer.ref.name));
+      for (const layer of look?.layers ?? []) {
+        const due = layer.dependsOn.every((name) => ready.has(name));
+        // Once for each set of dependencies that came to be Ready, and again after a failure that may pass.
+        const waiting = layer.dependsOn.length > 0 && !nudged.has(layer.ref.name);
+        if (!layer.ready && due && (waiting || layer.failing)) await nudge(layer.ref, layer.ref.name);
+      }
+      await this.clock.sleep(pollMilliseconds);
+    }
+    const unready = look?.layers.filter((layer) => !layer.ready) ?? [];
+    const reasons = unready.map((layer) => `${nameOf(layer.ref)}: ${layer.message || "not reconciled yet"}`);
+    return `it was not Ready within ${inputs.timeoutSeconds} s. ${silence?.reason ?? (reasons.join("; ") || `${nameOf(sourceRef)} does not serve it`)}`;
+  }
+
+  /** Adds what stalled HelmReleases say: Flux's message of a failed health check names them, not their reason. */
+  private async explain(failure: string): Promise<string> {
+    const stalled = (await this.api.list(helmApi, "HelmRelease")).filter(isStalled);
+    const named = stalled.filter((release) => failure.includes(release.metadata.name));
+    return [
+      failure,
+      ...named.map((release) => `${nameOf(refOf(release))}: ${condition(release, "Ready")?.message ?? ""}`),
+    ].join("; ");
+  }
+
+  /** @returns undefined when there is no source; no layers when it does not serve the digest yet */
+  private async look(channel: string, digest: string): Promise<Look | undefined> {
+    const revision = `${channel}@${digest}`;
+    const [source, kustomizations] = await Promise.all([
+      this.api.get(sourceRef),
+      this.api.list(kustomizeApi, "Kustomization", flux),
+    ]);
+    if (source === undefined) return undefined;
+    const served = statusOf(source).artifact?.revision === revision;
+    const layers = kustomizations
+      .filter((object) => (object.spec as { sourceRef?: { name?: string } }).sourceRef?.name === flux)
+      .map((object) => layerState(object, revision));
+    const root = layers.find((layer) => layer.ref.name === flux);
+    const failure = permanentFailure(kustomizations, revision);
+    return {
+      layers: served ? layers : [],
+      ready: served && root !== undefined && layers.every((layer) => layer.ready),
+      ...(failure === undefined ? {} : { failure }),
+    };
+  }
+}
+
+const sourceRef: ManifestRef = { apiVersion: sourceApi, kind: "OCIRepository", name: flux, namespace: flux };
+
+/** The tag of the digest that a channel was last Ready at. */
+export function readyTag(channel: string): string {
+  return `${channel}-ready`;
+}
+
+function statusOf(object: Manifest): FluxStatus {
+  return object.status ?? {};
+}
+
+function condition(object: Manifest, type: string): Condition | undefined {
+  return statusOf(object).conditions?.find((entry) => entry.type === type);
+}
+
+function isCurrent(object: Manifest): boolean {
+  return statusOf(object).observedGeneration === object.metadata.generation;
+}
+
+function isStalled(object: Manifest): boolean {
+  return isCurrent(object) && condition(object, "Stalled")?.status === "True";
+}
+
+function layerState(object: Manifest, revision: string): LayerState {
+  const status = statusOf(object);
+  const ready = condition(object, "Ready");
+  return {
+    ref: refOf(object),
+    dependsOn: ((object.spec as { dependsOn?: readonly { name: string }[] }).dependsOn ?? []).map(
+      (dependency) => dependency.name,
+    ),
+    ready: isCurrent(object) && ready?.status === "True" && status.lastAppliedRevision === revision,
+    failing: isFailure(object, revision),
+    message: ready?.message ?? "",
+    objects: status.inventory?.entries?.length ?? 0,
+  };
+}
+
+/** The Kustomization tried this revision and says that it failed; waiting for dependencies is no failure. */
+function isFailure(object: Manifest, revision: string): boolean {
+  const ready = condition(object, "Ready");
+  return (
+    isCurrent(object) &&
+    statusOf(object).lastAttemptedRevision === revision &&
+    ready?.status === "False" &&
+    ready.reason !== "DependencyNotReady" &&
+    ready.reason !== "Progressing"
+  );
+}
+
+/**
+ * The message of the first Kustomization whose failure no retry mends: the build failed, the API server refuses an
+ * object as such, or Flux waited for its health as long as it is told to.
+ */
+function permanentFailure(kustomizations: readonly Manifest[], revision: string): string | undefined {
+  const failed = kustomizations.find((object) => {
+    const { reason = "", message = "" } = condition(object, "Ready") ?? {};
+    if (!isFailure(object, revision)) return false;
+    return (
+      ["BuildFailed", "HealthCheckFailed", "PruneFailed"].includes(reason) ||
+      /\((Invalid|BadRequest)\)|is immutable|is invalid:|strict decoding error|field not declared in schema/.test(
+        message,
+      )
+    );
+  });
+  if (failed === undefined) return undefined;
+  return `${nameOf(refOf(failed))}: ${condition(failed, "Ready")?.message ?? ""}`;
+}

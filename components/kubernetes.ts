@@ -1,0 +1,261 @@
+import { request, type RequestOptions } from "node:https";
+import type * as ClientLibrary from "@kubernetes/client-node";
+import { sentence } from "./sentence";
+
+/** Any Kubernetes object, as the API server takes and gives it. */
+export interface Manifest {
+  readonly apiVersion: string;
+  readonly kind: string;
+  readonly metadata: {
+    readonly name: string;
+    readonly namespace?: string;
+    readonly labels?: Readonly<Record<string, string>>;
+    readonly annotations?: Readonly<Record<string, string>>;
+    readonly generation?: number;
+    readonly uid?: string;
+    readonly deletionTimestamp?: string;
+  };
+  readonly [field: string]: unknown;
+}
+
+/** Names one object. */
+export interface ManifestRef {
+  readonly apiVersion: string;
+  readonly kind: string;
+  readonly name: string;
+  readonly namespace?: string;
+}
+
+/** What the lifecycles ask of a Kubernetes API server. */
+export interface KubernetesApi {
+  /** Server-side apply of one object; `fieldManager` takes over fields that another one holds. */
+  apply(object: Manifest, fieldManager: string): Promise<void>;
+  /** The object, or undefined when it, or its kind, is not there. */
+  get(ref: ManifestRef): Promise<Manifest | undefined>;
+  /** All objects of a kind; none when the kind is not there. */
+  list(apiVersion: string, kind: string, namespace?: string): Promise<Manifest[]>;
+  /** Sets annotations; nothing happens when the object is not there. */
+  annotate(ref: ManifestRef, annotations: Readonly<Record<string, string>>): Promise<void>;
+}
+
+/** `Kind namespace/name`, as errors name an object. */
+export function nameOf(ref: ManifestRef): string {
+  return `${ref.kind} ${ref.namespace === undefined ? "" : `${ref.namespace}/`}${ref.name}`;
+}
+
+/** The reference of an object. */
+export function refOf(object: Manifest): ManifestRef {
+  const { name, namespace } = object.metadata;
+  return {
+    apiVersion: object.apiVersion,
+    kind: object.kind,
+    name,
+    ...(namespace === undefined ? {} : { namespace }),
+  };
+}
+
+/** How an API server serves a kind. */
+interface Resource {
+  readonly kind: string;
+  readonly name: string;
+  readonly namespaced: boolean;
+}
+
+interface Response {
+  readonly status: number;
+  readonly body: string;
+}
+
+/** Answers of a server that is starting, busy or restarting: the same request may succeed a moment later. */
+const passing = [429, 500, 502, 503, 504];
+const attempts = 6;
+
+/**
+ * The API server behind a kubeconfig.
+ *
+ * Objects go over the wire as they are: the client library, which knows kubeconfigs and their credentials, drops
+ * fields that its own model of a kind lacks (such as `x-kubernetes-preserve-unknown-fields` of a CRD).
+ *
+ * The library is loaded inside a method: providers are serialised, and a method's `require` always survives it.
+ */
+export class KubernetesClient implements KubernetesApi {
+  private config: ClientLibrary.KubeConfig | undefined;
+  private readonly served: Record<string, readonly Resource[]> = {};
+
+  /** @param namespace of objects that name none. @default "default" */
+  constructor(
+    private readonly kubeconfig: string,
+    private readonly namespace = "default",
+  ) {}
+
+  async apply(object: Manifest, fieldManager: string): Promise<void> {
+    const ref = refOf(object);
+    const operation = `Applying ${nameOf(ref)} failed:`;
+    const path = await this.path(ref, operation);
+    if (path === undefined) {
+      throw new Error(`${operation} the API server does not serve ${ref.apiVersion} ${ref.kind}.`);
+    }
+    const query = `?fieldManager=${fieldManager}&force=true`;
+    const response = await this.send(
+      "PATCH",
+      path + query,
+      operation,
+      object,
+      "application/apply-patch+yaml",
+    );
+    this.refuse(response, operation);
+  }
+
+  async get(ref: ManifestRef): Promise<Manifest | undefined> {
+    const operation = `Reading ${nameOf(ref)} failed:`;
+    const path = await this.path(ref, operation);
+    const response = path === undefined ? undefined : await this.send("GET", path, operation);
+    if (response === undefined || response.status === 404) return undefined;
+    return JSON.parse(this.refuse(response, operation)) as Manifest;
+  }
+
+  async list(apiVersion: string, kind: string, namespace?: string): Promise<Manifest[]> {
+    const operation = `Listing ${kind} failed:`;
+    const path = await this.path({ apiVersion, kind, name: "", namespace: namespace ?? "" }, operation);
+    const response = path === undefined ? undefined : await this.send("GET", path, operation);
+    if (response === undefined || response.status === 404) return [];
+    const { items } = JSON.parse(this.refuse(response, operation)) as { items: readonly Manifest[] };
+    // The items of a list of a built-in kind do not say what they are.
+    return items.map((item) => ({ ...item, apiVersion, kind }));
+  }
+
+  async annotate(ref: ManifestRef, annotations: Readonly<Record<string, string>>): Promise<void> {
+    await this.merge(ref, "", { metadata: { annotations } });
+  }
+
+  /** Merges into an object's status; nothing happens when the object is not there. */
+  async mergeStatus(ref: ManifestRef, status: Readonly<Record<string, unknown>>): Promise<void> {
+    await this.merge(ref, "/status", { status });
+  }
+
+  /** Deletes an object; nothing happens when it is not there. */
+  async delete(ref: ManifestRef): Promise<void> {
+    const operation = `Deleting ${nameOf(ref)} failed:`;
+    const path = await this.path(ref, operation);
+    if (path === undefined) return;
+    const response = await this.send("DELETE", path, operation);
+    if (response.status !== 404) this.refuse(response, operation);
+  }
+
+  private async merge(ref: ManifestRef, subresource: string, patch: object): Promise<void> {
+    const operation = `Changing ${nameOf(ref)} failed:`;
+    const path = await this.path(ref, operation);
+    if (path === undefined) return;
+    const type = "application/merge-patch+json";
+    const response = await this.send("PATCH", path + subresource, operation, patch, type);
+    if (response.status !== 404) this.refuse(response, operation);
+  }
+
+  /** The path of an object, or of a list where the name is empty; undefined when the kind is not served. */
+  private async path(ref: ManifestRef, operation: string): Promise<string | undefined> {
+    const { apiVersion, kind, name } = ref;
+    const prefix = `/${apiVersion.includes("/") ? "apis" : "api"}/${apiVersion}`;
+    const find = () => this.served[apiVersion]?.find((candidate) => candidate.kind === kind);
+    if (find() === undefined) {
+      const response = await this.send("GET", prefix, operation);
+      if (response.status === 404) return undefined;
+      const { resources } = JSON.parse(this.refuse(response, operation)) as { resources: Resource[] };
+      this.served[apiVersion] = resources.filter((resource) => !resource.name.includes("/"));
+    }
+    const resource = find();
+    if (resource === undefined) return undefined;
+    const namespace = ref.namespace ?? this.namespace;
+    const scope = resource.namespaced && namespace !== "" ? `/namespaces/${namespace}` : "";
+    return `${prefix}${scope}/${resource.name}${name === "" ? "" : `/${encodeURIComponent(name)}`}`;
+  }
+
+  /** The body of a response that succeeded. */
+  private refuse(response: Response, operation: string): string {
+    if (response.status < 300) return response.body;
+    let message = response.body;
+    try {
+      message = (JSON.parse(response.body) as { message?: string }).message ?? message;
+    } catch {
+      // Not from the API server itself: the text of a proxy says best what it is.
+    }
+    throw new Error(sentence(`${operation} ${message.trim() || `HTTP ${response.status}`}`));
+  }
+
+  /** One request; again, for some 3 s in all, while the server says that it is starting or busy. */
+  private async send(
+    method: string,
+    path: string,
+    operation: string,
+    body?: object,
+    contentType?: string,
+  ): Promise<Response> {
+    const { server, options } = await this.connection(operation);
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const response = await this.exchange(
+          new URL(server.replace(/\/$/, "") + path),
+          {
+            ...options,
+            method,
+            headers: {
+              ...(options.headers as Record<string, string> | undefined),
+              Accept: "application/json",
+              ...(contentType === undefined ? {} : { "Content-Type": contentType }),
+            },
+          },
+          body,
+        );
+        if (!passing.includes(response.status) || attempt === attempts) return response;
+      } catch (error) {
+        const { code, message } = error as NodeJS.ErrnoException;
+        if (code !== "ECONNRESET" || attempt === attempts) {
+          throw new Error(`${operation} the API server at ${server} does not answer (${code ?? message}).`, {
+            cause: error,
+          });
+        }
+      }
+      await new Promise((resolve) => setTimeout(resolve, attempt * 200));
+    }
+  }
+
+  private exchange(url: URL, options: RequestOptions, body?: object): Promise<Response> {
+    return new Promise((resolve, reject) => {
+      const sent = request(url, { timeout: 30_000, ...options }, (response) => {
+        const chunks: Buffer[] = [];
+        response.on("data", (chunk: Buffer) => chunks.push(chunk));
+        response.once("error", reject);
+        response.once("end", () => {
+          resolve({ status: response.statusCode ?? 0, body: Buffer.concat(chunks).toString() });
+        });
+      });
+      sent.once("timeout", () => sent.destroy(new Error("no answer within 30 s")));
+      sent.once("error", reject);
+      sent.end(body === undefined ? undefined : JSON.stringify(body));
+    });
+  }
+
+  private async connection(operation: string): Promise<{ server: string; options: RequestOptions }> {
+    if (this.config === undefined) {
+      // eslint-disable-next-line @typescript-eslint/no-require-imports -- see the class comment
+      const library = require("@kubernetes/client-node") as typeof ClientLibrary;
+      const config = new library.KubeConfig();
+      try {
+        config.loadFromString(this.kubeconfig);
+      } catch (error) {
+        throw new Error(`${operation} the kubeconfig is not valid: ${(error as Error).message}.`, {
+          cause: error,
+        });
+      }
+      this.config = config;
+    }
+    const server = this.config.getCurrentCluster()?.server;
+    if (server === undefined) {
+      throw new Error(`${operation} the kubeconfig names no current cluster. Set its current-context.`);
+    }
+    const options: RequestOptions = {};
+    await this.config.applyToHTTPSOptions(options);
+    // The library's agent closes a connection after each request.
+    Object.assign(options.agent ?? {}, { keepAlive: true });
+    return { server, options };
+  }
+}

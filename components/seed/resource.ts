@@ -1,0 +1,50 @@
+import { dynamic, type CustomResourceOptions, type Input } from "@pulumi/pulumi";
+import { SystemClock } from "../clock";
+import { KubernetesClient } from "../kubernetes";
+import { Helm } from "./chart";
+import { SeedLifecycle, type SeedInputs, type SeedOutputs } from "./lifecycle";
+
+class SeedProvider implements dynamic.ResourceProvider<SeedInputs, SeedOutputs> {
+  async create(inputs: SeedInputs): Promise<dynamic.CreateResult<SeedOutputs>> {
+    const { kind, namespace, name } = inputs.object;
+    const lifecycle = new SeedLifecycle(
+      new KubernetesClient(inputs.kubeconfig, namespace),
+      new Helm(inputs.chartMirror),
+      new SystemClock(),
+    );
+    return { id: `${kind}/${namespace}/${name}`, outs: await lifecycle.create(inputs) };
+  }
+
+  async read(id: string, state?: SeedOutputs): Promise<dynamic.ReadResult<SeedOutputs>> {
+    if (state === undefined) return {};
+    const lifecycle = new SeedLifecycle(
+      new KubernetesClient(state.kubeconfig),
+      new Helm(undefined),
+      new SystemClock(),
+    );
+    return (await lifecycle.exists(state)) ? { id, props: state } : {};
+  }
+
+  /** A seed that is there is Flux's to change; another cluster needs its own. */
+  diff(_id: string, olds: SeedOutputs, news: SeedInputs): Promise<dynamic.DiffResult> {
+    const replaced = olds.kubeconfig !== news.kubeconfig;
+    return Promise.resolve({ changes: replaced, replaces: replaced ? ["kubeconfig"] : [] });
+  }
+}
+
+/** Arguments of `Seed`: `SeedInputs`, each of which may be an output. */
+export type SeedArgs = { readonly [K in keyof SeedInputs]: Input<NonNullable<SeedInputs[K]>> | undefined };
+
+/** An object of the gitops tree that must be in the cluster before Flux can bring it. */
+export class Seed extends dynamic.Resource {
+  constructor(name: string, args: SeedArgs, opts?: CustomResourceOptions) {
+    super(
+      new SeedProvider(),
+      name,
+      { ...args, sentinel: undefined, fingerprint: undefined },
+      { ...opts, additionalSecretOutputs: ["kubeconfig"] },
+      "seed",
+      "Seed",
+    );
+  }
+}

@@ -1,0 +1,303 @@
+import { readdir, readFile } from "node:fs/promises";
+import { homedir } from "node:os";
+import { isAbsolute, join, resolve } from "node:path";
+import { parse } from "yaml";
+
+/** A cluster that Kind makes on this machine. */
+export interface KindClusterConfig {
+  readonly kind: "kind";
+  /** @default the stack's name */
+  readonly name: string;
+  /** @default Kind's own */
+  readonly nodeImage?: string;
+  /** Nodes beside the control plane. @default 0 */
+  readonly workers: number;
+}
+
+/** A cluster that is there already, such as one that Omni made. */
+export interface ExistingClusterConfig {
+  readonly kind: "existing";
+  /** Absolute path of its admin kubeconfig. */
+  readonly kubeconfigFile: string;
+  /** Addresses that load balancers may take, in CIDR form. */
+  readonly loadBalancerCidr: string;
+}
+
+/** What the cluster of a stack is made of. */
+export type ClusterConfig = KindClusterConfig | ExistingClusterConfig;
+
+/** A registry container on this machine. */
+export interface LocalRegistryConfig {
+  readonly kind: "local";
+  /** Port on 127.0.0.1. @default 5050 */
+  readonly port: number;
+  /** @default registry:3 */
+  readonly image?: string;
+}
+
+/** A registry somewhere else; `docker login` gives its credentials to this machine. */
+export interface RemoteRegistryConfig {
+  readonly kind: "remote";
+  /** `host[:port]/path`. */
+  readonly repository: string;
+  /** It speaks plain HTTP. @default false */
+  readonly insecure: boolean;
+}
+
+/** Where the artifacts of a stack are stored. */
+export type RegistryConfig = LocalRegistryConfig | RemoteRegistryConfig;
+
+/** The settings of a stack, from `Pulumi.<stack>.yaml`. */
+export interface PlatformConfig {
+  readonly stack: string;
+  readonly cluster: ClusterConfig;
+  readonly registry: RegistryConfig;
+  /** Domain of the applications: `homepage.<domain>`. */
+  readonly domain: string;
+  readonly gitops: {
+    /** Absolute path of the tree. @default gitops */
+    readonly tree: string;
+    /** Directory below `clusters/`. @default the stack's name */
+    readonly cluster: string;
+    /** Refuse a tree with uncommitted changes. @default false */
+    readonly requireClean: boolean;
+  };
+  readonly sops: {
+    /**
+     * Which secrets the stack makes up itself, with an identity of its own: none; the empty ones; or all of them,
+     * for a stack that is thrown away. @default none
+     */
+    readonly generate: "none" | "empty" | "all";
+    /** Absolute path of the identity. @default ~/.config/platform/age/<stack>.agekey */
+    readonly identityFile: string;
+  };
+  readonly release: {
+    /** How long a release may take until every layer is Ready. @default 900 */
+    readonly timeoutSeconds: number;
+  };
+  /** Stands in for every chart source of the seeds: `oci://…` or an absolute directory. @default none */
+  readonly chartMirror?: string;
+}
+
+/** Where a stack's settings are read: the place of the program and of the user's own files. */
+export interface ConfigContext {
+  /** Absolute path of the directory that holds Pulumi.yaml. */
+  readonly project: string;
+  readonly env: NodeJS.ProcessEnv;
+}
+
+/**
+ * Reads the settings of a stack.
+ *
+ * @param all every setting, `namespace:key` → text, as Pulumi gives it: objects and numbers are JSON
+ * @throws Error naming the key, what it holds and what it takes
+ */
+export function parseConfig(
+  stack: string,
+  all: Readonly<Record<string, string>>,
+  context: ConfigContext,
+): PlatformConfig {
+  const root = new Section(
+    `stack "${stack}"`,
+    "platform:",
+    Object.fromEntries(
+      Object.entries(all)
+        .filter(([key]) => key.startsWith("platform:"))
+        .map(([key, text]) => [key.slice("platform:".length), fromJson(text)]),
+    ),
+  );
+  const path = (value: string) => resolvePath(value, context);
+  const userConfig = context.env.XDG_CONFIG_HOME ?? join(homedir(), ".config");
+
+  const cluster = root.section("cluster");
+  const registry = root.section("registry");
+  const gitops = root.section("gitops");
+  const sops = root.section("sops");
+  const release = root.section("release");
+  const chartMirror = root.optionalString("chartMirror");
+  const config: PlatformConfig = {
+    stack,
+    cluster: clusterConfig(cluster, stack, path),
+    registry: registryConfig(registry),
+    domain: root.string("domain"),
+    gitops: {
+      tree: path(gitops.string("tree", "gitops")),
+      cluster: gitops.string("cluster", stack),
+      requireClean: gitops.boolean("requireClean", false),
+    },
+    sops: {
+      generate: sops.oneOf("generate", ["none", "empty", "all"], "none"),
+      identityFile: path(sops.string("identityFile", join(userConfig, "platform", "age", `${stack}.agekey`))),
+    },
+    release: { timeoutSeconds: release.integer("timeoutSeconds", 900, 10, 7200) },
+    ...(chartMirror === undefined
+      ? {}
+      : { chartMirror: chartMirror.startsWith("oci://") ? chartMirror : path(chartMirror) }),
+  };
+  for (const section of [root, cluster, registry, gitops, sops, release]) section.refuseUnknown();
+  return config;
+}
+
+/**
+ * The settings of `Pulumi.<stack>.yaml`, as they stand there: `namespace:key` → value.
+ *
+ * @param project absolute path of the directory that holds Pulumi.yaml
+ * @throws Error when there is no such stack, naming those there are
+ */
+export async function readStackFile(stack: string, project: string): Promise<Record<string, unknown>> {
+  try {
+    const text = await readFile(join(project, `Pulumi.${stack}.yaml`), "utf8");
+    return (parse(text) as { config?: Record<string, unknown> } | null)?.config ?? {};
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") {
+      throw new Error(`Reading Pulumi.${stack}.yaml failed: ${(error as Error).message} Correct the file.`, {
+        cause: error,
+      });
+    }
+    const names = (await readdir(project)).map((name) => /^Pulumi\.(.+)\.yaml$/.exec(name)?.[1]);
+    throw new Error(
+      `Reading stack "${stack}" failed: there is no Pulumi.${stack}.yaml. Stacks here are ${names.filter((name) => name !== undefined).join(", ")}.`,
+      { cause: error },
+    );
+  }
+}
+
+/** Settings as Pulumi hands them to a program: what is no text is JSON. */
+export function asPulumiConfig(settings: Readonly<Record<string, unknown>>): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(settings).map(([key, value]) => [
+      key,
+      typeof value === "string" ? value : JSON.stringify(value),
+    ]),
+  );
+}
+
+/** `readStackFile` and `parseConfig` in one, for what runs beside the program. */
+export async function readStackConfig(
+  stack: string,
+  project: string,
+  env: NodeJS.ProcessEnv,
+): Promise<PlatformConfig> {
+  return parseConfig(stack, asPulumiConfig(await readStackFile(stack, project)), { project, env });
+}
+
+function clusterConfig(section: Section, stack: string, path: (value: string) => string): ClusterConfig {
+  const kind = section.oneOf("kind", ["kind", "existing"]);
+  if (kind === "existing") {
+    return {
+      kind,
+      kubeconfigFile: path(section.string("kubeconfigFile")),
+      loadBalancerCidr: section.string("loadBalancerCidr"),
+    };
+  }
+  const nodeImage = section.optionalString("nodeImage");
+  return {
+    kind,
+    name: section.string("name", stack),
+    workers: section.integer("workers", 0, 0, 20),
+    ...(nodeImage === undefined ? {} : { nodeImage }),
+  };
+}
+
+function registryConfig(section: Section): RegistryConfig {
+  const kind = section.oneOf("kind", ["local", "remote"]);
+  if (kind === "remote") {
+    return { kind, repository: section.string("repository"), insecure: section.boolean("insecure", false) };
+  }
+  const image = section.optionalString("image");
+  return {
+    kind,
+    port: section.integer("port", 5050, 1, 65_535),
+    ...(image === undefined ? {} : { image }),
+  };
+}
+
+/** Settings below one key, read one by one, so that what nobody read is known to be unknown. */
+class Section {
+  private readonly read = new Set<string>();
+
+  constructor(
+    private readonly owner: string,
+    private readonly prefix: string,
+    private readonly values: Readonly<Record<string, unknown>>,
+  ) {}
+
+  section(key: string): Section {
+    const value = this.take(key) ?? {};
+    if (typeof value !== "object" || Array.isArray(value)) throw this.wrong(key, value, "a map");
+    return new Section(this.owner, `${this.prefix}${key}.`, value as Record<string, unknown>);
+  }
+
+  string(key: string, fallback?: string): string {
+    const value = this.take(key) ?? fallback;
+    if (value === undefined) throw this.missing(key, "a text");
+    if (typeof value !== "string" || value === "") throw this.wrong(key, value, "a text");
+    return value;
+  }
+
+  optionalString(key: string): string | undefined {
+    return this.take(key) === undefined ? undefined : this.string(key);
+  }
+
+  boolean(key: string, fallback: boolean): boolean {
+    const value = this.take(key) ?? fallback;
+    if (typeof value !== "boolean") throw this.wrong(key, value, "true or false");
+    return value;
+  }
+
+  integer(key: string, fallback: number, least: number, most: number): number {
+    const value = this.take(key) ?? fallback;
+    if (typeof value !== "number" || !Number.isInteger(value) || value < least || value > most) {
+      throw this.wrong(key, value, `a whole number from ${least} to ${most}`);
+    }
+    return value;
+  }
+
+  oneOf<T extends string>(key: string, choices: readonly T[], fallback?: T): T {
+    const value = this.take(key) ?? fallback;
+    const expected = choices.map((choice) => `"${choice}"`).join(" or ");
+    if (value === undefined) throw this.missing(key, expected);
+    const found = choices.find((choice) => choice === value);
+    if (found === undefined) throw this.wrong(key, value, expected);
+    return found;
+  }
+
+  /** @throws Error naming the first key that no setting reads, and the keys there are */
+  refuseUnknown(): void {
+    const unknown = Object.keys(this.values).find((key) => !this.read.has(key));
+    if (unknown === undefined) return;
+    throw new Error(
+      `Reading the config of ${this.owner} failed: there is no setting "${this.prefix}${unknown}". Here are ${[...this.read].map((key) => `"${this.prefix}${key}"`).join(", ")}.`,
+    );
+  }
+
+  private take(key: string): unknown {
+    this.read.add(key);
+    return this.values[key];
+  }
+
+  private missing(key: string, expected: string): Error {
+    return new Error(
+      `Reading the config of ${this.owner} failed: "${this.prefix}${key}" is not set. Set it to ${expected}.`,
+    );
+  }
+
+  private wrong(key: string, value: unknown, expected: string): Error {
+    return new Error(
+      `Reading the config of ${this.owner} failed: "${this.prefix}${key}" is ${JSON.stringify(value)}. Set it to ${expected}.`,
+    );
+  }
+}
+
+function fromJson(text: string): unknown {
+  try {
+    return JSON.parse(text) as unknown;
+  } catch {
+    return text;
+  }
+}
+
+function resolvePath(value: string, context: ConfigContext): string {
+  if (value.startsWith("~/")) return join(homedir(), value.slice(2));
+  return isAbsolute(value) ? value : resolve(context.project, value);
+}

@@ -1,0 +1,37 @@
+import { record } from "../unit/recorder";
+
+/*
+ * Prints every dynamic provider as Pulumi stores it in state, as JSON: type, such as `seed:Seed` → source text.
+ *
+ * A program of its own: Pulumi takes what is a global here for one in the provider's host, and mocha's are not.
+ */
+async function serialiseProviders(): Promise<Record<string, string>> {
+  const resources = await record(async () => {
+    const { AgeIdentity } = await import("../../components/sops/identity/resource");
+    const { GeneratedSecrets } = await import("../../components/sops/generated/resource");
+    const { Artifact } = await import("../../components/artifact/resource");
+    const { Kind } = await import("../../components/cluster/kind/resource");
+    const { Seed } = await import("../../components/seed/resource");
+    const { Gate } = await import("../../components/gate/resource");
+    // The provider does not depend on the arguments.
+    for (const Resource of [AgeIdentity, GeneratedSecrets, Artifact, Kind, Seed, Gate]) {
+      new (Resource as unknown as new (name: string, args: object) => unknown)(Resource.name, {});
+    }
+  });
+  return Object.fromEntries(
+    resources.map(({ type, inputs }) => [
+      type.replace("pulumi-nodejs:dynamic/", ""),
+      String(inputs.__provider),
+    ]),
+  );
+}
+
+serialiseProviders().then(
+  (providers) => {
+    process.stdout.write(JSON.stringify(providers));
+  },
+  (error: unknown) => {
+    console.error(error);
+    process.exitCode = 1;
+  },
+);

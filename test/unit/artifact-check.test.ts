@@ -1,0 +1,163 @@
+import { deepEqual, equal, match } from "node:assert/strict";
+import { checkFile, checkRendered, inOrder } from "../../components/artifact/check";
+import type { Layer } from "../../components/artifact/render";
+import type { Manifest } from "../../components/kubernetes";
+
+const layer = (
+  name: string,
+  dependsOn: readonly string[] = [],
+  manifests: readonly Manifest[] = [],
+): Layer => ({
+  ...{ name, path: `./clusters/x/${name}`, dependsOn, manifests },
+});
+const object = (
+  kind: string,
+  name: string,
+  fields: object = {},
+  annotations: Record<string, string> = {},
+): Manifest => ({
+  ...{ apiVersion: "v1", kind, metadata: { name, annotations } },
+  ...fields,
+});
+const variables = object("ConfigMap", "platform-variables", { data: { cluster: "x", app_replicas: "1" } });
+const check = (layers: readonly Layer[], root: readonly Manifest[] = [variables]) =>
+  checkRendered({ root, layers });
+
+describe("check of the order of layers", () => {
+  it("finds nothing wrong with a line, whatever its order in the tree", () => {
+    deepEqual(check([layer("apps", ["certs"]), layer("certs", ["controllers"]), layer("controllers")]), []);
+  });
+
+  it("names the layers of a cycle, and not those before it", () => {
+    deepEqual(
+      check([layer("controllers"), layer("certs", ["apps", "controllers"]), layer("apps", ["certs"])]),
+      ['Layers "certs", "apps" wait for each other: "dependsOn" has a cycle. Remove one of them.'],
+    );
+  });
+
+  it("finds a layer that waits for itself", () => {
+    match(check([layer("apps", ["apps"])]).join(), /^Layers "apps" wait for each other/);
+  });
+
+  it("names a dependency that is no layer, and the layers there are", () => {
+    deepEqual(check([layer("controllers"), layer("apps", ["cert"])]), [
+      'Layer "apps" depends on "cert", which is no layer of this cluster. Layers are controllers, apps.',
+    ]);
+  });
+
+  it("puts dependencies before dependents", () => {
+    const layers = [
+      layer("apps", ["certs", "controllers"]),
+      layer("certs", ["controllers"]),
+      layer("controllers"),
+    ];
+    deepEqual(
+      inOrder(layers).map(({ name }) => name),
+      ["controllers", "certs", "apps"],
+    );
+  });
+});
+
+describe("check of variables", () => {
+  const using = (text: string, annotations: Record<string, string> = {}) =>
+    check([layer("apps", [], [object("ConfigMap", "c", { data: { key: text } }, annotations)])]);
+
+  it("knows committed facts and facts of the run", () => {
+    deepEqual(
+      using("${app_replicas} ${cluster} ${domain} ${channel} ${registry_address} ${load_balancer_cidr}"),
+      [],
+    );
+  });
+
+  it("names object, layer and variable of one that is not set, once", () => {
+    deepEqual(using("${colour} and ${colour}"), [
+      'ConfigMap c of layer "apps" uses ${colour}, which is not set. Add it to the cluster\'s variables.yaml.',
+    ]);
+  });
+
+  it("knows no committed fact where the cluster has none", () => {
+    equal(
+      check([layer("apps", [], [object("ConfigMap", "c", { data: { key: "${cluster}" } })])], []).length,
+      1,
+    );
+  });
+
+  it("leaves alone what Flux does", () => {
+    deepEqual(using("$${colour} $colour ${1}"), []);
+    deepEqual(using("${colour}", { "kustomize.toolkit.fluxcd.io/substitute": "disabled" }), []);
+  });
+
+  it("accepts a variable that has a default", () => {
+    deepEqual(using("${colour:=blue}"), []);
+  });
+
+  it("leaves alone what a label tells Flux to leave alone", () => {
+    const labels = { "kustomize.toolkit.fluxcd.io/substitute": "disabled" };
+    const labelled = {
+      apiVersion: "v1",
+      kind: "ConfigMap",
+      metadata: { name: "c", labels },
+      data: { key: "${colour}" },
+    };
+    deepEqual(check([layer("apps", [], [labelled])]), []);
+  });
+});
+
+describe("check of Secrets", () => {
+  const secret = (fields: object) => check([layer("apps", [], [object("Secret", "s", fields)])]);
+
+  it("accepts what SOPS encrypted and what is empty", () => {
+    const encrypted = { data: { a: "ENC[AES256_GCM,data:x]" }, stringData: { b: "" } };
+    deepEqual(secret({ ...encrypted, sops: { mac: "x" } }), []);
+    deepEqual(secret({}), []);
+  });
+
+  it("does not take a value for encrypted that only looks so", () => {
+    match(secret({ data: { a: "ENC[plain" } }).join(), /holds "a" in plain text/);
+    match(secret({ data: { a: "plain" }, sops: { mac: "x" } }).join(), /holds "a" in plain text/);
+  });
+
+  it("names the keys that hold plain text, never the text", () => {
+    deepEqual(secret({ data: { a: "cGFzcw==" }, stringData: { b: "hunter2", c: "" } }), [
+      'Secret default/s holds "a", "b" in plain text. Encrypt its file with "sops encrypt --in-place" and name it *.enc.yaml.',
+    ]);
+  });
+
+  it("looks at what the root applies, too", () => {
+    equal(check([], [object("Secret", "s", { stringData: { a: "x" } })]).length, 1);
+  });
+
+  it("names a key whose value is no text", () => {
+    match(secret({ stringData: { pin: 1234 } }).join(), /^Secret default\/s holds "pin" in plain text/);
+  });
+});
+
+describe("check of a file", () => {
+  it("finds a plain Secret that no layer builds", () => {
+    const text =
+      "kind: ConfigMap\n---\nkind: Secret\nmetadata: {name: s, namespace: n}\nstringData: {a: x}\n";
+    match(checkFile("bases/unused.yaml", text).join(), /^Secret n\/s holds "a" in plain text/);
+    deepEqual(checkFile("README.md", text), []);
+  });
+
+  it("finds a private key, names the file, and shows no more than its start", () => {
+    const age = `AGE-SECRET-KEY-1${"Q".repeat(58)}`;
+    deepEqual(checkFile("clusters/x/notes.txt", `my key\n${age}\n`), [
+      'File clusters/x/notes.txt holds a private key ("AGE-SECRET-KEY-…"). Remove it from the tree and its history, and replace the key.',
+    ]);
+    for (const kind of ["", "RSA ", "EC ", "OPENSSH "]) {
+      equal(checkFile("a", `-----BEGIN ${kind}PRIVATE KEY-----\nMIIE`).length, 1, kind);
+    }
+  });
+
+  it("finds nothing wrong with certificates, public keys and what SOPS encrypted", () => {
+    for (const text of [
+      "-----BEGIN CERTIFICATE-----",
+      "-----BEGIN PUBLIC KEY-----",
+      "-----BEGIN AGE ENCRYPTED FILE-----",
+      "age1qqq",
+    ]) {
+      deepEqual(checkFile("a", text), []);
+    }
+  });
+});

@@ -1,0 +1,152 @@
+import { deepEqual, equal, match, notEqual, rejects } from "node:assert/strict";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { ArtifactLifecycle, type ArtifactInputs } from "../../components/artifact/lifecycle";
+import { inspectTree } from "../../components/artifact/tree";
+import type { OciRegistry } from "../../components/oci";
+import { ensureTools } from "../../tools/tools";
+import { smallTree } from "./small-tree";
+import { temporaryDirectory, writeFiles } from "./temporary";
+
+class FakeRegistry implements OciRegistry {
+  readonly held = new Map<string, Buffer>();
+  unreachable = false;
+
+  push(layout: string, repository: string, digest: string): Promise<void> {
+    const manifest = readFileSync(join(layout, "blobs", "sha256", digest.replace("sha256:", "")));
+    this.held.set(`${repository}@${digest}`, manifest);
+    return Promise.resolve();
+  }
+
+  tag(): Promise<void> {
+    throw new Error("an artifact is pushed by its digest alone");
+  }
+
+  digest(repository: string, reference: string): Promise<string | undefined> {
+    if (this.unreachable) return Promise.reject(new Error("connection refused"));
+    return Promise.resolve(this.held.has(`${repository}@${reference}`) ? reference : undefined);
+  }
+}
+
+function artifact() {
+  const tree = temporaryDirectory();
+  writeFiles(tree, smallTree);
+  const registry = new FakeRegistry();
+  const inputs: ArtifactInputs = {
+    ...{ tree, cluster: "x", files: {}, repository: "r/platform", insecure: false, content: "1" },
+    ...{ revision: "sha1:abc", source: "https://example.com/p", created: "2026-01-01T00:00:00Z" },
+  };
+  return { tree, registry, inputs, lifecycle: new ArtifactLifecycle(registry) };
+}
+
+before("kustomize", async function () {
+  this.timeout(600_000);
+  await ensureTools(["kustomize"], { report: console.error });
+});
+
+describe("artifact", () => {
+  it("is pushed by its digest, which is its only new output", async () => {
+    const { registry, inputs, lifecycle } = artifact();
+    const { digest, ...rest } = await lifecycle.create(inputs);
+    deepEqual(rest, inputs);
+    match(digest, /^sha256:[0-9a-f]{64}$/);
+    deepEqual([...registry.held.keys()], [`r/platform@${digest}`]);
+  });
+
+  it("is the same from another place, and another with a file that replaces one", async () => {
+    const one = artifact();
+    const two = artifact();
+    const { digest } = await one.lifecycle.create(one.inputs);
+    equal((await two.lifecycle.create(two.inputs)).digest, digest);
+    const files = {
+      "clusters/x/controllers/secret.enc.yaml":
+        smallTree["clusters/x/controllers/secret.enc.yaml"] + "# sealed\n",
+    };
+    notEqual((await one.lifecycle.create({ ...one.inputs, files })).digest, digest);
+    equal(
+      readFileSync(join(one.tree, "clusters/x/controllers/secret.enc.yaml"), "utf8"),
+      smallTree["clusters/x/controllers/secret.enc.yaml"],
+    );
+  });
+
+  it("is not pushed when the tree must not be released", async () => {
+    const { tree, registry, inputs, lifecycle } = artifact();
+    writeFileSync(
+      join(tree, "clusters/x/controllers/secret.enc.yaml"),
+      smallTree["clusters/x/controllers/secret.enc.yaml"].replace('""', "hunter2"),
+    );
+    await rejects(lifecycle.create(inputs), (error: Error) => {
+      match(error.message, /^Secret default\/s holds "A" in plain text\./);
+      equal(error.message.includes("hunter2"), false);
+      return true;
+    });
+    equal(registry.held.size, 0);
+  });
+
+  it("is gone when the registry does not hold it, or does not answer", async () => {
+    const { registry, inputs, lifecycle } = artifact();
+    const outputs = await lifecycle.create(inputs);
+    equal(await lifecycle.exists(outputs), true);
+    registry.unreachable = true;
+    equal(await lifecycle.exists(outputs), false);
+    registry.unreachable = false;
+    registry.held.clear();
+    equal(await lifecycle.exists(outputs), false);
+  });
+
+  for (const [due, change] of [
+    [false, { tree: "/elsewhere" }],
+    [false, { created: "2027-01-01T00:00:00Z" }],
+    [true, { content: "2" }],
+    [true, { cluster: "y" }],
+    [true, { repository: "r/other" }],
+    [true, { revision: "sha1:abd" }],
+    [true, { source: "https://example.com/q" }],
+    [true, { files: { a: "1" } }],
+  ] as const) {
+    it(`is ${due ? "" : "not "}due for another ${Object.keys(change).join()}`, () => {
+      const { inputs, lifecycle } = artifact();
+      equal(lifecycle.diff(inputs, { ...inputs, ...change }), due);
+    });
+  }
+
+  it("is not due for the same files in another order", () => {
+    const { inputs, lifecycle } = artifact();
+    equal(
+      lifecycle.diff({ ...inputs, files: { a: "1", b: "2" } }, { ...inputs, files: { b: "2", a: "1" } }),
+      false,
+    );
+  });
+});
+
+describe("tree", () => {
+  it("lists its files and hashes their names and contents", async () => {
+    const { tree } = artifact();
+    const first = await inspectTree(tree, "x");
+    deepEqual(first.files, Object.keys(smallTree).sort());
+    deepEqual(first.findings, []);
+    equal((await inspectTree(artifact().tree, "x")).content, first.content);
+    writeFileSync(join(tree, "README.md"), "");
+    notEqual((await inspectTree(tree, "x")).content, first.content);
+  });
+
+  it("says what forbids its release: all of it, not the first", async () => {
+    const { tree } = artifact();
+    writeFiles(tree, {
+      "notes.txt": `AGE-SECRET-KEY-1${"Q".repeat(58)}`,
+      "clusters/x/controllers/kustomization.yaml": "resources: [gone.yaml]\n",
+    });
+    const { findings } = await inspectTree(tree, "x");
+    equal(findings.length, 2);
+    match(findings[0] ?? "", /^File notes\.txt holds a private key/);
+    match(findings[1] ?? "", /^Building layer "controllers" of cluster "x" failed: .*gone\.yaml/);
+  });
+
+  it("that is not there is refused, naming the setting", async () => {
+    equal(existsSync("/no/such/tree"), false);
+    await rejects(inspectTree("/no/such/tree", "x"), {
+      message:
+        /^Reading the gitops tree failed: ENOENT.*\. Set platform:gitops\.tree to the directory that holds it\.$/,
+    });
+  });
+});

@@ -1,0 +1,99 @@
+import { deepEqual, equal, throws } from "node:assert/strict";
+import { chartOf, Helm, type Chart } from "../../components/seed/chart";
+import type { Manifest } from "../../components/kubernetes";
+import { fakeTools, withEnvironment } from "./temporary";
+
+const release = (spec: object): Manifest => ({
+  ...{ apiVersion: "helm.toolkit.fluxcd.io/v2", kind: "HelmRelease" },
+  metadata: { name: "web", namespace: "apps" },
+  spec: { chartRef: { kind: "OCIRepository", name: "web" }, ...spec },
+});
+const source = (namespace: string, ref: object | undefined): Manifest => ({
+  ...{ apiVersion: "source.toolkit.fluxcd.io/v1", kind: "OCIRepository" },
+  metadata: { name: "web", namespace },
+  spec: { url: `oci://ghcr.io/${namespace}/web`, ref },
+});
+const tagged = source("apps", { tag: "1.2.3" });
+
+describe("chartOf", () => {
+  it("finds the chart in the release's own namespace", () => {
+    deepEqual(chartOf(release({ values: { a: 1 } }), [source("other", { tag: "9" }), tagged]), {
+      ...{
+        release: "web",
+        namespace: "apps",
+        url: "oci://ghcr.io/apps/web",
+        version: "1.2.3",
+        values: { a: 1 },
+      },
+    });
+  });
+
+  it("finds the chart in the namespace that the reference names", () => {
+    const chartRef = { kind: "OCIRepository", name: "web", namespace: "other" };
+    equal(chartOf(release({ chartRef }), [tagged, source("other", { tag: "9" })]).version, "9");
+  });
+
+  it("names the release as Flux does", () => {
+    const { release: prefixed, namespace } = chartOf(release({ targetNamespace: "prod" }), [tagged]);
+    deepEqual([prefixed, namespace], ["prod-web", "prod"]);
+    equal(chartOf(release({ targetNamespace: "prod", releaseName: "site" }), [tagged]).release, "site");
+  });
+
+  it("refuses values from elsewhere, which a seed cannot read", () => {
+    throws(() => chartOf(release({ valuesFrom: [{ kind: "ConfigMap", name: "v" }] }), [tagged]), {
+      message:
+        'Reading the seed from HelmRelease apps/web failed: it uses "valuesFrom". Put the values of a seed into "values".',
+    });
+  });
+
+  for (const [what, spec, manifests] of [
+    ["that is not in the tree", {}, []],
+    ["of another namespace", {}, [source("other", { tag: "1" })]],
+    ["without a tag", {}, [source("apps", { semver: ">=1" })]],
+    ["without a reference", {}, [source("apps", undefined)]],
+    ["of another kind", { chartRef: { kind: "HelmChart", name: "web" } }, [tagged]],
+    ["that it does not name", { chartRef: undefined }, [tagged]],
+  ] as const) {
+    it(`refuses a source ${what}`, () => {
+      throws(() => chartOf(release(spec), manifests), {
+        message:
+          'Reading the seed from HelmRelease apps/web failed: its "chartRef" names no OCIRepository with "ref.tag". Add one to its layer.',
+      });
+    });
+  }
+});
+
+describe("Helm", () => {
+  const chart: Chart = {
+    ...{ release: "web", namespace: "apps", url: "oci://ghcr.io/apps/web", version: "1.2.3" },
+    values: { password: "hunter2", replicas: 2 },
+  };
+  // Shows what it was given as an object; the empty document before it is what charts often render.
+  const helm = fakeTools({
+    helm: 'echo "---"; echo "---"; echo "kind: Seen"; echo "arguments: >-"; echo "  $*"; echo "values:"; sed "s/^/  /"',
+  });
+  const seen = async (mirror: string | undefined) => {
+    const objects = await withEnvironment(helm, () => new Helm(mirror).template(chart));
+    equal(objects.length, 1);
+    return objects[0] as unknown as { arguments: string; values: unknown };
+  };
+
+  for (const [what, mirror, reference] of [
+    ["the chart's own address", undefined, "oci://ghcr.io/apps/web --version 1.2.3"],
+    [
+      "a mirror of registries",
+      "oci://mirror:5000/charts",
+      "oci://mirror:5000/charts/ghcr.io/apps/web --version 1.2.3",
+    ],
+    ["a mirror with a slash at its end", "oci://mirror/", "oci://mirror/ghcr.io/apps/web --version 1.2.3"],
+    ["a directory of unpacked charts", "/charts", "/charts/web"],
+  ] as const) {
+    it(`renders from ${what}, with values on standard input`, async () => {
+      deepEqual(await seen(mirror), {
+        kind: "Seen",
+        arguments: `template web ${reference} --namespace apps --include-crds --no-hooks --values -`,
+        values: { password: "hunter2", replicas: 2 },
+      });
+    });
+  }
+});

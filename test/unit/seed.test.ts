@@ -1,0 +1,251 @@
+import { deepEqual, equal, match, rejects, throws } from "node:assert/strict";
+import type { Clock } from "../../components/clock";
+import type { KubernetesApi, Manifest, ManifestRef } from "../../components/kubernetes";
+import type { Chart, ChartRenderer } from "../../components/seed/chart";
+import { SeedLifecycle, type SeedInputs } from "../../components/seed/lifecycle";
+import { substitute } from "../../components/substitution";
+import { ensureTools } from "../../tools/tools";
+import { smallTree } from "./small-tree";
+import { temporaryDirectory, writeFiles } from "./temporary";
+
+class FakeClock implements Clock {
+  time = 0;
+
+  now(): number {
+    return this.time;
+  }
+
+  sleep(milliseconds: number): Promise<void> {
+    this.time += milliseconds;
+    return Promise.resolve();
+  }
+}
+
+/** A cluster whose definitions are served only when it was asked for them a few times. */
+class FakeCluster implements KubernetesApi {
+  readonly objects = new Map<string, Manifest>();
+  /** `Kind name` of what was applied, with `?` before what was looked at. */
+  readonly log: string[] = [];
+  managers = new Set<string>();
+  looksUntilServed = 3;
+  answers = true;
+
+  apply(object: Manifest, fieldManager: string): Promise<void> {
+    this.log.push(`${object.kind} ${object.metadata.name}`);
+    this.managers.add(fieldManager);
+    this.objects.set(key(object.kind, object.metadata.name), object);
+    return Promise.resolve();
+  }
+
+  get(ref: ManifestRef): Promise<Manifest | undefined> {
+    if (!this.answers) return Promise.reject(new Error("connection refused"));
+    const object = this.objects.get(key(ref.kind, ref.name));
+    if (ref.kind !== "CustomResourceDefinition" || object === undefined) return Promise.resolve(object);
+    this.log.push(`?${ref.name}`);
+    const conditions = this.looksUntilServed-- > 0 ? null : [{ type: "Established", status: "True" }];
+    return Promise.resolve({ ...object, status: { conditions } });
+  }
+
+  list(): Promise<Manifest[]> {
+    throw new Error("a seed lists nothing");
+  }
+
+  annotate(): Promise<void> {
+    throw new Error("a seed annotates nothing");
+  }
+}
+
+const key = (kind: string, name: string) => `${kind}/${name}`;
+
+class FakeCharts implements ChartRenderer {
+  readonly rendered: Chart[] = [];
+
+  constructor(private readonly objects: readonly Manifest[]) {}
+
+  template(chart: Chart): Promise<Manifest[]> {
+    this.rendered.push(chart);
+    return Promise.resolve([...this.objects]);
+  }
+}
+
+const object = (kind: string, name: string, more: object = {}): Manifest => ({
+  ...{ apiVersion: "v1", kind, metadata: { name, ...more } },
+});
+const chartObjects = [
+  object("ConfigMap", "web"),
+  object("Deployment", "web", { labels: { app: "web" }, annotations: { note: "1" } }),
+  object("CustomResourceDefinition", "pages"),
+  object("Namespace", "web"),
+];
+
+function seed(objects: readonly Manifest[] = chartObjects) {
+  const tree = temporaryDirectory();
+  writeFiles(tree, smallTree);
+  const api = new FakeCluster();
+  const charts = new FakeCharts(objects);
+  const clock = new FakeClock();
+  const inputs: SeedInputs = {
+    ...{
+      kubeconfig: "the kubeconfig",
+      tree,
+      cluster: "x",
+      variables: { channel: "stable", host: "from the run" },
+    },
+    object: { kind: "HelmRelease", namespace: "web", name: "web" },
+  };
+  return { api, charts, clock, inputs, lifecycle: new SeedLifecycle(api, charts, clock) };
+}
+
+before("kustomize", async function () {
+  this.timeout(600_000);
+  await ensureTools(["kustomize"], { report: console.error });
+});
+
+describe("seed", () => {
+  it("renders the release of the tree with the values that Flux would see", async () => {
+    const { charts, inputs, lifecycle } = seed();
+    await lifecycle.create(inputs);
+    deepEqual(charts.rendered, [
+      {
+        ...{ release: "web", namespace: "web", url: "oci://ghcr.io/example/charts/web", version: "1.2.3" },
+        values: { replicas: 2, text: "is from the run", channel: "stable" },
+      },
+    ]);
+  });
+
+  it("applies namespaces and definitions, waits until those are served, and applies the rest", async () => {
+    const { api, inputs, lifecycle } = seed();
+    await lifecycle.create(inputs);
+    deepEqual(api.log, [
+      ...["Namespace web", "CustomResourceDefinition pages"],
+      ...["?pages", "?pages", "?pages", "?pages"],
+      ...["ConfigMap web", "Deployment web"],
+    ]);
+    deepEqual([...api.managers], ["platform-seed"]);
+  });
+
+  it("gives up on a definition that is not served within 30 s", async () => {
+    const { api, clock, inputs, lifecycle } = seed();
+    api.looksUntilServed = Infinity;
+    await rejects(lifecycle.create(inputs), {
+      message: /CustomResourceDefinition pages failed: the API server did not serve it within 30 s\.$/,
+    });
+    equal(clock.time, 30_000);
+    equal(api.objects.has(key("Deployment", "web")), false);
+  });
+
+  it("marks every object as its Helm release's, so that Helm takes it over", async () => {
+    const { api, inputs, lifecycle } = seed();
+    await lifecycle.create(inputs);
+    const marks = { "meta.helm.sh/release-name": "web", "meta.helm.sh/release-namespace": "web" };
+    const managed = { "app.kubernetes.io/managed-by": "Helm" };
+    deepEqual(api.objects.get(key("Deployment", "web"))?.metadata, {
+      ...{
+        name: "web",
+        namespace: "web",
+        labels: { app: "web", ...managed },
+        annotations: { note: "1", ...marks },
+      },
+    });
+    for (const [name, { metadata }] of api.objects) {
+      equal(metadata.labels?.["app.kubernetes.io/managed-by"], "Helm", name);
+      equal(metadata.annotations?.["meta.helm.sh/release-name"], "web", name);
+    }
+  });
+
+  it("remembers a workload and a hash, not the objects", async () => {
+    const { inputs, lifecycle } = seed();
+    const { fingerprint, ...outputs } = await lifecycle.create(inputs);
+    deepEqual(outputs, {
+      kubeconfig: "the kubeconfig",
+      sentinel: { apiVersion: "v1", kind: "Deployment", namespace: "web", name: "web" },
+    });
+    match(fingerprint, /^[0-9a-f]{64}$/);
+  });
+
+  for (const label of ["helm.toolkit.fluxcd.io/name", "kustomize.toolkit.fluxcd.io/name"]) {
+    it(`is left alone when the workload carries ${label}`, async () => {
+      const { api, inputs, lifecycle } = seed();
+      api.objects.set(key("Deployment", "web"), object("Deployment", "web", { labels: { [label]: "web" } }));
+      equal((await lifecycle.create(inputs)).sentinel.kind, "Deployment");
+      deepEqual(api.log, []);
+    });
+  }
+
+  it("is applied again over a workload that is not Flux's", async () => {
+    const { api, inputs, lifecycle } = seed();
+    api.objects.set(key("Deployment", "web"), object("Deployment", "web", { labels: { app: "web" } }));
+    await lifecycle.create(inputs);
+    equal(api.log.includes("Deployment web"), true);
+  });
+
+  it("that is no HelmRelease is applied itself, with its variables filled in", async () => {
+    const { api, charts, inputs, lifecycle } = seed();
+    await lifecycle.create({
+      ...inputs,
+      object: { kind: "FluxInstance", namespace: "flux-system", name: "flux" },
+    });
+    deepEqual(charts.rendered, []);
+    deepEqual(api.objects.get(key("FluxInstance", "flux")), {
+      ...{ apiVersion: "fluxcd.controlplane.io/v1", kind: "FluxInstance" },
+      metadata: { name: "flux", namespace: "flux-system" },
+      spec: { ref: "stable" },
+    });
+  });
+
+  it("is refused when no layer holds it", async () => {
+    const { inputs, lifecycle } = seed();
+    await rejects(
+      lifecycle.create({ ...inputs, object: { kind: "HelmRelease", namespace: "web", name: "wbe" } }),
+      {
+        message:
+          'Seeding HelmRelease web/wbe failed: layer "controllers" of cluster "x" does not hold it. Add it there.',
+      },
+    );
+  });
+
+  it("is refused when its chart renders nothing", async () => {
+    const { inputs, lifecycle } = seed([]);
+    await rejects(lifecycle.create(inputs), {
+      message: "Seeding web failed: its chart renders no object. Check its values.",
+    });
+  });
+
+  it("is there as long as its workload is; a cluster that does not answer has none", async () => {
+    const { api, inputs, lifecycle } = seed();
+    const outputs = await lifecycle.create(inputs);
+    equal(await lifecycle.exists(outputs), true);
+    api.answers = false;
+    equal(await lifecycle.exists(outputs), false);
+    api.answers = true;
+    api.objects.clear();
+    equal(await lifecycle.exists(outputs), false);
+  });
+});
+
+describe("substitute", () => {
+  const values = (spec: object, variables: Record<string, string>) =>
+    substitute({ apiVersion: "v1", kind: "Thing", metadata: { name: "t" }, spec }, variables).spec;
+
+  it("makes a number of a variable that is one, and text of what is in a text", () => {
+    deepEqual(values({ replicas: "${n}", port: "p-${n}", flag: "${b}" }, { n: "3", b: "true" }), {
+      ...{ replicas: 3, port: "p-3", flag: true },
+    });
+  });
+
+  it("leaves long lines and what is no variable alone", () => {
+    const text = `${"word ".repeat(60)}$HOME {x} $1`;
+    deepEqual(values({ text }, {}), { text });
+  });
+
+  it("names object and variable of one that is not set", () => {
+    throws(() => values({ a: "${colour}" }, {}), {
+      message:
+        "Substituting variables in Thing t failed: ${colour} is not set. Add it to the cluster's variables.yaml.",
+    });
+  });
+
+  it("keeps $${…} for the application, as Flux does", () => {
+    deepEqual(values({ script: "echo $${name}" }, { name: "x" }), { script: "echo ${name}" });
+  });
+});
