@@ -1,0 +1,536 @@
+import { execFileSync } from "node:child_process";
+import { generateKeyPairSync, randomBytes, randomInt } from "node:crypto";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { request } from "node:https";
+import { createServer } from "node:net";
+import { arch } from "node:os";
+import { join } from "node:path";
+import { stringify } from "yaml";
+import { findOptional } from "../tools/tools";
+import { httpProbe, lastLines, ProcessDied, ProcessGroup, type SupervisedProcess } from "./process";
+import { upstreamFiles } from "./upstream";
+
+/** The tools that a control plane runs, all of them pinned in `tools/control-plane/go.mod`. */
+export const controlPlaneTools = [
+  "etcd",
+  "kube-apiserver",
+  "kube-controller-manager",
+  "kube-scheduler",
+  "kwok",
+  "registry",
+  "source-controller",
+  "kustomize-controller",
+] as const;
+
+/** One of {@link controlPlaneTools}. */
+export type ControlPlaneTool = (typeof controlPlaneTools)[number];
+
+/** A Flux controller that may run beside the control plane. */
+export type FluxController =
+  "source-controller" | "kustomize-controller" | "helm-controller" | "notification-controller";
+
+/** Command-line flags by controller, such as `--concurrent=10`; given after those of {@link ControlPlane}, so they win. */
+export type FluxFlags = Readonly<Record<FluxController, readonly string[]>>;
+
+/** Arguments of {@link ControlPlane.start}. */
+export interface ControlPlaneArgs {
+  /** Absolute path of a directory for all state; made for this user only, and removed in the end. */
+  readonly directory: string;
+  /** Absolute path of each program. */
+  readonly tools: Readonly<Record<ControlPlaneTool, string>>;
+  /** Receives a line for each milestone and for each process that ends unasked. @default nothing is told */
+  readonly report?: (line: string) => void;
+  /** How many nodes there are. @default 2 */
+  readonly nodes?: number;
+}
+
+/**
+ * A real Kubernetes control plane as local processes on 127.0.0.1, with simulated nodes and pods (KWOK), a registry
+ * and, when asked, the real Flux controllers. It ends with this process, whatever ends that.
+ */
+export class ControlPlane {
+  /** `host:port` of the registry, which speaks plain HTTP and allows deletion. */
+  readonly registry: string;
+  /** Absolute path of {@link ControlPlane.kubeconfig}. */
+  readonly kubeconfigPath: string;
+
+  readonly #started = Date.now();
+  readonly #report: (line: string) => void;
+  readonly #group: ProcessGroup;
+  readonly #api: string;
+  readonly #token = randomBytes(32).toString("hex");
+  readonly #stopping = new Set<SupervisedProcess>();
+  #kubeconfig = "";
+  #certificate = "";
+  #flux: readonly FluxProcess[] = [];
+
+  private constructor(
+    private readonly args: ControlPlaneArgs,
+    private readonly ports: Ports<"etcd" | "etcdPeer" | "api" | "registry">,
+  ) {
+    this.#report = args.report ?? (() => undefined);
+    this.#group = new ProcessGroup(args.directory);
+    this.#api = `https://127.0.0.1:${ports.api}`;
+    this.registry = `127.0.0.1:${ports.registry}`;
+    this.kubeconfigPath = this.#path("kubeconfig");
+  }
+
+  /**
+   * Starts everything but Flux and waits until every node is Ready.
+   * @throws when a process ends or is not ready in time, with its last words; nothing is left behind then.
+   */
+  static async start(args: ControlPlaneArgs): Promise<ControlPlane> {
+    return retryOnTakenPort(async () => {
+      const controlPlane = new ControlPlane(args, await freePorts("etcd", "etcdPeer", "api", "registry"));
+      try {
+        await controlPlane.#start();
+        return controlPlane;
+      } catch (error) {
+        await controlPlane.stop();
+        throw error;
+      }
+    });
+  }
+
+  /** A kubeconfig of a user in `system:masters`, as YAML text. It holds a token: keep it secret. */
+  get kubeconfig(): string {
+    return this.#kubeconfig;
+  }
+
+  /**
+   * Starts the Flux controllers and waits until they are ready: source and kustomize always, helm and notification
+   * where they are found. Flux's CRDs must be in the cluster.
+   * @returns the names of the controllers that run.
+   */
+  async startFlux(flags: FluxFlags): Promise<FluxController[]> {
+    await this.#stopFlux();
+    return retryOnTakenPort(async () => {
+      this.#flux = await this.#planFlux(flags);
+      try {
+        await this.#launchFlux();
+      } catch (error) {
+        await this.#stopFlux();
+        throw error;
+      }
+      return this.#flux.map(({ name }) => name);
+    });
+  }
+
+  /** Memory of all processes together in bytes, as {@link ControlPlane.memoryByProcess} counts it. */
+  memory(): number {
+    return Object.values(this.memoryByProcess()).reduce((sum, bytes) => sum + bytes, 0);
+  }
+
+  /** Memory in bytes by process name: the proportional share (PSS) on Linux, the resident size elsewhere. */
+  memoryByProcess(): Record<string, number> {
+    return Object.fromEntries(this.#group.processes.map(({ name, pid }) => [name, memoryOf(pid)]));
+  }
+
+  /** Ends every process and removes the directory. */
+  async stop(): Promise<void> {
+    for (const supervised of this.#group.processes) this.#stopping.add(supervised);
+    // All state is thrown away: nothing is gained by letting them end in an orderly way.
+    await this.#group.stop(0);
+  }
+
+  async #start(): Promise<void> {
+    const { tools } = this.args;
+    this.#write("tokens.csv", `${this.#token},rehearsal,rehearsal,"system:masters"\n`);
+    const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+    this.#write("service-account.key", privateKey.export({ type: "sec1", format: "pem" }) as string);
+
+    const registry = this.#run("registry", tools.registry, ["serve", this.#writeRegistryConfig()], {
+      OTEL_TRACES_EXPORTER: "none",
+    });
+    await Promise.all([this.#startEtcd(), this.#writeStages()]);
+    const apiServer = this.#startApiServer();
+    await apiServer.ready(() => this.#readCertificate());
+    this.#writeKubeconfig();
+    // These wait for the API server by themselves; it answers them before it calls itself ready.
+    await apiServer.ready(() => this.#answers("/livez/ping"));
+    this.#milestone("API server answers");
+    this.#startControllers();
+    this.#startKwok();
+
+    await Promise.all([
+      registry.ready(httpProbe({ url: `http://${this.registry}/v2/` })),
+      apiServer
+        .ready(() => this.#answers("/readyz"))
+        .then(() => {
+          this.#milestone("API server ready");
+        }),
+      this.#makeNodes(apiServer),
+    ]);
+    this.#milestone("nodes ready");
+  }
+
+  async #startEtcd(): Promise<void> {
+    const client = `http://127.0.0.1:${this.ports.etcd}`;
+    const peer = `http://127.0.0.1:${this.ports.etcdPeer}`;
+    const etcd = this.#run("etcd", this.args.tools.etcd, [
+      `--data-dir=${this.#path("etcd")}`,
+      `--listen-client-urls=${client}`,
+      `--advertise-client-urls=${client}`,
+      `--listen-peer-urls=${peer}`,
+      `--initial-advertise-peer-urls=${peer}`,
+      `--initial-cluster=default=${peer}`,
+      "--unsafe-no-fsync", // the data does not outlive the machine
+      "--heartbeat-interval=10", // milliseconds; it has no peers, so a short election only saves a second at start
+      "--election-timeout=100",
+      "--log-level=error",
+    ]);
+    await etcd.ready(httpProbe({ url: `${client}/readyz` }), { interval: 10 });
+    this.#milestone("etcd ready");
+  }
+
+  #startApiServer(): SupervisedProcess {
+    return this.#run("kube-apiserver", this.args.tools["kube-apiserver"], [
+      "--bind-address=127.0.0.1",
+      "--advertise-address=127.0.0.1",
+      `--secure-port=${this.ports.api}`,
+      `--cert-dir=${this.#path("certificates")}`,
+      `--etcd-servers=http://127.0.0.1:${this.ports.etcd}`,
+      `--token-auth-file=${this.#path("tokens.csv")}`,
+      "--authorization-mode=RBAC",
+      "--service-account-issuer=https://kubernetes.default.svc",
+      `--service-account-key-file=${this.#path("service-account.key")}`,
+      `--service-account-signing-key-file=${this.#path("service-account.key")}`,
+      `--service-cluster-ip-range=${serviceCidr}`,
+      "--endpoint-reconciler-type=none",
+      "--allow-privileged=true",
+      "--profiling=false",
+      "--shutdown-delay-duration=0s",
+    ]);
+  }
+
+  #startControllers(): void {
+    const { tools } = this.args;
+    const common = [
+      `--kubeconfig=${this.kubeconfigPath}`,
+      "--leader-elect=false",
+      "--secure-port=0",
+      "--profiling=false",
+    ];
+    this.#run("kube-controller-manager", tools["kube-controller-manager"], [
+      ...common,
+      `--service-account-private-key-file=${this.#path("service-account.key")}`,
+      `--root-ca-file=${this.#path("certificates/apiserver.crt")}`,
+      "--kube-api-qps=500",
+      "--kube-api-burst=1000",
+      "--node-monitor-grace-period=24h", // KWOK's heartbeat is slow
+      `--controllers=${["*", ...idleControllers.map((name) => `-${name}`)].join(",")}`,
+    ]);
+    this.#run("kube-scheduler", tools["kube-scheduler"], [
+      ...common,
+      "--kube-api-qps=500",
+      "--kube-api-burst=1000",
+    ]);
+  }
+
+  #startKwok(): void {
+    this.#run("kwok", this.args.tools.kwok, [
+      `--kubeconfig=${this.kubeconfigPath}`,
+      `--config=${this.#path("kwok.yaml")}`,
+      "--manage-all-nodes",
+      `--cidr=${podCidr}`,
+      "--node-ip=127.0.0.1",
+      "--node-lease-duration-seconds=0",
+    ]);
+  }
+
+  /** The stages that KWOK's own `fast` set takes, with its plain heartbeat: two of them would compete. */
+  async #writeStages(): Promise<void> {
+    const wanted =
+      /^kustomize\/stage\/(node\/fast\/node-|node\/heartbeat\/node-|pod\/fast\/pod-)[a-z-]+\.yaml$/;
+    const stages = await upstreamFiles("sigs.k8s.io/kwok", "fast-stages", (path) => wanted.test(path));
+    this.#write("kwok.yaml", [...stages.values()].map((stage) => stage.toString("utf8")).join("\n---\n"));
+  }
+
+  #writeRegistryConfig(): string {
+    return this.#write(
+      "registry.yaml",
+      stringify({
+        version: "0.1",
+        log: { level: "error", accesslog: { disabled: true } },
+        storage: {
+          filesystem: { rootdirectory: this.#path("registry") },
+          delete: { enabled: true },
+          maintenance: { uploadpurging: { enabled: false } },
+        },
+        http: { addr: this.registry },
+      }),
+    );
+  }
+
+  #readCertificate(): Promise<boolean> {
+    this.#certificate = readFileSync(this.#path("certificates/apiserver.crt"), "utf8");
+    return Promise.resolve(this.#certificate.trimEnd().endsWith("-----END CERTIFICATE-----"));
+  }
+
+  #writeKubeconfig(): void {
+    const cluster = {
+      server: this.#api,
+      "certificate-authority-data": Buffer.from(this.#certificate).toString("base64"),
+    };
+    this.#kubeconfig = stringify({
+      apiVersion: "v1",
+      kind: "Config",
+      clusters: [{ name: "rehearsal", cluster }],
+      users: [{ name: "rehearsal", user: { token: this.#token } }],
+      contexts: [{ name: "rehearsal", context: { cluster: "rehearsal", user: "rehearsal" } }],
+      "current-context": "rehearsal",
+    });
+    this.#write("kubeconfig", this.#kubeconfig);
+  }
+
+  async #makeNodes(apiServer: SupervisedProcess): Promise<void> {
+    const names = Array.from({ length: this.args.nodes ?? 2 }, (_, index) => `node-${index + 1}`);
+    await Promise.all(
+      names.map(async (name, index) => {
+        await apiServer.ready(async () =>
+          [201, 409].includes(await this.#call("POST", "/api/v1/nodes", node(name, index))),
+        );
+        await apiServer.ready(async () => isReady(await this.#get<Node>(`/api/v1/nodes/${name}`)));
+      }),
+    );
+  }
+
+  async #planFlux(flags: FluxFlags): Promise<FluxProcess[]> {
+    const { tools } = this.args;
+    const storage = this.#path("source");
+    mkdirSync(storage, { recursive: true, mode: 0o700 });
+    const ports = await freePorts(...fluxControllers, "storage", "events", "receiver");
+    const commands: Readonly<Record<FluxController, string | undefined>> = {
+      "source-controller": tools["source-controller"],
+      "kustomize-controller": tools["kustomize-controller"],
+      "helm-controller": findOptional("helm-controller"),
+      "notification-controller": findOptional("notification-controller"),
+    };
+    const events = commands["notification-controller"] ? `http://127.0.0.1:${ports.events}/` : "";
+    const own: FluxFlags = {
+      "source-controller": [
+        `--events-addr=${events}`,
+        `--storage-path=${storage}`,
+        `--storage-addr=127.0.0.1:${ports.storage}`,
+        `--storage-adv-addr=127.0.0.1:${ports.storage}`,
+      ],
+      "kustomize-controller": [`--events-addr=${events}`],
+      "helm-controller": [`--events-addr=${events}`],
+      "notification-controller": [
+        `--events-addr=127.0.0.1:${ports.events}`,
+        `--receiverAddr=127.0.0.1:${ports.receiver}`,
+      ],
+    };
+    return fluxControllers.flatMap((name): FluxProcess[] => {
+      const command = commands[name];
+      const health = `127.0.0.1:${ports[name]}`;
+      const common = [`--health-addr=${health}`, "--metrics-addr=0", "--watch-all-namespaces=true"];
+      return command === undefined
+        ? []
+        : [{ name, command, health, args: [...common, ...own[name], ...flags[name]] }];
+    });
+  }
+
+  async #launchFlux(): Promise<void> {
+    const env = {
+      KUBECONFIG: this.kubeconfigPath,
+      RUNTIME_NAMESPACE: "flux-system",
+      TUF_ROOT: this.#path("tuf"),
+    };
+    await Promise.all(
+      this.#flux.map(async ({ name, command, args, health }) => {
+        await this.#run(name, command, args, env).ready(httpProbe({ url: `http://${health}/readyz` }));
+      }),
+    );
+    this.#milestone(`${this.#flux.map(({ name }) => name).join(", ")} ready`);
+  }
+
+  async #stopFlux(): Promise<void> {
+    const names: readonly string[] = this.#flux.map(({ name }) => name);
+    const running = this.#group.processes.filter(({ name }) => names.includes(name));
+    for (const supervised of running) this.#stopping.add(supervised);
+    await Promise.all(running.map((supervised) => supervised.stop()));
+  }
+
+  #run(
+    name: string,
+    command: string,
+    args: readonly string[],
+    env: Readonly<Record<string, string>> = {},
+  ): SupervisedProcess {
+    const supervised = this.#group.start({ name, command, args, env });
+    void supervised.ended.then((how) => {
+      if (!this.#stopping.has(supervised))
+        this.#report(
+          `${name} ended unasked with ${how}: ${lastLines(supervised.logPath) || "it wrote nothing"}`,
+        );
+    });
+    return supervised;
+  }
+
+  async #answers(path: string): Promise<boolean> {
+    return (await this.#call("GET", path)) === 200;
+  }
+
+  async #call(method: string, path: string, body?: unknown): Promise<number> {
+    return (await this.#request(method, path, body)).status;
+  }
+
+  async #get<T>(path: string): Promise<T> {
+    return JSON.parse((await this.#request("GET", path)).text) as T;
+  }
+
+  /** One request; a plain one, because this runs before a client library would have been loaded. */
+  #request(method: string, path: string, body?: unknown): Promise<{ status: number; text: string }> {
+    const headers = { authorization: `Bearer ${this.#token}`, "content-type": "application/json" };
+    return new Promise((resolve, reject) => {
+      const call = request(
+        `${this.#api}${path}`,
+        { method, headers, ca: this.#certificate, timeout: 5_000 },
+        (response) => {
+          let text = "";
+          response.setEncoding("utf8").on("data", (chunk: string) => (text += chunk));
+          response.on("end", () => {
+            resolve({ status: response.statusCode ?? 0, text });
+          });
+        },
+      );
+      call.on("timeout", () => call.destroy(new Error(`${method} ${path}: no answer within 5 s`)));
+      call.on("error", reject);
+      call.end(body === undefined ? undefined : JSON.stringify(body));
+    });
+  }
+
+  #write(name: string, content: string): string {
+    writeFileSync(this.#path(name), content, { mode: 0o600 });
+    return this.#path(name);
+  }
+
+  #path(name: string): string {
+    return join(this.args.directory, name);
+  }
+
+  #milestone(what: string): void {
+    this.#report(`${what} after ${((Date.now() - this.#started) / 1000).toFixed(1)} s`);
+  }
+}
+
+interface FluxProcess {
+  readonly name: FluxController;
+  readonly command: string;
+  readonly args: readonly string[];
+  /** `host:port` of its probes. */
+  readonly health: string;
+}
+
+const fluxControllers = [
+  "source-controller",
+  "kustomize-controller",
+  "helm-controller",
+  "notification-controller",
+] as const;
+
+// On this machine, so that what a webhook's ClusterIP should serve can be served by a local process.
+const serviceCidr = "127.96.0.0/16";
+const podCidr = "10.244.0.0/16";
+
+/** Controllers of kube-controller-manager for kubelets, clouds, disks and metrics, of which there are none. */
+const idleControllers = [
+  "bootstrap-signer-controller",
+  "token-cleaner-controller",
+  "certificatesigningrequest-approving-controller",
+  "certificatesigningrequest-cleaner-controller",
+  "certificatesigningrequest-signing-controller",
+  "cloud-node-lifecycle-controller",
+  "horizontal-pod-autoscaler-controller",
+  "node-ipam-controller",
+  "node-route-controller",
+  "persistentvolume-attach-detach-controller",
+  "persistentvolume-expander-controller",
+  "service-lb-controller",
+  "storage-version-migrator-controller",
+];
+
+interface Node {
+  readonly status: { readonly conditions?: readonly { readonly type: string; readonly status: string }[] };
+}
+
+function isReady({ status }: Node): boolean {
+  return (
+    status.conditions?.some((condition) => condition.type === "Ready" && condition.status === "True") === true
+  );
+}
+
+/** A node for KWOK to keep, of the size of a usual server. The first has the control plane's role, untainted. */
+function node(name: string, index: number): object {
+  const size = { cpu: "8", memory: "32Gi", pods: "110", "ephemeral-storage": "100Gi" };
+  return {
+    apiVersion: "v1",
+    kind: "Node",
+    metadata: {
+      name,
+      annotations: { "kwok.x-k8s.io/node": "fake" },
+      labels: {
+        type: "kwok",
+        "kubernetes.io/arch": arch() === "arm64" ? "arm64" : "amd64",
+        "kubernetes.io/hostname": name,
+        "kubernetes.io/os": "linux",
+        [`node-role.kubernetes.io/${index === 0 ? "control-plane" : "worker"}`]: "",
+      },
+    },
+    status: { capacity: size, allocatable: size },
+  };
+}
+
+function memoryOf(pid: number): number {
+  try {
+    if (process.platform !== "linux")
+      return 1024 * Number(execFileSync("ps", ["-o", "rss=", "-p", String(pid)], { encoding: "utf8" }));
+    const rollup = readFileSync(`/proc/${pid}/smaps_rollup`, "utf8");
+    return 1024 * Number(/^Pss:\s+(\d+) kB/m.exec(rollup)?.[1] ?? 0);
+  } catch {
+    return 0; // it has ended
+  }
+}
+
+type Ports<Name extends string> = Readonly<Record<Name, number>>;
+
+/**
+ * Ports of 127.0.0.1 that nobody listens on, below those that systems give to outgoing connections (from 32768 on
+ * Linux, 49152 on macOS), so that no connection takes one before it is used.
+ */
+async function freePorts<Name extends string>(...names: readonly Name[]): Promise<Ports<Name>> {
+  const ports = new Set<number>();
+  while (ports.size < names.length) {
+    const port = randomInt(20_000, 30_000);
+    if (await isFree(port)) ports.add(port);
+  }
+  const chosen = [...ports];
+  return Object.fromEntries(names.map((name, index) => [name, chosen[index]])) as Ports<Name>;
+}
+
+function isFree(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const server = createServer();
+    server.once("error", () => {
+      resolve(false);
+    });
+    server.listen(port, "127.0.0.1", () => {
+      server.close(() => {
+        resolve(true);
+      });
+    });
+  });
+}
+
+/** Tries again, with other ports, when a process found one taken that was free a moment before. */
+async function retryOnTakenPort<T>(work: () => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await work();
+    } catch (error) {
+      if (attempt === 3 || !(error instanceof ProcessDied && error.log.includes("address already in use")))
+        throw error;
+    }
+  }
+}

@@ -1,0 +1,164 @@
+import Module from "node:module";
+import { join } from "node:path";
+import type { dynamic } from "@pulumi/pulumi";
+import { runtime } from "@pulumi/pulumi";
+import { KubernetesClient, type Manifest } from "../components/kubernetes";
+
+/** A resource as the last run left it. */
+export interface ResourceState {
+  readonly id: string;
+  readonly state: Readonly<Record<string, unknown>>;
+}
+
+/** Every resource of a stack, by type and name: what Pulumi's own state would hold. */
+export type StackState = Record<string, ResourceState>;
+
+/** What stands in for a resource that cannot be made here. */
+export interface StandIn {
+  /** The resource's type token. */
+  readonly type: string;
+  /** What the person reads: "Kind cluster local". */
+  describe(inputs: Readonly<Record<string, unknown>>): string;
+  state(inputs: Readonly<Record<string, unknown>>): ResourceState;
+}
+
+/**
+ * Pulumi mocks that are live: dynamic resources run the provider that Pulumi would store in state, Kubernetes
+ * resources are applied, and what is left is a stand-in, by name.
+ *
+ * A second run with the same `state` goes through `read`, `diff` and `update`, as `pulumi up` with `refresh`.
+ */
+export class LiveMocks implements runtime.Mocks {
+  /** What was not made but stood in for. */
+  readonly simulated: string[] = [];
+  /** The first resource that failed, and why. */
+  failure: Error | undefined;
+  private readonly kubeconfigs = new Map<string, string>();
+
+  constructor(
+    private readonly state: StackState,
+    private readonly standIns: readonly StandIn[],
+    private readonly report: (line: string) => void,
+  ) {}
+
+  async newResource(args: runtime.MockResourceArgs): Promise<{ id: string; state: Record<string, unknown> }> {
+    const inputs = unwrap(args.inputs) as Record<string, unknown>;
+    if (args.custom !== true) return { id: "", state: inputs };
+    const key = `${args.type}::${args.name}`;
+    try {
+      const { id, state } = await this.make(key, args, inputs);
+      this.state[key] = { id, state };
+      return { id, state };
+    } catch (error) {
+      this.failure ??= error as Error;
+      throw error;
+    }
+  }
+
+  call(args: runtime.MockCallArgs): Promise<Record<string, unknown>> {
+    return Promise.reject(new Error(`Calling ${args.token} is not part of a rehearsal.`));
+  }
+
+  private async make(
+    key: string,
+    args: runtime.MockResourceArgs,
+    inputs: Record<string, unknown>,
+  ): Promise<{ id: string; state: Record<string, unknown> }> {
+    const standIn = this.standIns.find(({ type }) => type === args.type);
+    if (standIn !== undefined) {
+      this.simulated.push(standIn.describe(inputs));
+      const { id, state } = this.state[key] ?? standIn.state(inputs);
+      return { id, state: { ...inputs, ...state } };
+    }
+    if (args.type.startsWith("pulumi-nodejs:dynamic")) return this.dynamic(key, args.name, inputs);
+    if (args.type === "pulumi:providers:kubernetes") {
+      this.kubeconfigs.set(args.name, inputs.kubeconfig as string);
+      return { id: args.name, state: inputs };
+    }
+    if (args.type.startsWith("pulumi:providers:")) return { id: args.name, state: inputs };
+    if (args.type.startsWith("kubernetes:")) return this.apply(args, inputs);
+    throw new Error(
+      `Rehearsing ${args.type} "${args.name}" failed: there is no stand-in for it. Add one to rehearsal/.`,
+    );
+  }
+
+  /** Runs the serialised provider as Pulumi does: check, read, diff, and create, update or replace. */
+  private async dynamic(
+    key: string,
+    name: string,
+    news: Record<string, unknown>,
+  ): Promise<{ id: string; state: Record<string, unknown> }> {
+    const code = news.__provider as string;
+    const provider = deserialise(code);
+    const keep = (id: string, outs: Record<string, unknown> | undefined) => ({
+      id,
+      state: { ...outs, __provider: code },
+    });
+    const old = this.state[key];
+    const checked = (await provider.check?.(old?.state ?? {}, news)) ?? { inputs: news };
+    const failures = checked.failures ?? [];
+    if (failures.length > 0) throw new Error(failures.map(({ reason }) => reason).join("\n"));
+    const inputs = (checked.inputs ?? news) as Record<string, unknown>;
+
+    const found = old === undefined ? {} : await this.refresh(old);
+    if (found.id === undefined) {
+      this.report(`${old === undefined ? "create" : "restore"} ${name}`);
+      const created = await provider.create(inputs);
+      return keep(created.id, created.outs as Record<string, unknown>);
+    }
+    const olds = found.props as Record<string, unknown>;
+    const diff = (await provider.diff?.(found.id, olds, inputs)) ?? { changes: false };
+    if ((diff.replaces ?? []).length > 0) {
+      this.report(`replace ${name}`);
+      const { id, outs } = await provider.create(inputs);
+      return keep(id, outs as Record<string, unknown>);
+    }
+    if (diff.changes !== true) return keep(found.id, olds);
+    this.report(`update ${name}`);
+    const updated = await provider.update?.(found.id, olds, inputs);
+    return keep(found.id, (updated?.outs ?? inputs) as Record<string, unknown>);
+  }
+
+  /** `read` by the provider that made the resource, as in state. */
+  private async refresh(old: ResourceState): Promise<{ id?: string; props?: Record<string, unknown> }> {
+    const provider = deserialise(old.state.__provider as string);
+    if (provider.read === undefined) return { id: old.id, props: { ...old.state } };
+    const { id, props } = await provider.read(old.id, old.state);
+    return id === undefined ? {} : { id, props: (props ?? old.state) as Record<string, unknown> };
+  }
+
+  private async apply(
+    args: runtime.MockResourceArgs,
+    inputs: Record<string, unknown>,
+  ): Promise<{ id: string; state: Record<string, unknown> }> {
+    // A provider reference is `urn::id`; the id is the provider's name here.
+    const provider = args.provider?.split("::").at(-1) ?? "";
+    const kubeconfig = this.kubeconfigs.get(provider);
+    if (kubeconfig === undefined) {
+      throw new Error(`Applying ${args.name} failed: it has no Kubernetes provider. Give it one.`);
+    }
+    const object = inputs as unknown as Manifest;
+    await new KubernetesClient(kubeconfig).apply(object, "pulumi");
+    const { namespace, name } = object.metadata;
+    return { id: namespace === undefined ? name : `${namespace}/${name}`, state: inputs };
+  }
+}
+
+/** Takes Pulumi's marks of secrets off a value, at any depth. */
+function unwrap(value: unknown): unknown {
+  const plain: unknown = runtime.isRpcSecret(value) ? runtime.unwrapRpcSecret(value) : value;
+  if (Array.isArray(plain)) return plain.map(unwrap);
+  if (typeof plain === "object" && plain !== null) {
+    return Object.fromEntries(Object.entries(plain).map(([key, child]) => [key, unwrap(child)]));
+  }
+  return plain;
+}
+
+/** The provider that Pulumi serialised into `code`, as its own dynamic-provider host makes it. */
+function deserialise(code: string): dynamic.ResourceProvider<object, object> {
+  const filename = join(__dirname, "..", "provider.js");
+  const loaded = new Module(filename) as Module & { _compile(code: string, filename: string): void };
+  loaded.paths = [join(__dirname, "..", "node_modules")];
+  loaded._compile(code, filename);
+  return (loaded.exports as { handler(): dynamic.ResourceProvider<object, object> }).handler();
+}

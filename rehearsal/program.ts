@@ -1,0 +1,132 @@
+import { readFileSync, renameSync, writeFileSync } from "node:fs";
+import { randomBytes } from "node:crypto";
+import { runtime } from "@pulumi/pulumi";
+import program from "../index";
+import type { LayerResult } from "../components/gate/lifecycle";
+import { LiveMocks, type StackState, type StandIn } from "./live-mocks";
+
+/** What the parent asks of a run of the program. Paths are absolute. */
+export interface ProgramRequest {
+  readonly stack: string;
+  /** Every setting, `namespace:key` → text. */
+  readonly config: Readonly<Record<string, string>>;
+  /** Where the state of the stack is kept between runs. */
+  readonly stateFile: string;
+  /** The control plane that stands in for a cluster. */
+  readonly kubeconfig: string;
+  /** `host:port` of the registry that stands in for the registry's container. */
+  readonly registry: string;
+}
+
+/** What a run tells its parent: progress, and in the end a result. */
+export type ProgramMessage =
+  | { readonly kind: "progress"; readonly line: string }
+  | {
+      readonly kind: "done";
+      readonly digest: string;
+      readonly ready: boolean;
+      readonly layers: readonly LayerResult[];
+      readonly simulated: readonly string[];
+    }
+  | { readonly kind: "failed"; readonly message: string };
+
+/** Stand-ins of what needs Docker, or that only a cloud of one's own has. */
+function standIns(request: ProgramRequest): StandIn[] {
+  const [host = "", port = ""] = request.registry.split(":");
+  const nothing = { id: "stand-in", state: {} };
+  return [
+    {
+      type: "pulumi-nodejs:dynamic/cluster:Kind",
+      describe: ({ name }) => `Kind cluster ${String(name)}`,
+      state: () => ({
+        id: "stand-in",
+        state: { kubeconfig: request.kubeconfig, loadBalancerCidr: "127.96.255.0/24" },
+      }),
+    },
+    {
+      type: "docker:index/container:Container",
+      describe: ({ name }) => `container ${String(name)} (a registry process)`,
+      state: () => ({
+        id: "stand-in",
+        state: { name: host, ports: [{ internal: Number(port), external: Number(port), ip: host }] },
+      }),
+    },
+    {
+      type: "docker:index/remoteImage:RemoteImage",
+      describe: ({ name }) => `image ${String(name)}`,
+      state: () => ({ id: "stand-in", state: { imageId: "stand-in" } }),
+    },
+    {
+      type: "docker:index/network:Network",
+      describe: ({ name }) => `network ${String(name)}`,
+      state: () => nothing,
+    },
+    {
+      type: "docker:index/volume:Volume",
+      describe: ({ name }) => `volume ${String(name)}`,
+      state: () => nothing,
+    },
+    {
+      type: "command:local:Command",
+      describe: ({ create }) => `command "${String(create)}"`,
+      state: () => ({ id: "stand-in", state: { stdout: "", stderr: "" } }),
+    },
+  ];
+}
+
+/** `@pulumi/random` runs without its plugin: a password is random characters, kept in the stack's state. */
+const password: StandIn = {
+  type: "random:index/randomPassword:RandomPassword",
+  describe: () => "",
+  state: ({ length }) => ({
+    id: "none",
+    state: { result: randomBytes(Number(length)).toString("hex").slice(0, Number(length)) },
+  }),
+};
+
+function send(message: ProgramMessage): void {
+  process.send?.(message);
+}
+
+function readState(file: string): StackState {
+  try {
+    return JSON.parse(readFileSync(file, "utf8")) as StackState;
+  } catch {
+    return {};
+  }
+}
+
+/** Runs the project's own program, `index.ts`, once. */
+async function run(request: ProgramRequest): Promise<ProgramMessage> {
+  const state = readState(request.stateFile);
+  const mocks = new LiveMocks(state, [...standIns(request), password], (line) => {
+    send({ kind: "progress", line });
+  });
+  runtime.setAllConfig({ ...request.config });
+  await runtime.setMocks(mocks, "platform", request.stack, false);
+  try {
+    const outputs = (await runtime.runInPulumiStack(program)) as Partial<Record<string, unknown>>;
+    await runtime.disconnect();
+    if (mocks.failure !== undefined) throw mocks.failure;
+    return {
+      kind: "done",
+      digest: outputs.digest as string,
+      ready: outputs.ready as boolean,
+      layers: outputs.layers as LayerResult[],
+      simulated: mocks.simulated.filter((what) => what !== ""),
+    };
+  } catch (error) {
+    return { kind: "failed", message: (mocks.failure ?? (error as Error)).message };
+  } finally {
+    writeFileSync(`${request.stateFile}.new`, JSON.stringify(state), { mode: 0o600 });
+    renameSync(`${request.stateFile}.new`, request.stateFile);
+  }
+}
+
+process.once("message", (request: ProgramRequest) => {
+  // Pulumi rejects every output of a resource that failed; the first failure is the one that is reported.
+  process.on("unhandledRejection", () => undefined);
+  void run(request).then((result) => {
+    process.send?.(result, () => process.exit(result.kind === "done" ? 0 : 1));
+  });
+});

@@ -1,0 +1,267 @@
+import { fork, type ChildProcess } from "node:child_process";
+import { mkdir, mkdtemp, rm, statfs, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { stringify } from "yaml";
+import type { LayerResult } from "../components/gate/lifecycle";
+import type { Manifest } from "../components/kubernetes";
+import { renderCluster } from "../components/artifact/render";
+import { asPulumiConfig, parseConfig, readStackFile } from "../config";
+import { ensureTools, findOptional } from "../tools/tools";
+import { ControlPlane } from "./control-plane";
+import type { ProgramMessage, ProgramRequest } from "./program";
+import { SimulatedControllers } from "./simulated-controllers";
+import { upstreamChart, upstreamCrds } from "./upstream";
+
+/** What is rehearsed, and how. */
+export interface RehearsalOptions {
+  readonly stack: string;
+  /** Absolute path of the directory that holds Pulumi.yaml. */
+  readonly project: string;
+  /** Open the encrypted secrets with the stack's own identity instead of making values up. @default false */
+  readonly identity?: boolean;
+  /** How long one run may take until every layer is Ready. @default 120 */
+  readonly timeoutSeconds?: number;
+  /** Takes a line of progress. */
+  readonly report: (line: string) => void;
+}
+
+/** A run of the program that ended with every layer Ready. */
+export interface RehearsalResult {
+  readonly stack: string;
+  /** What the layers are Ready at: `<channel>@sha256:…`. */
+  readonly revision: string;
+  readonly ready: boolean;
+  /** From the start of the run. */
+  readonly seconds: number;
+  readonly layers: readonly LayerResult[];
+  /** Everything that was stood in for, by name. */
+  readonly simulated: readonly string[];
+  /** Objects of all layers together. */
+  readonly objects: number;
+}
+
+/** The tools that a rehearsal runs. */
+const tools = [
+  ...(["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok", "registry"] as const),
+  ...(["source-controller", "kustomize-controller"] as const),
+  ...(["age-keygen", "crane", "helm", "kustomize", "sops"] as const),
+];
+
+/**
+ * The platform on a throw-away control plane: the project's own program on a real API server, with the real Flux
+ * controllers and a real registry. Everything is in one temporary directory and gone after `stop`.
+ */
+export class Rehearsal {
+  private program: ChildProcess | undefined;
+
+  private constructor(
+    private readonly options: RehearsalOptions,
+    private readonly settings: Readonly<Record<string, unknown>>,
+    /** Absolute path of everything that the rehearsal writes. */
+    readonly directory: string,
+    readonly controlPlane: ControlPlane,
+    private readonly simulation: SimulatedControllers,
+    program: ChildProcess,
+    /** Aborted, with the reason, when a controller that the platform needs does not start. */
+    private readonly broken: AbortSignal,
+  ) {
+    this.program = program;
+  }
+
+  /**
+   * Starts the control plane; the platform comes with `up`.
+   *
+   * @throws Error when the stack is unknown, a tool cannot be built, or a process does not start
+   */
+  static async start(options: RehearsalOptions): Promise<Rehearsal> {
+    const settings = await readStackFile(options.stack, options.project);
+    await checkDisk();
+    const paths = await ensureTools(tools, { report: options.report });
+    const directory = await mkdtemp(join(tmpdir(), "platform-rehearsal-"));
+    // The program loads while the control plane starts.
+    const program = forkProgram();
+    const broken = new AbortController();
+    try {
+      const [controlPlane, standInCharts] = await Promise.all([
+        ControlPlane.start({ directory, tools: paths, report: options.report }),
+        prepareCharts(directory),
+      ]);
+      const simulation = new SimulatedControllers({
+        kubeconfig: controlPlane.kubeconfig,
+        directory,
+        startFlux: async (flags) => {
+          try {
+            await controlPlane.startFlux(flags);
+          } catch (error) {
+            broken.abort(error);
+          }
+        },
+        helm: findOptional("helm-controller") !== undefined,
+        report: options.report,
+      });
+      standInCharts.forEach((chart) => simulation.simulated.add(chart));
+      simulation.start();
+      return new Rehearsal(options, settings, directory, controlPlane, simulation, program, broken.signal);
+    } catch (error) {
+      program.kill("SIGKILL");
+      await rm(directory, { recursive: true, force: true });
+      throw error;
+    }
+  }
+
+  /** Everything that was stood in for so far, by name. */
+  get simulated(): string[] {
+    return ["pods and nodes (KWOK)", ...this.simulation.simulated].sort();
+  }
+
+  /**
+   * Runs the program once, as `pulumi up` does.
+   *
+   * @param config settings that replace those of `Pulumi.<stack>.yaml`: `platform:key` → value
+   * @throws Error with the program's own sentence when it fails
+   */
+  async up(config: Readonly<Record<string, unknown>> = {}): Promise<RehearsalResult> {
+    const start = Date.now();
+    const child = this.program ?? forkProgram();
+    this.program = undefined;
+    const request = this.request(config);
+    this.simulation.use(this.objects(request));
+    const message = await this.run(child, request);
+    if (message.kind !== "done") throw new Error(message.message);
+    return {
+      stack: this.options.stack,
+      revision: `${this.options.stack}@${message.digest}`,
+      ready: message.ready,
+      seconds: (Date.now() - start) / 1000,
+      layers: message.layers,
+      simulated: [...new Set([...this.simulated, ...message.simulated])].sort(),
+      objects: message.layers.reduce((sum, layer) => sum + layer.objects, 0),
+    };
+  }
+
+  /** Brings what a run left out because nobody waits for it. */
+  async completeCrds(): Promise<void> {
+    await this.simulation.completeCrds();
+  }
+
+  /** Ends every process and removes every file; safe to call twice. */
+  async stop(): Promise<void> {
+    this.simulation.stop();
+    this.program?.kill("SIGKILL");
+    await this.controlPlane.stop();
+    await rm(this.directory, { recursive: true, force: true });
+  }
+
+  /** The objects of all layers; none where the tree or a setting is bad, which is the program's to refuse. */
+  private async objects({ stack, config }: ProgramRequest): Promise<readonly Manifest[]> {
+    try {
+      const { gitops } = parseConfig(stack, config, { project: this.options.project, env: process.env });
+      const { layers } = await renderCluster(gitops.tree, gitops.cluster);
+      return layers.flatMap(({ manifests }) => manifests);
+    } catch {
+      return [];
+    }
+  }
+
+  private run(
+    child: ChildProcess,
+    request: ProgramRequest,
+  ): Promise<Exclude<ProgramMessage, { kind: "progress" }>> {
+    return new Promise((resolve, reject) => {
+      child.on("message", (message: ProgramMessage) => {
+        if (message.kind === "progress") this.options.report(message.line);
+        else resolve(message);
+      });
+      child.once("error", reject);
+      child.once("exit", (code, signal) => {
+        reject(new Error(`Running the program failed: it ended with ${signal ?? `exit code ${code ?? 0}`}.`));
+      });
+      this.broken.addEventListener("abort", () => {
+        child.kill("SIGKILL");
+        reject(this.broken.reason as Error);
+      });
+      child.send(request);
+    });
+  }
+
+  private request(config: Readonly<Record<string, unknown>>): ProgramRequest {
+    const { stack, timeoutSeconds = 120 } = this.options;
+    const section = (key: string) => (this.settings[key] ?? {}) as Record<string, unknown>;
+    const rehearsed: Record<string, unknown> = {
+      ...this.settings,
+      "platform:gitops": { ...section("platform:gitops"), requireClean: false },
+      ...(this.options.identity === true
+        ? {}
+        : { "platform:sops": { generate: "all", identityFile: join(this.directory, "rehearsal.agekey") } }),
+      "platform:release": { timeoutSeconds },
+      "platform:chartMirror": join(this.directory, "charts"),
+      ...(section("platform:cluster").kind === "existing"
+        ? {
+            "platform:cluster": {
+              ...section("platform:cluster"),
+              kubeconfigFile: this.controlPlane.kubeconfigPath,
+            },
+          }
+        : {}),
+      ...(section("platform:registry").kind === "remote"
+        ? {
+            "platform:registry": {
+              kind: "remote",
+              repository: `${this.controlPlane.registry}/platform`,
+              insecure: true,
+            },
+          }
+        : {}),
+      ...config,
+    };
+    return {
+      stack,
+      config: asPulumiConfig(rehearsed),
+      stateFile: join(this.directory, "state.json"),
+      kubeconfig: this.controlPlane.kubeconfig,
+      registry: this.controlPlane.registry,
+    };
+  }
+}
+
+/** What a rehearsal writes: etcd, the registry, Flux's copies of artifacts, logs. */
+const diskBytes = 512 * 1024 ** 2;
+
+async function checkDisk(): Promise<void> {
+  const { bavail, bsize } = await statfs(tmpdir());
+  if (bavail * bsize >= diskBytes) return;
+  const mib = (bytes: number) => Math.floor(bytes / 1024 ** 2);
+  throw new Error(
+    `Rehearsing failed: ${tmpdir()} has ${mib(bavail * bsize)} MiB free, ${mib(diskBytes)} MiB are needed. Free some, or set TMPDIR to a directory with room.`,
+  );
+}
+
+function forkProgram(): ChildProcess {
+  return fork(join(__dirname, "program.ts"), [], {
+    execArgv: ["-r", "ts-node/register/transpile-only"],
+    stdio: ["ignore", "ignore", "inherit", "ipc"],
+  });
+}
+
+/**
+ * The charts of the seeds in one directory, by name.
+ *
+ * @returns the charts that are stand-ins: the Flux Operator's is in no Go module, its CRDs are
+ */
+async function prepareCharts(directory: string): Promise<string[]> {
+  const charts = join(directory, "charts");
+  const operator = join(charts, "flux-operator");
+  await mkdir(join(operator, "crds"), { recursive: true });
+  await symlink(await upstreamChart("cilium"), join(charts, "cilium"));
+  await writeFile(
+    join(operator, "Chart.yaml"),
+    stringify({ apiVersion: "v2", name: "flux-operator", version: "0.0.0" }),
+  );
+  const definitions = await upstreamCrds("flux-operator");
+  await writeFile(
+    join(operator, "crds", "crds.yaml"),
+    definitions.map((definition) => stringify(definition)).join("---\n"),
+  );
+  return ["chart flux-operator (its CRDs alone)", "FluxInstance controllers' Deployments (local processes)"];
+}

@@ -1,0 +1,270 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { parseAllDocuments, stringify } from "yaml";
+import { applyInOrder } from "../components/apply";
+import { SystemClock } from "../components/clock";
+import { run } from "../components/command";
+import { nameOf, KubernetesClient, refOf, type Manifest } from "../components/kubernetes";
+import type { FluxController, FluxFlags } from "./control-plane";
+import { fluxDistribution, upstreamCrds, type CrdComponent } from "./upstream";
+
+/** What the simulated controllers need of the rehearsal around them. */
+export interface SimulationOptions {
+  readonly kubeconfig: string;
+  /** Scratch directory, absolute. */
+  readonly directory: string;
+  /**
+   * Starts the Flux controllers that run for real, with the flags that the FluxInstance gives them. A failure is
+   * its own to report: it is not tried again.
+   */
+  readonly startFlux: (flags: FluxFlags) => Promise<void>;
+  /** Whether the helm-controller runs for real. */
+  readonly helm: boolean;
+  readonly report: (line: string) => void;
+}
+
+const fluxInstances = { apiVersion: "fluxcd.controlplane.io/v1", kind: "FluxInstance" };
+const helmReleases = { apiVersion: "helm.toolkit.fluxcd.io/v2", kind: "HelmRelease" };
+const sources = { apiVersion: "source.toolkit.fluxcd.io/v1", kind: "OCIRepository" };
+type Served = typeof fluxInstances;
+
+/** The last part of a chart's address → what its HelmRelease would install that others need. */
+const chartCrds: Readonly<Record<string, CrdComponent>> = {
+  cilium: "cilium",
+  "cert-manager": "cert-manager",
+  kyverno: "kyverno",
+  traefik: "traefik",
+  "flux-operator": "flux-operator",
+};
+
+/** Sources that no Kustomization applied: what the real source-controller is left with. */
+export const rootSourcesOnly = "--watch-label-selector=!kustomize.toolkit.fluxcd.io/name";
+
+const pollMilliseconds = 100;
+
+/**
+ * Does what the Flux Operator, the helm-controller and the charts of a tree would do, as far as others wait for it:
+ * a FluxInstance becomes the objects that the operator makes of it, a HelmRelease brings its chart's CRDs, and both
+ * are marked Ready. Everything that it marks is in `simulated`.
+ */
+export class SimulatedControllers {
+  /** What was marked Ready without being so: "HelmRelease kube-system/cilium". */
+  readonly simulated = new Set<string>();
+  private readonly api: KubernetesClient;
+  private readonly done = new Set<string>();
+  private readonly components = new Set<CrdComponent>();
+  private usedKinds: Promise<ReadonlySet<string>> = Promise.resolve(new Set());
+  private timer: NodeJS.Timeout | undefined;
+  private stopped = false;
+  private lastError = "";
+
+  constructor(private readonly options: SimulationOptions) {
+    this.api = new KubernetesClient(options.kubeconfig);
+  }
+
+  /** Tells what the tree holds, as soon as that is known: definitions of other kinds can wait. */
+  use(objects: Promise<readonly Manifest[]>): void {
+    this.usedKinds = objects.then(
+      (all) => new Set(all.map(({ apiVersion, kind }) => `${apiVersion.split("/")[0] ?? ""}/${kind}`)),
+    );
+  }
+
+  start(): void {
+    const next = () => {
+      void this.look().finally(() => {
+        if (!this.stopped) this.timer = setTimeout(next, pollMilliseconds);
+      });
+    };
+    next();
+  }
+
+  stop(): void {
+    this.stopped = true;
+    clearTimeout(this.timer);
+  }
+
+  /** One look at everything that waits for a controller that does not run. */
+  private async look(): Promise<void> {
+    try {
+      await Promise.all([
+        this.each(fluxInstances, "", (instance) => this.install(instance)),
+        this.options.helm ? undefined : this.each(helmReleases, "", (release) => this.bringCrds(release)),
+        this.each(sources, "kustomize.toolkit.fluxcd.io/name", () => Promise.resolve()),
+      ]);
+    } catch (error) {
+      // The API server may be starting or stopping; what persists is seen at the gate, with this as its reason.
+      const { message } = error as Error;
+      if (message !== this.lastError && !this.stopped) this.options.report(`simulation: ${message}`);
+      this.lastError = message;
+    }
+  }
+
+  /** Handles each generation of each object of a kind that carries a label, once, and marks it Ready. */
+  private async each(
+    served: Served,
+    label: string,
+    handle: (object: Manifest) => Promise<void>,
+  ): Promise<void> {
+    const objects = await this.api.list(served.apiVersion, served.kind);
+    await Promise.all(
+      objects.map(async (object) => {
+        const key = `${object.metadata.uid ?? ""}/${object.metadata.generation ?? 0}`;
+        if (this.done.has(key) || object.metadata.deletionTimestamp !== undefined) return;
+        if (label !== "" && object.metadata.labels?.[label] === undefined) return;
+        this.done.add(key);
+        try {
+          await handle(object);
+          await this.markReady(object);
+        } catch (error) {
+          this.done.delete(key);
+          throw error;
+        }
+        this.simulated.add(nameOf(refOf(object)));
+      }),
+    );
+  }
+
+  private async markReady(object: Manifest): Promise<void> {
+    const { generation } = object.metadata;
+    const ready = {
+      type: "Ready",
+      status: "True",
+      reason: "Simulated",
+      message: "Marked Ready by the rehearsal",
+      lastTransitionTime: new Date().toISOString(),
+      observedGeneration: generation,
+    };
+    await this.api.mergeStatus(refOf(object), { observedGeneration: generation, conditions: [ready] });
+  }
+
+  /**
+   * Brings the definitions of a chart that the tree has objects of. The others cost the API server seconds and
+   * 300 MB (Kyverno alone has 22) and nobody waits for them: `completeCrds` brings them to who stays.
+   */
+  private async bringCrds(release: Manifest): Promise<void> {
+    const { chartRef } = release.spec as { chartRef?: { name: string; namespace?: string } };
+    const ref = {
+      ...{ apiVersion: sources.apiVersion, kind: sources.kind, name: chartRef?.name ?? "" },
+      namespace: chartRef?.namespace ?? release.metadata.namespace ?? "",
+    };
+    const source = await this.api.get(ref);
+    // Flux may apply the source a moment later; a look that fails is repeated.
+    if (source === undefined) throw new Error(`${nameOf(refOf(release))} waits for ${nameOf(ref)}.`);
+    const { url = "" } = source.spec as { url?: string };
+    const component = chartCrds[url.slice(url.lastIndexOf("/") + 1)];
+    if (component === undefined) return;
+    this.components.add(component);
+    const definitions = await definitionsOf(component);
+    const used = await this.usedKinds;
+    await this.define(definitions.filter((definition) => used.has(groupKindOf(definition))));
+  }
+
+  /** Brings the definitions that `bringCrds` left out. */
+  async completeCrds(): Promise<void> {
+    for (const component of this.components) await this.define(await definitionsOf(component));
+  }
+
+  private async define(definitions: readonly Manifest[]): Promise<void> {
+    await applyInOrder(this.api, new SystemClock(), definitions, "helm-controller");
+  }
+
+  /** What the Flux Operator makes of a FluxInstance, but for the Deployments: their processes run here instead. */
+  private async install(instance: Manifest): Promise<void> {
+    const objects = await this.fluxObjects(instance);
+    const of = (...kinds: readonly string[]) => objects.filter(({ kind }) => kinds.includes(kind));
+    const api = new KubernetesClient(this.options.kubeconfig, instance.metadata.namespace);
+    const clock = new SystemClock();
+    await applyInOrder(api, clock, of("CustomResourceDefinition"), "flux-operator");
+    const own = of("ClusterRole", "ClusterRoleBinding", "ServiceAccount", "OCIRepository", "Kustomization");
+    await Promise.all([
+      this.fluxFlags(instance, objects).then((flags) => this.options.startFlux(flags)),
+      applyInOrder(api, clock, own, "flux-operator"),
+    ]);
+  }
+
+  /** The operator's own manifests with the sync objects of its template, patched by kustomize as it does. */
+  private async fluxObjects(instance: Manifest): Promise<Manifest[]> {
+    const { sync, kustomize } = instance.spec as {
+      sync: { url: string; ref: string; path: string; kind: string };
+      kustomize?: { patches?: readonly unknown[] };
+    };
+    const metadata = { name: "flux-system", namespace: "flux-system" };
+    const objects = [
+      ...(await this.distribution(instance)),
+      {
+        apiVersion: sources.apiVersion,
+        kind: sources.kind,
+        metadata,
+        // The registry of a rehearsal speaks plain HTTP, whatever the stack's own does.
+        spec: { interval: "1m", url: sync.url, ref: { tag: sync.ref }, insecure: true },
+      },
+      {
+        apiVersion: "kustomize.toolkit.fluxcd.io/v1",
+        kind: "Kustomization",
+        metadata,
+        spec: {
+          ...{ interval: "10m", path: sync.path, prune: true },
+          sourceRef: { kind: sync.kind, name: metadata.name },
+        },
+      },
+    ];
+    const directory = await mkdtemp(join(this.options.directory, "flux-instance-"));
+    try {
+      await writeFile(
+        join(directory, "objects.yaml"),
+        objects.map((object) => stringify(object)).join("---\n"),
+      );
+      await writeFile(
+        join(directory, "kustomization.yaml"),
+        stringify({ resources: ["objects.yaml"], patches: kustomize?.patches ?? [] }),
+      );
+      const text = await run("kustomize", ["build", directory]);
+      return parseAllDocuments(text, { uniqueKeys: false, prettyErrors: false }).map(
+        (document) => document.toJS() as Manifest,
+      );
+    } finally {
+      await rm(directory, { recursive: true, force: true });
+    }
+  }
+
+  /** The flags that the FluxInstance's patches add to the controllers' Deployments. */
+  private async fluxFlags(instance: Manifest, patched: readonly Manifest[]): Promise<FluxFlags> {
+    const before = argsByDeployment(await this.distribution(instance));
+    const after = argsByDeployment(patched);
+    const added = (name: FluxController) =>
+      (after.get(name) ?? []).filter((flag) => before.get(name)?.includes(flag) !== true);
+    return {
+      "source-controller": [...added("source-controller"), rootSourcesOnly],
+      "kustomize-controller": added("kustomize-controller"),
+      "helm-controller": added("helm-controller"),
+      "notification-controller": added("notification-controller"),
+    };
+  }
+
+  private async distribution(instance: Manifest): Promise<Manifest[]> {
+    const { distribution } = instance.spec as { distribution: { version: string } };
+    return (await fluxDistribution(distribution.version)) as Manifest[];
+  }
+}
+
+async function definitionsOf(component: CrdComponent): Promise<Manifest[]> {
+  return (await upstreamCrds(component)) as unknown as Manifest[];
+}
+
+/** `group/Kind` of what a CustomResourceDefinition defines. */
+function groupKindOf(definition: Manifest): string {
+  const { group, names } = definition.spec as { group: string; names: { kind: string } };
+  return `${group}/${names.kind}`;
+}
+
+function argsByDeployment(objects: readonly Manifest[]): Map<string, string[]> {
+  const deployments = objects.filter(({ kind }) => kind === "Deployment");
+  return new Map(
+    deployments.map((deployment) => {
+      const { template } = deployment.spec as {
+        template: { spec: { containers: readonly { args?: string[] }[] } };
+      };
+      return [deployment.metadata.name, template.spec.containers[0]?.args ?? []];
+    }),
+  );
+}

@@ -1,0 +1,233 @@
+import { execFile } from "node:child_process";
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { promisify } from "node:util";
+import type { KubernetesObject, V1CustomResourceDefinition } from "@kubernetes/client-node";
+import { unzipSync } from "fflate";
+import { parseAllDocuments, parseDocument } from "yaml";
+import { cacheDirectory } from "../tools/cache";
+import { readGoModule, type GoModule } from "../tools/go-module";
+
+/** A component whose CustomResourceDefinitions come from its Go module. */
+export type CrdComponent =
+  "cilium" | "cert-manager" | "kyverno" | "traefik" | "gateway-api" | "flux-operator";
+
+/** A component whose Go module has its Helm chart. */
+export type ChartComponent = "cilium" | "cert-manager";
+
+const modules: Readonly<Record<CrdComponent, string>> = {
+  cilium: "github.com/cilium/cilium",
+  "cert-manager": "github.com/cert-manager/cert-manager",
+  kyverno: "github.com/kyverno/kyverno",
+  traefik: "github.com/traefik/traefik/v3",
+  "gateway-api": "sigs.k8s.io/gateway-api",
+  "flux-operator": "github.com/controlplaneio-fluxcd/flux-operator",
+};
+
+const crdPaths: Readonly<Record<CrdComponent, RegExp>> = {
+  cilium: /^pkg\/k8s\/apis\/cilium\.io\/client\/crds\/.*\.yaml$/,
+  "cert-manager": /^deploy\/crds\/.*\.yaml$/,
+  kyverno: /^config\/crds\/.*\.yaml$/,
+  traefik: /^docs\/content\/reference\/dynamic-configuration\/kubernetes-crd-definition-v1\.yml$/,
+  "gateway-api": /^config\/crd\/standard\/.*\.yaml$/,
+  "flux-operator": /^config\/crd\/bases\/.*\.yaml$/,
+};
+
+const chartPaths: Readonly<Record<ChartComponent, string>> = {
+  cilium: "install/kubernetes/cilium/",
+  "cert-manager": "deploy/charts/cert-manager/",
+};
+
+/**
+ * Files of a Go module at the version that a go.mod under `tools/` pins, by their path inside the module. What was
+ * selected is kept in the user's cache, so that only the first run opens the module's zip (up to 100 MB).
+ *
+ * @param selection names what `select` selects; a changed selection needs a new name.
+ * @throws when no go.mod requires the module, it cannot be downloaded, or its checksum is not the one in go.sum.
+ */
+export async function upstreamFiles(
+  module: string,
+  selection: string,
+  select: (path: string) => boolean,
+): Promise<Map<string, Buffer>> {
+  const directory = await extracted(module, selection, select);
+  const paths = readdirSync(directory, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name));
+  const contents = await Promise.all(paths.map((path) => readFile(path)));
+  return new Map(paths.map((path, index) => [path.slice(directory.length + 1), contents[index] as Buffer]));
+}
+
+/** The CustomResourceDefinitions of a component. @throws as {@link upstreamFiles} does. */
+export async function upstreamCrds(component: CrdComponent): Promise<V1CustomResourceDefinition[]> {
+  const parsed = await objects(modules[component], "crds", (path) => crdPaths[component].test(path));
+  return parsed.filter(isCrd);
+}
+
+/**
+ * The objects that the Flux Operator applies for a Flux version, such as `2.9.5`: its CRDs, roles, policies and
+ * the deployments of four controllers. @throws when the operator's module does not know the version.
+ */
+export async function fluxDistribution(version: string): Promise<KubernetesObject[]> {
+  const directory = `config/data/flux/v${version.replace(/^v/, "")}/`;
+  const parts = [
+    "rbac",
+    "policies",
+    "source-controller",
+    "kustomize-controller",
+    "helm-controller",
+    "notification-controller",
+  ];
+  const files = new Set(parts.map((part) => `${directory}${part}.yaml`));
+  return objects(modules["flux-operator"], `flux-${version}`, (path) => files.has(path));
+}
+
+/** A directory with a component's Helm chart, versioned as the module is. @throws as {@link upstreamFiles} does. */
+export async function upstreamChart(component: ChartComponent): Promise<string> {
+  const root = chartPaths[component];
+  const module = modules[component];
+  const directory = await extracted(
+    module,
+    "chart",
+    (path) => path.startsWith(root),
+    (path, content) => {
+      if (path !== `${root}Chart.yaml`) return content;
+      // cert-manager's own build fills its versions in; the template holds none, or a placeholder.
+      const chart = parseDocument(new TextDecoder().decode(content));
+      if (component === "cert-manager")
+        for (const key of ["version", "appVersion"]) chart.set(key, pinnedModule(module).version);
+      return new TextEncoder().encode(chart.toString());
+    },
+  );
+  return join(directory, root);
+}
+
+interface PinnedModule {
+  readonly goModule: GoModule;
+  readonly version: string;
+}
+
+function pinnedModule(module: string): PinnedModule {
+  for (const folder of ["upstream", "control-plane"]) {
+    const goModule = readGoModule(join(__dirname, "..", "tools", folder));
+    const version = goModule.versions.get(module);
+    if (version !== undefined) return { goModule, version };
+  }
+  throw new Error(
+    `Reading module ${module}: no go.mod under tools/ requires it. Add it to tools/upstream/go.mod.`,
+  );
+}
+
+/** Where a selection is kept; its parts cannot be mistaken for each other. */
+function cachePath(module: string, version: string, selection: string): string {
+  return join(cacheDirectory(), "upstream", `${module.replaceAll("/", "_")}@${version}`, selection);
+}
+
+/** The parsed YAML documents of the selected files. Kept as JSON, which is read 50 times as fast. */
+async function objects(
+  module: string,
+  selection: string,
+  select: (path: string) => boolean,
+): Promise<KubernetesObject[]> {
+  const cached = `${cachePath(module, pinnedModule(module).version, selection)}.json`;
+  if (!existsSync(cached)) {
+    const files = await readModule(module, selection, select);
+    const parsed = [...files.keys()].sort().flatMap((path) =>
+      parseAllDocuments(new TextDecoder().decode(files.get(path)))
+        .map((document) => document.toJS() as KubernetesObject | null)
+        .filter((object) => object !== null),
+    );
+    mkdirSync(dirname(cached), { recursive: true });
+    writeFileSync(`${cached}.${process.pid}`, JSON.stringify(parsed));
+    renameSync(`${cached}.${process.pid}`, cached);
+  }
+  return JSON.parse(await readFile(cached, "utf8")) as KubernetesObject[];
+}
+
+/** The directory that holds the selected files, each passed through `edit` when it is first written. */
+async function extracted(
+  module: string,
+  selection: string,
+  select: (path: string) => boolean,
+  edit: (path: string, content: Uint8Array) => Uint8Array = (_, content) => content,
+): Promise<string> {
+  const directory = cachePath(module, pinnedModule(module).version, selection);
+  if (existsSync(directory)) return directory;
+  const draft = `${directory}.${process.pid}`;
+  try {
+    for (const [path, content] of await readModule(module, selection, select)) {
+      mkdirSync(dirname(join(draft, path)), { recursive: true });
+      writeFileSync(join(draft, path), edit(path, content));
+    }
+    renameSync(draft, directory);
+  } catch (error) {
+    if (!existsSync(directory)) throw error; // another run was faster
+  } finally {
+    rmSync(draft, { recursive: true, force: true });
+  }
+  return directory;
+}
+
+/** Reads files out of a module's zip, downloading it first where needed. */
+async function readModule(
+  module: string,
+  selection: string,
+  select: (path: string) => boolean,
+): Promise<Map<string, Uint8Array>> {
+  const { goModule, version } = pinnedModule(module);
+  const { zip, sum } = await download(module, version, goModule.directory);
+  const expected = goModule.sums.get(`${module} ${version}`);
+  // Go checks this too, but not for a module that asks for a newer Go.
+  if (sum !== expected)
+    throw new Error(
+      `Reading module ${module} ${version}: its checksum is ${sum}, and ${goModule.directory}/go.sum ` +
+        `${expected === undefined ? "has none" : `says ${expected}`}. ` +
+        `Run \`go clean -modcache\`, and see whether the module was tampered with.`,
+    );
+  const root = `${module}@${version}/`;
+  const files = unzipSync(await readFile(zip), { filter: ({ name }) => select(name.slice(root.length)) });
+  const selected = Object.entries(files).map(([name, content]): [string, Uint8Array] => [
+    name.slice(root.length),
+    content,
+  ]);
+  if (selected.length === 0)
+    throw new Error(
+      `Reading module ${module} ${version}: it has no file of "${selection}". ` +
+        `Choose what this version has, or change where rehearsal/upstream.ts looks.`,
+    );
+  return new Map(selected);
+}
+
+interface Download {
+  readonly Zip?: string;
+  readonly Sum?: string;
+  readonly Error?: string;
+}
+
+async function download(module: string, version: string, cwd: string): Promise<{ zip: string; sum: string }> {
+  const run = promisify(execFile)("go", ["mod", "download", "-json", `${module}@${version}`], {
+    cwd,
+    // A module that asks for a newer Go is only read, never compiled: no reason to download that Go.
+    env: { ...process.env, GOTOOLCHAIN: "local", GOWORK: "off" },
+  });
+  // Go answers in JSON even where it fails.
+  const { stdout, message } = await run.then(
+    ({ stdout }) => ({ stdout, message: "" }),
+    (error: unknown) => {
+      const { stdout, stderr, message } = error as Error & { stdout?: string; stderr?: string };
+      return { stdout: stdout ?? "", message: stderr ? stderr : message };
+    },
+  );
+  const answer = stdout.trim() === "" ? {} : (JSON.parse(stdout) as Download);
+  if (answer.Zip === undefined || answer.Sum === undefined)
+    throw new Error(
+      `Downloading module ${module} ${version}: ${(answer.Error ?? message).trim().split("\n").slice(-2).join(" ")}. ` +
+        `Is Go installed, and may this machine reach proxy.golang.org or the GOPROXY you set?`,
+    );
+  return { zip: answer.Zip, sum: answer.Sum };
+}
+
+function isCrd(object: KubernetesObject): object is V1CustomResourceDefinition {
+  return object.kind === "CustomResourceDefinition";
+}

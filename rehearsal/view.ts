@@ -1,0 +1,101 @@
+import { KubernetesClient, type Manifest } from "../components/kubernetes";
+
+/** A layer as a person sees it. */
+interface Row {
+  readonly name: string;
+  readonly ready: boolean;
+  readonly message: string;
+  /** Seconds from the start of the view until it was first seen Ready. */
+  readonly seconds: number;
+}
+
+const pollMilliseconds = 250;
+
+/**
+ * Progress on a terminal: finished steps above, the tree of layers below, drawn anew as it changes. On anything
+ * else, such as a CI log, one line for each step and each layer that becomes Ready.
+ */
+export class View {
+  private readonly start = Date.now();
+  private readonly rows = new Map<string, Row>();
+  private drawn = 0;
+  private timer: NodeJS.Timeout | undefined;
+
+  constructor(private readonly out: NodeJS.WriteStream) {}
+
+  /** A step that is done or under way. */
+  line(text: string): void {
+    this.clear();
+    this.out.write(`${this.clock()}  ${text}\n`);
+    this.draw();
+  }
+
+  /** Begins to watch the layers of a cluster. */
+  watch(kubeconfig: string): void {
+    const api = new KubernetesClient(kubeconfig);
+    const look = async () => {
+      const layers = await api
+        .list("kustomize.toolkit.fluxcd.io/v1", "Kustomization", "flux-system")
+        .catch((): Manifest[] => []);
+      layers.forEach((layer) => {
+        this.see(layer);
+      });
+      if (this.timer !== undefined) this.timer = setTimeout(() => void look(), pollMilliseconds);
+    };
+    this.timer = setTimeout(() => void look(), pollMilliseconds);
+  }
+
+  /** Ends the watch; the last tree stays. */
+  close(): void {
+    clearTimeout(this.timer);
+    this.timer = undefined;
+    this.drawn = 0;
+  }
+
+  private see(layer: Manifest): void {
+    const { conditions = [] } = (layer.status ?? {}) as {
+      conditions?: readonly { type: string; status: string; message?: string }[];
+    };
+    const condition = conditions.find(({ type }) => type === "Ready");
+    const ready = condition?.status === "True";
+    const old = this.rows.get(layer.metadata.name);
+    if (old?.ready === ready && old.message === (condition?.message ?? "")) return;
+    const seconds = (Date.now() - this.start) / 1000;
+    this.rows.set(layer.metadata.name, {
+      name: layer.metadata.name,
+      ready,
+      message: condition?.message ?? "",
+      seconds,
+    });
+    if (this.out.isTTY) {
+      this.clear();
+      this.draw();
+    } else if (ready && old?.ready !== true) {
+      this.out.write(`${this.clock()}  layer ${layer.metadata.name} Ready\n`);
+    }
+  }
+
+  private draw(): void {
+    if (!this.out.isTTY || this.timer === undefined) return;
+    const rows = [...this.rows.values()];
+    const width = Math.max(0, ...rows.map(({ name }) => name.length));
+    const room = Math.max(20, (this.out.columns || 80) - width - 20);
+    rows.forEach(({ name, ready, message, seconds }, index) => {
+      const branch = index === rows.length - 1 ? "└─" : "├─";
+      const text = ready
+        ? `Ready  ${seconds.toFixed(1)} s`
+        : `…      ${message.split("\n")[0]?.slice(0, room) ?? ""}`;
+      this.out.write(`  ${branch} ${name.padEnd(width)}  ${text}\n`);
+    });
+    this.drawn = rows.length;
+  }
+
+  private clear(): void {
+    if (this.drawn > 0) this.out.write(`\x1b[${this.drawn}A\x1b[J`);
+    this.drawn = 0;
+  }
+
+  private clock(): string {
+    return `${((Date.now() - this.start) / 1000).toFixed(1).padStart(6)} s`;
+  }
+}
