@@ -62,6 +62,7 @@ export class ControlPlane {
   readonly #stopping = new Set<SupervisedProcess>();
   #kubeconfig = "";
   #certificate = "";
+  #nodesReady: Promise<void> = Promise.resolve();
   #flux: readonly FluxProcess[] = [];
 
   private constructor(
@@ -76,7 +77,7 @@ export class ControlPlane {
   }
 
   /**
-   * Starts everything but Flux and waits until every node is Ready.
+   * Starts everything but Flux and waits until the API server and the registry answer; `ready` waits for the rest.
    * @throws when a process ends or is not ready in time, with its last words; nothing is left behind then.
    */
   static async start(args: ControlPlaneArgs): Promise<ControlPlane> {
@@ -90,6 +91,11 @@ export class ControlPlane {
         throw error;
       }
     });
+  }
+
+  /** Resolves when the API server calls itself ready and every node is Ready. @throws when that takes too long */
+  async ready(): Promise<void> {
+    await this.#nodesReady;
   }
 
   /** A kubeconfig of a user in `system:masters`, as YAML text. It holds a token: keep it secret. */
@@ -151,9 +157,14 @@ export class ControlPlane {
     this.#milestone("API server answers");
     this.#startControllers();
     this.#startKwok();
+    this.#nodesReady = this.#awaitNodes(apiServer);
+    // Who waits for it is told; until then it is nobody's failure.
+    this.#nodesReady.catch(() => undefined);
+    await registry.ready(httpProbe({ url: `http://${this.registry}/v2/` }));
+  }
 
+  async #awaitNodes(apiServer: SupervisedProcess): Promise<void> {
     await Promise.all([
-      registry.ready(httpProbe({ url: `http://${this.registry}/v2/` })),
       apiServer
         .ready(() => this.#answers("/readyz"))
         .then(() => {

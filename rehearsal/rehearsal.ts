@@ -126,8 +126,8 @@ export class Rehearsal {
     const child = this.program ?? forkProgram();
     this.program = undefined;
     const request = this.request(config);
-    this.simulation.use(this.objects(request));
-    const message = await this.run(child, request);
+    this.simulation.use(() => this.objects(request));
+    const [message] = await Promise.all([this.run(child, request), this.controlPlane.ready()]);
     if (message.kind !== "done") throw new Error(message.message);
     return {
       stack: this.options.stack,

@@ -53,7 +53,7 @@ export class SimulatedControllers {
   private readonly api: KubernetesClient;
   private readonly done = new Set<string>();
   private readonly components = new Set<CrdComponent>();
-  private usedKinds: Promise<ReadonlySet<string>> = Promise.resolve(new Set());
+  private usedKinds: () => Promise<ReadonlySet<string>> = () => Promise.resolve(new Set());
   private timer: NodeJS.Timeout | undefined;
   private stopped = false;
   private lastError = "";
@@ -62,11 +62,11 @@ export class SimulatedControllers {
     this.api = new KubernetesClient(options.kubeconfig);
   }
 
-  /** Tells what the tree holds, as soon as that is known: definitions of other kinds can wait. */
-  use(objects: Promise<readonly Manifest[]>): void {
-    this.usedKinds = objects.then(
-      (all) => new Set(all.map(({ apiVersion, kind }) => `${apiVersion.split("/")[0] ?? ""}/${kind}`)),
-    );
+  /** Tells how to find out what the tree holds: definitions of other kinds can wait. */
+  use(objects: () => Promise<readonly Manifest[]>): void {
+    let found: Promise<ReadonlySet<string>> | undefined;
+    const groupKind = ({ apiVersion, kind }: Manifest) => `${apiVersion.split("/")[0] ?? ""}/${kind}`;
+    this.usedKinds = () => (found ??= objects().then((all) => new Set(all.map(groupKind))));
   }
 
   start(): void {
@@ -155,7 +155,7 @@ export class SimulatedControllers {
     if (component === undefined) return;
     this.components.add(component);
     const definitions = await definitionsOf(component);
-    const used = await this.usedKinds;
+    const used = await this.usedKinds();
     await this.define(definitions.filter((definition) => used.has(groupKindOf(definition))));
   }
 

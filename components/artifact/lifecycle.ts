@@ -2,8 +2,9 @@ import { cp, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { OciRegistry } from "../oci";
+import { isEncrypted } from "../sops/secret-file";
 import { writeLayout, type Provenance } from "./layout";
-import { inspectTree } from "./tree";
+import { readTree } from "./tree";
 
 /** What an artifact is made of. */
 export interface ArtifactInputs extends Provenance {
@@ -27,7 +28,7 @@ export interface ArtifactOutputs extends ArtifactInputs {
   readonly digest: string;
 }
 
-/** Renders and checks the gitops tree, and pushes it as an OCI artifact under its digest alone. */
+/** Pushes the gitops tree, which the program rendered and checked, as an OCI artifact under its digest alone. */
 export class ArtifactLifecycle {
   constructor(private readonly registry: OciRegistry) {}
 
@@ -36,12 +37,18 @@ export class ArtifactLifecycle {
     try {
       const staged = join(directory, "tree");
       await cp(inputs.tree, staged, { recursive: true });
-      for (const [path, content] of Object.entries(inputs.files)) {
-        await writeFile(join(staged, path), content);
+      const { files, content } = await readTree(staged);
+      if (content !== inputs.content) {
+        throw new Error(
+          `Releasing ${inputs.tree} was refused: it changed after it was checked. Run again when it is at rest.`,
+        );
       }
-      // What is pushed is what was checked: the tree may have changed since the program looked at it.
-      const { files, findings } = await inspectTree(staged, inputs.cluster);
-      if (findings.length > 0) throw new Error(findings.join("\n"));
+      for (const [path, encrypted] of Object.entries(inputs.files)) {
+        if (!isEncrypted(encrypted)) {
+          throw new Error(`Releasing ${path} was refused: its generated values are not encrypted.`);
+        }
+        await writeFile(join(staged, path), encrypted);
+      }
       const layout = join(directory, "layout");
       const digest = await writeLayout(staged, files, inputs, layout);
       await this.registry.push(layout, inputs.repository, digest);

@@ -15,12 +15,12 @@ export interface Tree {
 }
 
 /**
- * Reads, renders and checks a tree for one cluster, before anything is made of it.
+ * Reads a tree; its findings are those of single files.
  *
  * @param tree absolute path
  * @throws Error when the tree cannot be read
  */
-export async function inspectTree(tree: string, cluster: string): Promise<Tree> {
+export async function readTree(tree: string): Promise<Tree> {
   const files = await fileNames(tree);
   const hash = createHash("sha256");
   const findings: string[] = [];
@@ -29,12 +29,24 @@ export async function inspectTree(tree: string, cluster: string): Promise<Tree> 
     findings.push(...checkFile(name, text));
     hash.update(JSON.stringify([name, text]));
   }
+  return { files, content: hash.digest("hex"), findings };
+}
+
+/**
+ * Reads, renders and checks a tree for one cluster, before anything is made of it.
+ *
+ * @param tree absolute path
+ * @throws Error when the tree cannot be read
+ */
+export async function inspectTree(tree: string, cluster: string): Promise<Tree> {
+  const { findings: ofFiles, ...read } = await readTree(tree);
+  const findings = [...ofFiles];
   try {
     findings.push(...checkRendered(await renderCluster(tree, cluster)));
   } catch (error) {
     findings.push((error as Error).message);
   }
-  return { files, content: hash.digest("hex"), findings: [...new Set(findings)] };
+  return { ...read, findings: [...new Set(findings)] };
 }
 
 async function fileNames(directory: string): Promise<string[]> {

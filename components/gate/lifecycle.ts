@@ -49,6 +49,7 @@ const patienceMilliseconds = 60_000;
 interface Condition {
   readonly type: string;
   readonly status: string;
+  readonly observedGeneration?: number;
   readonly reason?: string;
   readonly message?: string;
 }
@@ -290,11 +291,14 @@ function layerState(object: Manifest, revision: string): LayerState {
   };
 }
 
-/** The Kustomization tried this revision and says that it failed; waiting for dependencies is no failure. */
+/**
+ * The Kustomization tried this revision and says that it failed; waiting for dependencies is no failure. Flux moves
+ * `status.observedGeneration` only on success, so the condition's own is what tells an old failure from this one.
+ */
 function isFailure(object: Manifest, revision: string): boolean {
   const ready = condition(object, "Ready");
   return (
-    isCurrent(object) &&
+    (ready?.observedGeneration ?? object.metadata.generation) === object.metadata.generation &&
     statusOf(object).lastAttemptedRevision === revision &&
     ready?.status === "False" &&
     ready.reason !== "DependencyNotReady" &&

@@ -84,7 +84,10 @@ export class SeedLifecycle {
 
   private async objects(inputs: SeedInputs): Promise<Manifest[]> {
     const { kind, namespace, name } = inputs.object;
-    const { root, layers } = await renderCluster(inputs.tree, inputs.cluster, seedLayer);
+    const { root, layers } = await renderCluster(inputs.tree, inputs.cluster, {
+      layer: seedLayer,
+      kinds: [kind, "OCIRepository"],
+    });
     const manifests = layers.flatMap((layer) => layer.manifests);
     const object = manifests.find(
       ({ kind: k, metadata }) => k === kind && metadata.name === name && metadata.namespace === namespace,

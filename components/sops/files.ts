@@ -1,6 +1,7 @@
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { isEncrypted, isSecretPath } from "./secret-file";
+import { sentence } from "../sentence";
+import { isEncrypted, isSecretPath, secretKeys } from "./secret-file";
 
 /** Every `*.enc.yaml` below `clusters/<cluster>`, sorted: path relative to the tree, and content. */
 export async function readSecretFiles(tree: string, cluster: string): Promise<Map<string, string>> {
@@ -16,7 +17,17 @@ export async function readSecretFiles(tree: string, cluster: string): Promise<Ma
   }
   const files = new Map<string, string>();
   for (const path of paths.filter(isSecretPath).sort()) {
-    files.set(join(directory, path), await readFile(join(tree, directory, path), "utf8"));
+    const file = join(directory, path);
+    try {
+      const content = await readFile(join(tree, file), "utf8");
+      secretKeys(content);
+      files.set(file, content);
+    } catch (error) {
+      const [reason = ""] = (error as Error).message.split("\n");
+      throw new Error(`Reading secret ${file} failed: ${sentence(reason)} Restore it from Git.`, {
+        cause: error,
+      });
+    }
   }
   return files;
 }

@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, wri
 import { homedir } from "node:os";
 import { delimiter, join } from "node:path";
 import { parse } from "yaml";
-import { inspectTree } from "../../components/artifact/tree";
+import { inspectTree, readTree } from "../../components/artifact/tree";
 import { binDirectory, ensureTools } from "../../tools/tools";
 import { FakeApiServer, kubeconfigOf } from "../unit/api-server";
 import { smallTree } from "../unit/small-tree";
@@ -286,7 +286,8 @@ describe("Artifact and Gate out of state", () => {
     equal((await host.diff(id, state, { ...inputs, content: "other" })).changes, true);
 
     writeFileSync(join(String(inputs.tree), "README.md"), "new\n");
-    const updated = await host.update(id, state, { ...inputs, content: "other" });
+    const changed = { ...inputs, content: (await readTree(String(inputs.tree))).content };
+    const updated = await host.update(id, state, changed);
     notEqual(updated.digest, state.digest);
     deepEqual(await host.read(id, updated), updated);
 
@@ -294,10 +295,10 @@ describe("Artifact and Gate out of state", () => {
     equal(await host.read(id, updated), undefined);
     registry = await RegistryProcess.start(tools.registry, port);
     equal(await host.read(id, updated), undefined);
-    equal((await host.create({ ...inputs, content: "other" })).state.digest, updated.digest);
+    equal((await host.create(changed)).state.digest, updated.digest);
   });
 
-  it("refuses a tree that must not be released, and a registry that does not answer", async () => {
+  it("refuses a tree that is not the one that was checked, and a registry that does not answer", async () => {
     const inputs = await artifactInputs(registry.address);
     await registry.stop();
     await refused(
@@ -305,7 +306,7 @@ describe("Artifact and Gate out of state", () => {
       /^Pushing sha256:[0-9a-f]{64} to 127\.0\.0\.1:\d+\/platform failed: .*connection refused/,
     );
     writeFileSync(join(String(inputs.tree), "clusters/x/controllers/secret.enc.yaml"), secretFile);
-    await refused(host.create(inputs), /^Secret default\/s holds "A" in plain text\./);
+    await refused(host.create(inputs), /was refused: it changed after it was checked\./);
   });
 
   it("opens the gate when every layer is Ready at the digest, and sees when one is not any more", async () => {

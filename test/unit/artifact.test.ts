@@ -2,7 +2,7 @@ import { deepEqual, equal, match, notEqual, rejects } from "node:assert/strict";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { ArtifactLifecycle, type ArtifactInputs } from "../../components/artifact/lifecycle";
-import { inspectTree } from "../../components/artifact/tree";
+import { inspectTree, readTree } from "../../components/artifact/tree";
 import type { OciRegistry } from "../../components/oci";
 import { ensureTools } from "../../tools/tools";
 import { smallTree } from "./small-tree";
@@ -28,12 +28,13 @@ class FakeRegistry implements OciRegistry {
   }
 }
 
-function artifact() {
+async function artifact() {
   const tree = temporaryDirectory();
   writeFiles(tree, smallTree);
   const registry = new FakeRegistry();
   const inputs: ArtifactInputs = {
-    ...{ tree, cluster: "x", files: {}, repository: "r/platform", insecure: false, content: "1" },
+    ...{ tree, cluster: "x", files: {}, repository: "r/platform", insecure: false },
+    content: (await readTree(tree)).content,
     ...{ revision: "sha1:abc", source: "https://example.com/p", created: "2026-01-01T00:00:00Z" },
   };
   return { tree, registry, inputs, lifecycle: new ArtifactLifecycle(registry) };
@@ -46,7 +47,7 @@ before("kustomize", async function () {
 
 describe("artifact", () => {
   it("is pushed by its digest, which is its only new output", async () => {
-    const { registry, inputs, lifecycle } = artifact();
+    const { registry, inputs, lifecycle } = await artifact();
     const { digest, ...rest } = await lifecycle.create(inputs);
     deepEqual(rest, inputs);
     match(digest, /^sha256:[0-9a-f]{64}$/);
@@ -54,13 +55,13 @@ describe("artifact", () => {
   });
 
   it("is the same from another place, and another with a file that replaces one", async () => {
-    const one = artifact();
-    const two = artifact();
+    const one = await artifact();
+    const two = await artifact();
     const { digest } = await one.lifecycle.create(one.inputs);
     equal((await two.lifecycle.create(two.inputs)).digest, digest);
     const files = {
       "clusters/x/controllers/secret.enc.yaml":
-        smallTree["clusters/x/controllers/secret.enc.yaml"] + "# sealed\n",
+        smallTree["clusters/x/controllers/secret.enc.yaml"].replace('""', '"ENC[x]"') + "sops: {mac: x}\n",
     };
     notEqual((await one.lifecycle.create({ ...one.inputs, files })).digest, digest);
     equal(
@@ -69,14 +70,19 @@ describe("artifact", () => {
     );
   });
 
-  it("is not pushed when the tree must not be released", async () => {
-    const { tree, registry, inputs, lifecycle } = artifact();
-    writeFileSync(
-      join(tree, "clusters/x/controllers/secret.enc.yaml"),
-      smallTree["clusters/x/controllers/secret.enc.yaml"].replace('""', "hunter2"),
-    );
-    await rejects(lifecycle.create(inputs), (error: Error) => {
-      match(error.message, /^Secret default\/s holds "A" in plain text\./);
+  it("is not pushed when the tree is not the one that was checked", async () => {
+    const { tree, registry, inputs, lifecycle } = await artifact();
+    writeFileSync(join(tree, "README.md"), "changed in the meantime\n");
+    await rejects(lifecycle.create(inputs), /was refused: it changed after it was checked\. Run again/);
+    equal(registry.held.size, 0);
+  });
+
+  it("is not pushed with generated values that are not encrypted, and does not show them", async () => {
+    const { registry, inputs, lifecycle } = await artifact();
+    const path = "clusters/x/controllers/secret.enc.yaml";
+    const files = { [path]: smallTree[path].replace('""', "hunter2") };
+    await rejects(lifecycle.create({ ...inputs, files }), (error: Error) => {
+      match(error.message, /secret\.enc\.yaml was refused: its generated values are not encrypted\./);
       equal(error.message.includes("hunter2"), false);
       return true;
     });
@@ -84,7 +90,7 @@ describe("artifact", () => {
   });
 
   it("is gone when the registry does not hold it, or does not answer", async () => {
-    const { registry, inputs, lifecycle } = artifact();
+    const { registry, inputs, lifecycle } = await artifact();
     const outputs = await lifecycle.create(inputs);
     equal(await lifecycle.exists(outputs), true);
     registry.unreachable = true;
@@ -104,14 +110,14 @@ describe("artifact", () => {
     [true, { source: "https://example.com/q" }],
     [true, { files: { a: "1" } }],
   ] as const) {
-    it(`is ${due ? "" : "not "}due for another ${Object.keys(change).join()}`, () => {
-      const { inputs, lifecycle } = artifact();
+    it(`is ${due ? "" : "not "}due for another ${Object.keys(change).join()}`, async () => {
+      const { inputs, lifecycle } = await artifact();
       equal(lifecycle.diff(inputs, { ...inputs, ...change }), due);
     });
   }
 
-  it("is not due for the same files in another order", () => {
-    const { inputs, lifecycle } = artifact();
+  it("is not due for the same files in another order", async () => {
+    const { inputs, lifecycle } = await artifact();
     equal(
       lifecycle.diff({ ...inputs, files: { a: "1", b: "2" } }, { ...inputs, files: { b: "2", a: "1" } }),
       false,
@@ -121,17 +127,17 @@ describe("artifact", () => {
 
 describe("tree", () => {
   it("lists its files and hashes their names and contents", async () => {
-    const { tree } = artifact();
+    const { tree } = await artifact();
     const first = await inspectTree(tree, "x");
     deepEqual(first.files, Object.keys(smallTree).sort());
     deepEqual(first.findings, []);
-    equal((await inspectTree(artifact().tree, "x")).content, first.content);
+    equal((await inspectTree((await artifact()).tree, "x")).content, first.content);
     writeFileSync(join(tree, "README.md"), "");
     notEqual((await inspectTree(tree, "x")).content, first.content);
   });
 
   it("says what forbids its release: all of it, not the first", async () => {
-    const { tree } = artifact();
+    const { tree } = await artifact();
     writeFiles(tree, {
       "notes.txt": `AGE-SECRET-KEY-1${"Q".repeat(58)}`,
       "clusters/x/controllers/kustomization.yaml": "resources: [gone.yaml]\n",

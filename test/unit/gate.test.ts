@@ -92,10 +92,11 @@ class FakeFlux implements KubernetesApi {
           dependsOn: layer.dependsOn.map((name) => ({ name })),
         },
         status: {
-          observedGeneration: 1,
+          // As Flux does: only success moves it.
+          observedGeneration: layer.ready.status === "True" ? 1 : -1,
           lastAppliedRevision: layer.applied,
           lastAttemptedRevision: layer.attempted,
-          conditions: [{ type: "Ready", ...layer.ready }],
+          conditions: [{ type: "Ready", observedGeneration: 1, ...layer.ready }],
           inventory: { entries: [1, 2, 3] },
         },
       })),
