@@ -10,6 +10,7 @@ import { asPulumiConfig, parseConfig, readStackFile } from "../config";
 import { ensureTools, findOptional } from "../tools/tools";
 import { ControlPlane } from "./control-plane";
 import type { ProgramMessage, ProgramRequest } from "./program";
+import { serveRealCharts } from "./real-charts";
 import { SimulatedControllers } from "./simulated-controllers";
 import { upstreamChart, upstreamCrds } from "./upstream";
 
@@ -87,6 +88,8 @@ export class Rehearsal {
         ControlPlane.start({ directory, tools: paths, report: options.report }),
         prepareCharts(directory),
       ]);
+      const helm = findOptional("helm-controller") !== undefined;
+      if (helm) await serveRealCharts(controlPlane.kubeconfig, directory, controlPlane.registry);
       const simulation = new SimulatedControllers({
         kubeconfig: controlPlane.kubeconfig,
         directory,
@@ -97,7 +100,7 @@ export class Rehearsal {
             broken.abort(error);
           }
         },
-        helm: findOptional("helm-controller") !== undefined,
+        helm,
         report: options.report,
       });
       standInCharts.forEach((chart) => simulation.simulated.add(chart));

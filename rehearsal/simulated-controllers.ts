@@ -6,6 +6,7 @@ import { SystemClock } from "../components/clock";
 import { run } from "../components/command";
 import { nameOf, KubernetesClient, refOf, type Manifest } from "../components/kubernetes";
 import type { FluxController, FluxFlags } from "./control-plane";
+import { simulatedLabel } from "./real-charts";
 import { fluxDistribution, upstreamCrds, type CrdComponent } from "./upstream";
 
 /** What the simulated controllers need of the rehearsal around them. */
@@ -18,7 +19,7 @@ export interface SimulationOptions {
    * its own to report: it is not tried again.
    */
   readonly startFlux: (flags: FluxFlags) => Promise<void>;
-  /** Whether the helm-controller runs for real. */
+  /** Whether the helm-controller runs for real; what stays simulated beside it carries a label. */
   readonly helm: boolean;
   readonly report: (line: string) => void;
 }
@@ -41,6 +42,8 @@ const chartCrds: Readonly<Record<string, CrdComponent>> = {
 export const rootSourcesOnly = "--watch-label-selector=!kustomize.toolkit.fluxcd.io/name";
 
 const pollMilliseconds = 100;
+/** How many looks in a row fail in the same way before it is told: 3 s. */
+const looksBeforeWord = 30;
 
 /**
  * Does what the Flux Operator, the helm-controller and the charts of a tree would do, as far as others wait for it:
@@ -57,6 +60,7 @@ export class SimulatedControllers {
   private timer: NodeJS.Timeout | undefined;
   private stopped = false;
   private lastError = "";
+  private looks = 0;
 
   constructor(private readonly options: SimulationOptions) {
     this.api = new KubernetesClient(options.kubeconfig);
@@ -86,40 +90,52 @@ export class SimulatedControllers {
   /** One look at everything that waits for a controller that does not run. */
   private async look(): Promise<void> {
     try {
+      const { helm } = this.options;
+      const has = ({ metadata }: Manifest, label: string) => metadata.labels?.[label] !== undefined;
       await Promise.all([
-        this.each(fluxInstances, "", (instance) => this.install(instance)),
-        this.options.helm ? undefined : this.each(helmReleases, "", (release) => this.bringCrds(release)),
-        this.each(sources, "kustomize.toolkit.fluxcd.io/name", () => Promise.resolve()),
+        this.each(fluxInstances, async (instance) => {
+          await this.install(instance);
+          return true;
+        }),
+        this.each(helmReleases, async (release) => {
+          // Beside a real helm-controller too: Cilium's definitions come from its pods, which are simulated.
+          await this.bringCrds(release);
+          return !helm || has(release, simulatedLabel);
+        }),
+        this.each(sources, (source) =>
+          Promise.resolve(has(source, helm ? simulatedLabel : "kustomize.toolkit.fluxcd.io/name")),
+        ),
       ]);
     } catch (error) {
-      // The API server may be starting or stopping; what persists is seen at the gate, with this as its reason.
+      // The API server may be starting, or Flux may apply a moment later what this waits for: only what persists is
+      // worth a word.
       const { message } = error as Error;
-      if (message !== this.lastError && !this.stopped) this.options.report(`simulation: ${message}`);
+      this.looks = message === this.lastError ? this.looks + 1 : 1;
       this.lastError = message;
+      if (this.looks === looksBeforeWord && !this.stopped) this.options.report(`simulation: ${message}`);
     }
   }
 
-  /** Handles each generation of each object of a kind that carries a label, once, and marks it Ready. */
-  private async each(
-    served: Served,
-    label: string,
-    handle: (object: Manifest) => Promise<void>,
-  ): Promise<void> {
+  /**
+   * Handles each generation of each object of a kind, once.
+   *
+   * @param handle says whether the object is this class's to mark Ready
+   */
+  private async each(served: Served, handle: (object: Manifest) => Promise<boolean>): Promise<void> {
     const objects = await this.api.list(served.apiVersion, served.kind);
     await Promise.all(
       objects.map(async (object) => {
         const key = `${object.metadata.uid ?? ""}/${object.metadata.generation ?? 0}`;
         if (this.done.has(key) || object.metadata.deletionTimestamp !== undefined) return;
-        if (label !== "" && object.metadata.labels?.[label] === undefined) return;
         this.done.add(key);
         try {
-          await handle(object);
+          if (!(await handle(object))) return;
           await this.markReady(object);
+          this.simulated.add(nameOf(refOf(object)));
         } catch (error) {
           this.done.delete(key);
           throw error;
         }
-        this.simulated.add(nameOf(refOf(object)));
       }),
     );
   }
@@ -233,10 +249,11 @@ export class SimulatedControllers {
     const after = argsByDeployment(patched);
     const added = (name: FluxController) =>
       (after.get(name) ?? []).filter((flag) => before.get(name)?.includes(flag) !== true);
+    const real = `--watch-label-selector=!${simulatedLabel}`;
     return {
-      "source-controller": [...added("source-controller"), rootSourcesOnly],
+      "source-controller": [...added("source-controller"), this.options.helm ? real : rootSourcesOnly],
       "kustomize-controller": added("kustomize-controller"),
-      "helm-controller": added("helm-controller"),
+      "helm-controller": [...added("helm-controller"), real],
       "notification-controller": added("notification-controller"),
     };
   }
