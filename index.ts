@@ -1,5 +1,5 @@
 import { readFile } from "node:fs/promises";
-import { getStack, runtime } from "@pulumi/pulumi";
+import { getStack, RunError, runtime } from "@pulumi/pulumi";
 import { provenance } from "./components/artifact/git";
 import { inspectTree } from "./components/artifact/tree";
 import { Platform } from "./components/platform";
@@ -58,4 +58,8 @@ async function readKubeconfig(cluster: ClusterConfig): Promise<string | undefine
   }
 }
 
-export = main;
+/** As Pulumi runs it: a `RunError` is shown as its sentence, without a stack. */
+export = (): Promise<Record<string, unknown>> =>
+  main().catch((error: unknown) => {
+    throw new RunError((error as Error).message);
+  });
