@@ -2,6 +2,7 @@ import { readdir, readFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { isAbsolute, join, resolve } from "node:path";
 import { parse } from "yaml";
+import { sentence } from "./components/sentence";
 
 /** A cluster that Kind makes on this machine. */
 export interface KindClusterConfig {
@@ -147,12 +148,20 @@ export function parseConfig(
 export async function readStackFile(stack: string, project: string): Promise<Record<string, unknown>> {
   try {
     const text = await readFile(join(project, `Pulumi.${stack}.yaml`), "utf8");
-    return (parse(text) as { config?: Record<string, unknown> } | null)?.config ?? {};
+    const { config = {} } = (parse(text) ?? {}) as { config?: unknown };
+    if (typeof config !== "object" || config === null || Array.isArray(config)) {
+      throw new Error(`"config" is ${JSON.stringify(config)}, not a map.`);
+    }
+    return config as Record<string, unknown>;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "ENOENT") {
-      throw new Error(`Reading Pulumi.${stack}.yaml failed: ${(error as Error).message} Correct the file.`, {
-        cause: error,
-      });
+      const [reason = ""] = (error as Error).message.split("\n");
+      throw new Error(
+        `Reading Pulumi.${stack}.yaml failed: ${sentence(reason.replace(/:\s*$/, ""))} Correct the file.`,
+        {
+          cause: error,
+        },
+      );
     }
     const names = (await readdir(project)).map((name) => /^Pulumi\.(.+)\.yaml$/.exec(name)?.[1]);
     throw new Error(

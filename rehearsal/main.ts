@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { sentence } from "../components/sentence";
 import { Rehearsal, type RehearsalResult } from "./rehearsal";
 import { keep, stopKept } from "./kept";
 import { View } from "./view";
@@ -57,14 +58,32 @@ function parseCommand(args: readonly string[]): Command | "help" | "stop" {
   };
 }
 
+/** `Kind namespace/name` by kind: "HelmRelease cilium, traefik; network platform-local". */
+function byKind(simulated: readonly string[]): string {
+  const groups = new Map<string, string[]>();
+  for (const item of simulated) {
+    const [, kind, name] = /^(\w+) [\w-]+\/([\w-]+)$/.exec(item) ?? [];
+    if (kind === undefined || name === undefined) groups.set(item, []);
+    else groups.set(kind, [...(groups.get(kind) ?? []), name]);
+  }
+  return [...groups].map(([kind, names]) => [kind, names.join(", ")].join(" ").trim()).join("; ");
+}
+
 /** The one line at the end. */
 export function summary(result: RehearsalResult): string {
   const layers = result.layers.map(({ name }) => name).join(", ");
-  return `Ready: ${layers} (${result.objects} objects) at ${result.revision} in ${result.seconds.toFixed(1)} s; simulated: ${result.simulated.join(", ")}.`;
+  return `Ready: ${layers} (${result.objects} objects) at ${result.revision} in ${result.seconds.toFixed(1)} s; simulated: ${byKind(result.simulated)}.`;
 }
 
 async function main(args: readonly string[]): Promise<number> {
-  const command = parseCommand(args);
+  let command: ReturnType<typeof parseCommand>;
+  try {
+    command = parseCommand(args);
+  } catch (error) {
+    throw new Error(`${sentence((error as Error).message)} See "npm run rehearse -- --help".`, {
+      cause: error,
+    });
+  }
   if (command === "help") {
     process.stdout.write(usage);
     return 0;
@@ -84,31 +103,31 @@ async function main(args: readonly string[]): Promise<number> {
     timeoutSeconds: command.timeoutSeconds,
     identity: command.identity,
   };
+  let rehearsal: Rehearsal | undefined;
+  const interrupt = (signal: NodeJS.Signals) => {
+    interrupted = signal === "SIGINT" ? 130 : 143;
+    view.line(`stopping on ${signal}`);
+    // What is still starting ends with this process; a kept rehearsal is told by its own handler.
+    if (rehearsal !== undefined) void rehearsal.stop().then(() => process.exit(interrupted));
+    else if (!command.keep) process.exit(interrupted);
+  };
+  process.once("SIGINT", interrupt).once("SIGTERM", interrupt);
   if (command.keep) {
     const kept = await keep(options, report, (kubeconfig) => {
       view.watch(kubeconfig);
     });
-    view.close();
+    await view.finish();
     process.stdout.write(command.json ? `${JSON.stringify(kept.result)}\n` : `${summary(kept.result)}\n`);
     process.stderr.write(`Reach it with: export KUBECONFIG=${kept.kubeconfigPath}\nEnd it with: npm stop\n`);
     return 0;
   }
 
-  let rehearsal: Rehearsal | undefined;
-  let interrupted = 0;
-  const interrupt = (signal: NodeJS.Signals) => {
-    interrupted = signal === "SIGINT" ? 130 : 143;
-    view.line(`stopping on ${signal}`);
-    void rehearsal?.stop().then(() => process.exit(interrupted));
-  };
-  process.once("SIGINT", interrupt).once("SIGTERM", interrupt);
   const start = Date.now();
   try {
     rehearsal = await Rehearsal.start({ ...options, report });
-    if (interrupted > 0) return interrupted;
     view.watch(rehearsal.controlPlane.kubeconfig);
     const result = { ...(await rehearsal.up()), seconds: (Date.now() - start) / 1000 };
-    view.close();
+    await view.finish();
     process.stdout.write(command.json ? `${JSON.stringify(result)}\n` : `${summary(result)}\n`);
     return 0;
   } finally {
@@ -117,9 +136,13 @@ async function main(args: readonly string[]): Promise<number> {
   }
 }
 
+/** The exit code of the signal that ended this command, or 0: what fails after it is its consequence. */
+let interrupted = 0;
+
 main(process.argv.slice(2)).then(
-  (code) => process.exit(code),
+  (code) => process.exit(interrupted || code),
   (error: unknown) => {
+    if (interrupted > 0) process.exit(interrupted);
     process.stderr.write(`${(error as Error).message}\n`);
     process.exit(1);
   },

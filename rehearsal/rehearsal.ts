@@ -77,11 +77,17 @@ export class Rehearsal {
    */
   static async start(options: RehearsalOptions): Promise<Rehearsal> {
     const settings = await readStackFile(options.stack, options.project);
+    parseConfig(options.stack, asPulumiConfig(settings), { project: options.project, env: process.env });
     await checkDisk();
     const paths = await ensureTools(tools, { report: options.report });
-    const directory = await mkdtemp(join(tmpdir(), "platform-rehearsal-"));
+    const directory = await mkdtemp(join(tmpdir(), "platform-rehearsal-")).catch((error: unknown) => {
+      throw new Error(
+        `Rehearsing failed: nothing can be written to ${tmpdir()} (${(error as Error).message}). Set TMPDIR to a directory of yours.`,
+        { cause: error },
+      );
+    });
     // The program loads while the control plane starts.
-    const program = forkProgram();
+    const program = forkProgram(directory);
     const broken = new AbortController();
     try {
       const [controlPlane, standInCharts] = await Promise.all([
@@ -126,7 +132,7 @@ export class Rehearsal {
    */
   async up(config: Readonly<Record<string, unknown>> = {}): Promise<RehearsalResult> {
     const start = Date.now();
-    const child = this.program ?? forkProgram();
+    const child = this.program ?? forkProgram(this.directory);
     this.program = undefined;
     const request = this.request(config);
     this.simulation.use(() => this.objects(request));
@@ -232,7 +238,12 @@ export class Rehearsal {
 const diskBytes = 512 * 1024 ** 2;
 
 async function checkDisk(): Promise<void> {
-  const { bavail, bsize } = await statfs(tmpdir());
+  const { bavail, bsize } = await statfs(tmpdir()).catch((error: unknown) => {
+    throw new Error(
+      `Rehearsing failed: ${tmpdir()} cannot be used (${(error as Error).message}). Set TMPDIR to a directory.`,
+      { cause: error },
+    );
+  });
   if (bavail * bsize >= diskBytes) return;
   const mib = (bytes: number) => Math.floor(bytes / 1024 ** 2);
   throw new Error(
@@ -240,10 +251,12 @@ async function checkDisk(): Promise<void> {
   );
 }
 
-function forkProgram(): ChildProcess {
+/** The program writes its temporary files where the rehearsal's own are, to be gone with them. */
+function forkProgram(directory: string): ChildProcess {
   return fork(join(__dirname, "program.ts"), [], {
     execArgv: ["-r", "ts-node/register/transpile-only"],
     stdio: ["ignore", "ignore", "inherit", "ipc"],
+    env: { ...process.env, TMPDIR: directory },
   });
 }
 

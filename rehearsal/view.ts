@@ -7,6 +7,7 @@ interface Row {
   readonly message: string;
   /** Seconds from the start of the view until it was first seen Ready. */
   readonly seconds: number;
+  readonly dependsOn: readonly string[];
 }
 
 const pollMilliseconds = 250;
@@ -20,6 +21,7 @@ export class View {
   private readonly rows = new Map<string, Row>();
   private drawn = 0;
   private timer: NodeJS.Timeout | undefined;
+  private look: () => Promise<void> = () => Promise.resolve();
 
   constructor(private readonly out: NodeJS.WriteStream) {}
 
@@ -33,16 +35,25 @@ export class View {
   /** Begins to watch the layers of a cluster. */
   watch(kubeconfig: string): void {
     const api = new KubernetesClient(kubeconfig);
-    const look = async () => {
+    this.look = async () => {
       const layers = await api
         .list("kustomize.toolkit.fluxcd.io/v1", "Kustomization", "flux-system")
         .catch((): Manifest[] => []);
       layers.forEach((layer) => {
         this.see(layer);
       });
-      if (this.timer !== undefined) this.timer = setTimeout(() => void look(), pollMilliseconds);
     };
-    this.timer = setTimeout(() => void look(), pollMilliseconds);
+    const next = async () => {
+      await this.look();
+      if (this.timer !== undefined) this.timer = setTimeout(() => void next(), pollMilliseconds);
+    };
+    this.timer = setTimeout(() => void next(), pollMilliseconds);
+  }
+
+  /** Shows what became Ready since the last look, and ends the watch. */
+  async finish(): Promise<void> {
+    await this.look();
+    this.close();
   }
 
   /** Ends the watch; the last tree stays. */
@@ -66,6 +77,7 @@ export class View {
       ready,
       message: condition?.message ?? "",
       seconds,
+      dependsOn: (layer.spec as { dependsOn?: { name: string }[] }).dependsOn?.map(({ name }) => name) ?? [],
     });
     if (this.out.isTTY) {
       this.clear();
@@ -77,17 +89,25 @@ export class View {
 
   private draw(): void {
     if (!this.out.isTTY || this.timer === undefined) return;
-    const rows = [...this.rows.values()];
+    const rows = [...this.rows.values()].sort((a, b) => this.depth(a) - this.depth(b));
     const width = Math.max(0, ...rows.map(({ name }) => name.length));
-    const room = Math.max(20, (this.out.columns || 80) - width - 20);
     rows.forEach(({ name, ready, message, seconds }, index) => {
       const branch = index === rows.length - 1 ? "└─" : "├─";
-      const text = ready
-        ? `Ready  ${seconds.toFixed(1)} s`
-        : `…      ${message.split("\n")[0]?.slice(0, room) ?? ""}`;
-      this.out.write(`  ${branch} ${name.padEnd(width)}  ${text}\n`);
+      const text = ready ? `Ready  ${seconds.toFixed(1)} s` : `…      ${message.split("\n")[0] ?? ""}`;
+      // A row that wraps could not be drawn over.
+      const row = `  ${branch} ${name.padEnd(width)}  ${text}`.slice(0, (this.out.columns || 80) - 1);
+      this.out.write(`${row}\n`);
     });
     this.drawn = rows.length;
+  }
+
+  /** How many layers come before one. */
+  private depth({ name, dependsOn }: Row): number {
+    if (name === "flux-system") return -1;
+    const before = dependsOn
+      .map((dependency) => this.rows.get(dependency))
+      .filter((row) => row !== undefined);
+    return before.length === 0 ? 0 : 1 + Math.max(...before.map((row) => this.depth(row)));
   }
 
   private clear(): void {

@@ -20,7 +20,7 @@ export async function readSecretFiles(tree: string, cluster: string): Promise<Ma
     const file = join(directory, path);
     try {
       const content = await readFile(join(tree, file), "utf8");
-      secretKeys(content);
+      if (secretKeys(content).length === 0) throw new Error("it holds no Secret with keys");
       files.set(file, content);
     } catch (error) {
       const [reason = ""] = (error as Error).message.split("\n");
