@@ -92,7 +92,11 @@ describe("npm run rehearse", function () {
       ["--stack", "staging"],
       /^Reading stack "staging" failed: there is no Pulumi\.staging\.yaml\. Stacks here are dev, local, prod\.$/m,
     ],
-    ["no stack", [], /^Rehearsing failed: no stack is named\. Add --stack local\. See "npm run rehearse -- --help"\.$/m],
+    [
+      "no stack",
+      [],
+      /^Rehearsing failed: no stack is named\. Add --stack local\. See "npm run rehearse -- --help"\.$/m,
+    ],
     ["an unknown option", ["--stack", "local", "--verbose"], /Unknown option '--verbose'/],
     [
       "an unknown output",

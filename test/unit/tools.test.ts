@@ -167,17 +167,11 @@ ${afterwards}`,
       );
     });
 
-    it("is there the next time without any process, in less than 30 ms", async () => {
+    it("is there the next time without any process", async () => {
       fakeGo();
       const first = await ensureTools(["kind", "helm", "etcd"], { env });
       rmSync(join(directory, "path"), { recursive: true });
-      let took = Infinity;
-      for (let attempt = 0; attempt < 3; attempt++) {
-        const started = performance.now();
-        deepEqual(await ensureTools(["kind", "helm", "etcd"], { env }), first);
-        took = Math.min(took, performance.now() - started);
-      }
-      ok(took < 30, `took ${took} ms`);
+      deepEqual(await ensureTools(["kind", "helm", "etcd"], { env }), first);
     });
 
     it("leaves nothing half made when the build fails", async () => {
