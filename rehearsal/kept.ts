@@ -133,7 +133,10 @@ async function keeper(options: Omit<RehearsalOptions, "report">): Promise<void> 
     tell({ kind: "started", kubeconfig });
     const result = { ...(await rehearsal.up()), seconds: (Date.now() - start) / 1000 };
     tell({ kind: "kept", kept: { kubeconfigPath, result } });
-    await rehearsal.completeCrds();
+    // What nobody waits for must not end what is Ready; the log of this process tells.
+    await rehearsal.completeCrds().catch((error: unknown) => {
+      console.error((error as Error).message);
+    });
   } catch (error) {
     tell({ kind: "failed", message: (error as Error).message });
     await end(1);
