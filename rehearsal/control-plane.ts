@@ -1,4 +1,3 @@
-import { execFileSync } from "node:child_process";
 import { generateKeyPairSync, randomBytes, randomInt } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { request } from "node:https";
@@ -120,16 +119,6 @@ export class ControlPlane {
       }
       return this.#flux.map(({ name }) => name);
     });
-  }
-
-  /** Memory of all processes together in bytes, as {@link ControlPlane.memoryByProcess} counts it. */
-  memory(): number {
-    return Object.values(this.memoryByProcess()).reduce((sum, bytes) => sum + bytes, 0);
-  }
-
-  /** Memory in bytes by process name: the proportional share (PSS) on Linux, the resident size elsewhere. */
-  memoryByProcess(): Record<string, number> {
-    return Object.fromEntries(this.#group.processes.map(({ name, pid }) => [name, memoryOf(pid)]));
   }
 
   /** Ends every process and removes the directory. */
@@ -491,17 +480,6 @@ function node(name: string, index: number): object {
     },
     status: { capacity: size, allocatable: size },
   };
-}
-
-function memoryOf(pid: number): number {
-  try {
-    if (process.platform !== "linux")
-      return 1024 * Number(execFileSync("ps", ["-o", "rss=", "-p", String(pid)], { encoding: "utf8" }));
-    const rollup = readFileSync(`/proc/${pid}/smaps_rollup`, "utf8");
-    return 1024 * Number(/^Pss:\s+(\d+) kB/m.exec(rollup)?.[1] ?? 0);
-  } catch {
-    return 0; // it has ended
-  }
 }
 
 type Ports<Name extends string> = Readonly<Record<Name, number>>;

@@ -4,6 +4,7 @@ import type { Manifest } from "../kubernetes";
 import { refOf, type KubernetesApi, type ManifestRef } from "../kubernetes";
 import { applyInOrder } from "../apply";
 import { substitute } from "../substitution";
+import { variablesName } from "../artifact/check";
 import { renderCluster } from "../artifact/render";
 import { chartOf, type ChartRenderer } from "./chart";
 
@@ -97,9 +98,7 @@ export class SeedLifecycle {
         `Seeding ${kind} ${namespace}/${name} failed: layer "${seedLayer}" of cluster "${inputs.cluster}" does not hold it. Add it there.`,
       );
     }
-    const facts = root.find(
-      ({ kind: k, metadata }) => k === "ConfigMap" && metadata.name === "platform-variables",
-    );
+    const facts = root.find(({ kind: k, metadata }) => k === "ConfigMap" && metadata.name === variablesName);
     const variables = { ...(facts?.data as Record<string, string> | undefined), ...inputs.variables };
     const concrete = substitute(object, variables);
     if (kind !== "HelmRelease") return [concrete];
