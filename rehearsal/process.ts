@@ -1,5 +1,6 @@
 import { spawn, type ChildProcess } from "node:child_process";
-import { closeSync, mkdirSync, openSync, readFileSync, rmSync } from "node:fs";
+import { closeSync, mkdirSync, openSync, readFileSync } from "node:fs";
+import { rm } from "node:fs/promises";
 import { request as httpRequest, type RequestOptions } from "node:http";
 import { request as httpsRequest } from "node:https";
 import { join } from "node:path";
@@ -77,7 +78,7 @@ export class ProcessGroup {
   /** Stops every process and removes the directory; safe to call twice. @param grace milliseconds between SIGTERM and SIGKILL */
   async stop(grace = 2_000): Promise<void> {
     await Promise.all(this.processes.map((supervised) => supervised.stop(grace)));
-    rmSync(this.directory, { recursive: true, force: true, maxRetries: 5 });
+    await rm(this.directory, { recursive: true, force: true, maxRetries: 5, retryDelay: 50 });
     // A word tells the shell that there is nothing left to remove.
     if (this.#guard.stdin?.writableEnded === false) this.#guard.stdin.end("done\n");
   }
@@ -158,7 +159,7 @@ export class SupervisedProcess {
     if (this.#end === undefined) {
       this.#child.kill("SIGTERM");
       const timer = setTimeout(() => {
-        signal(this.pid, "SIGKILL");
+        killGroup(this.pid);
       }, grace);
       await this.ended;
       clearTimeout(timer);
@@ -226,9 +227,10 @@ function spawnShell(
   return spawn("/bin/sh", ["-c", script, "sh", ...args], { ...options, detached: true });
 }
 
-function signal(group: number, name: NodeJS.Signals): void {
+/** Ends every process of a group; a group that is gone is no error. */
+export function killGroup(group: number): void {
   try {
-    process.kill(-group, name);
+    process.kill(-group, "SIGKILL");
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
   }

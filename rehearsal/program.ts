@@ -123,6 +123,9 @@ async function run(request: ProgramRequest): Promise<ProgramMessage> {
   }
 }
 
+// Without its parent nobody reads the result, and the parent's directory is being removed.
+process.once("disconnect", () => process.kill(-process.pid, "SIGKILL"));
+
 process.once("message", (request: ProgramRequest) => {
   // Pulumi rejects every output of a resource that failed; the first failure is the one that is reported.
   process.on("unhandledRejection", () => undefined);

@@ -10,6 +10,7 @@ import { asPulumiConfig, parseConfig, readStackFile } from "../config";
 import { ensureTools, findOptional } from "../tools/tools";
 import { ControlPlane } from "./control-plane";
 import type { ProgramMessage, ProgramRequest } from "./program";
+import { killGroup } from "./process";
 import { serveRealCharts } from "./real-charts";
 import { SimulatedControllers } from "./simulated-controllers";
 import { upstreamChart, upstreamCrds } from "./upstream";
@@ -54,7 +55,10 @@ const tools = [
  * controllers and a real registry. Everything is in one temporary directory and gone after `stop`.
  */
 export class Rehearsal {
+  /** Loaded, and waiting for its first request. */
   private program: ChildProcess | undefined;
+  /** The run under way, or the last one. */
+  private running: ChildProcess | undefined;
 
   private constructor(
     private readonly options: RehearsalOptions,
@@ -113,7 +117,7 @@ export class Rehearsal {
       simulation.start();
       return new Rehearsal(options, settings, directory, controlPlane, simulation, program, broken.signal);
     } catch (error) {
-      program.kill("SIGKILL");
+      await endProgram(program);
       await rm(directory, { recursive: true, force: true });
       throw error;
     }
@@ -134,6 +138,7 @@ export class Rehearsal {
     const start = Date.now();
     const child = this.program ?? forkProgram(this.directory);
     this.program = undefined;
+    this.running = child;
     const request = this.request(config);
     this.simulation.use(() => this.objects(request));
     const [message] = await Promise.all([this.run(child, request), this.controlPlane.ready()]);
@@ -157,7 +162,7 @@ export class Rehearsal {
   /** Ends every process and removes every file; safe to call twice. */
   async stop(): Promise<void> {
     this.simulation.stop();
-    this.program?.kill("SIGKILL");
+    await Promise.all([endProgram(this.program), endProgram(this.running)]);
     await this.controlPlane.stop();
     await rm(this.directory, { recursive: true, force: true });
   }
@@ -187,8 +192,8 @@ export class Rehearsal {
         reject(new Error(`Running the program failed: it ended with ${signal ?? `exit code ${code ?? 0}`}.`));
       });
       this.broken.addEventListener("abort", () => {
-        child.kill("SIGKILL");
         reject(this.broken.reason as Error);
+        void endProgram(child);
       });
       child.send(request);
     });
@@ -251,9 +256,13 @@ async function checkDisk(): Promise<void> {
   );
 }
 
-/** The program writes its temporary files where the rehearsal's own are, to be gone with them. */
+/**
+ * The program writes its temporary files where the rehearsal's own are, to be gone with them; the tools that it runs
+ * are in its process group, to end with it.
+ */
 function forkProgram(directory: string): ChildProcess {
   return fork(join(__dirname, "program.ts"), [], {
+    detached: true,
     execArgv: ["-r", "ts-node/register/transpile-only"],
     stdio: ["ignore", "ignore", "inherit", "ipc"],
     env: { ...process.env, TMPDIR: directory },
@@ -280,4 +289,15 @@ async function prepareCharts(directory: string): Promise<string[]> {
     definitions.map((definition) => stringify(definition)).join("---\n"),
   );
   return ["chart flux-operator (its CRDs alone)", "FluxInstance controllers' Deployments (local processes)"];
+}
+
+/** Ends a program and the tools that it runs, so that nothing writes any more. */
+async function endProgram(program: ChildProcess | undefined): Promise<void> {
+  if (program?.pid === undefined) return;
+  const ended =
+    program.exitCode !== null || program.signalCode !== null
+      ? Promise.resolve()
+      : new Promise((resolve) => program.once("exit", resolve));
+  killGroup(program.pid);
+  await ended;
 }
