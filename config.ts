@@ -1,7 +1,9 @@
 import { readdir, readFile } from "node:fs/promises";
+import { isIPv4 } from "node:net";
 import { homedir } from "node:os";
 import { isAbsolute, join, resolve } from "node:path";
 import { parse } from "yaml";
+import type { Mount, PortMapping } from "./components/cluster/kind-cluster";
 import { sentence } from "./components/sentence";
 
 /** A cluster that Kind makes on this machine. */
@@ -9,10 +11,26 @@ export interface KindClusterConfig {
   readonly kind: "kind";
   /** @default the stack's name */
   readonly name: string;
-  /** @default Kind's own */
+  /** From "nodeImage", or the image of "kubernetesVersion". @default Kind's own */
   readonly nodeImage?: string;
   /** Nodes beside the control plane. @default 0 */
   readonly workers: number;
+  /** @default 10.244.0.0/16 */
+  readonly podSubnet?: string;
+  /** @default 10.96.0.0/16 */
+  readonly serviceSubnet?: string;
+  /** Cilium of the gitops tree, kube-proxy's part included, or Kind's own CNI and kube-proxy. @default cilium */
+  readonly cni: "cilium" | "kindnet";
+  /** What namespaces enforce that do not say. @default baseline */
+  readonly podSecurity: "privileged" | "baseline" | "restricted";
+  /** Ports of this machine that lead into the cluster. @default none */
+  readonly ports: readonly PortMapping[];
+  /** Directories of this machine in every node. @default none */
+  readonly mounts: readonly Mount[];
+  /** Kind's `kubeadmConfigPatches`, each a YAML text. @default none */
+  readonly kubeadmConfigPatches: readonly string[];
+  /** `merge` also adds the cluster to the user's own kubeconfig. @default output */
+  readonly kubeconfig: "output" | "merge";
 }
 
 /** A cluster that is there already, such as one that Omni made. */
@@ -30,10 +48,18 @@ export type ClusterConfig = KindClusterConfig | ExistingClusterConfig;
 /** A registry container on this machine. */
 export interface LocalRegistryConfig {
   readonly kind: "local";
-  /** Port on 127.0.0.1. @default 5050 */
+  /** Port on 127.0.0.1; mirrors take the ports that follow. @default 5050 */
   readonly port: number;
   /** @default registry:3 */
   readonly image?: string;
+  /** Registries whose images are kept on this machine, by host. @default none */
+  readonly mirrors: readonly string[];
+  /** Nothing is pulled from any other place than the mirrors and the Docker Engine. @default false */
+  readonly airGapped: boolean;
+  /** How many revisions of the artifact are kept. @default 20 */
+  readonly keep: number;
+  /** Keep the volume when the stack is destroyed. @default false */
+  readonly retain: boolean;
 }
 
 /** A registry somewhere else; `docker login` gives its credentials to this machine. */
@@ -78,6 +104,10 @@ export interface PlatformConfig {
   };
   /** Stands in for every chart source of the seeds: `oci://…` or an absolute directory. @default none */
   readonly chartMirror?: string;
+  /** `pulumi destroy` refuses this stack. @default false */
+  readonly protect: boolean;
+  /** Absolute path of what the stack leaves on this machine, such as its audit log. */
+  readonly directory: string;
 }
 
 /** Where a stack's settings are read: the place of the program and of the user's own files. */
@@ -116,6 +146,7 @@ export function parseConfig(
   const sops = root.section("sops");
   const release = root.section("release");
   const chartMirror = root.optionalString("chartMirror");
+  const userState = context.env.XDG_STATE_HOME ?? join(homedir(), ".local", "state");
   const config: PlatformConfig = {
     stack,
     cluster: clusterConfig(cluster, stack, path),
@@ -134,8 +165,15 @@ export function parseConfig(
     ...(chartMirror === undefined
       ? {}
       : { chartMirror: chartMirror.startsWith("oci://") ? chartMirror : path(chartMirror) }),
+    protect: root.boolean("protect", false),
+    directory: join(userState, "platform", stack),
   };
   for (const section of [root, cluster, registry, gitops, sops, release]) section.refuseUnknown();
+  if (config.registry.kind === "local" && config.registry.airGapped && chartMirror === undefined) {
+    throw new Error(
+      `Reading the config of stack "${stack}" failed: "platform:registry.airGapped" is true, but the charts of the seeds come from elsewhere. Set "platform:chartMirror" to a directory or registry that holds them.`,
+    );
+  }
   return config;
 }
 
@@ -200,12 +238,52 @@ function clusterConfig(section: Section, stack: string, path: (value: string) =>
     };
   }
   const nodeImage = section.optionalString("nodeImage");
+  const version = section.optionalString("kubernetesVersion");
+  if (nodeImage !== undefined && version !== undefined) {
+    throw section.wrong("kubernetesVersion", version, 'nothing, or remove "platform:cluster.nodeImage"');
+  }
+  if (version !== undefined && !/^v?\d+\.\d+\.\d+$/.test(version)) {
+    throw section.wrong("kubernetesVersion", version, 'a version such as "1.37.0"');
+  }
+  const image = nodeImage ?? (version && `kindest/node:v${version.replace(/^v/, "")}`);
+  const podSubnet = section.optionalCidr("podSubnet");
+  const serviceSubnet = section.optionalCidr("serviceSubnet");
   return {
     kind,
     name: section.string("name", stack),
     workers: section.integer("workers", 0, 0, 20),
-    ...(nodeImage === undefined ? {} : { nodeImage }),
+    cni: section.oneOf("cni", ["cilium", "kindnet"], "cilium"),
+    podSecurity: section.oneOf("podSecurity", ["privileged", "baseline", "restricted"], "baseline"),
+    ports: section.list("ports").map(portMapping),
+    mounts: section.list("mounts").map((entry) => mount(entry, path)),
+    kubeadmConfigPatches: section.strings("kubeadmConfigPatches"),
+    kubeconfig: section.oneOf("kubeconfig", ["output", "merge"], "output"),
+    ...(image === undefined ? {} : { nodeImage: image }),
+    ...(podSubnet === undefined ? {} : { podSubnet }),
+    ...(serviceSubnet === undefined ? {} : { serviceSubnet }),
   };
+}
+
+function portMapping(entry: Section): PortMapping {
+  const listenAddress = entry.optionalString("listenAddress");
+  const mapping = {
+    containerPort: entry.integer("containerPort", undefined, 1, 65_535),
+    hostPort: entry.integer("hostPort", undefined, 1, 65_535),
+    protocol: entry.oneOf("protocol", ["TCP", "UDP"], "TCP"),
+    ...(listenAddress === undefined ? {} : { listenAddress }),
+  };
+  entry.refuseUnknown();
+  return mapping;
+}
+
+function mount(entry: Section, path: (value: string) => string): Mount {
+  const mapping = {
+    hostPath: path(entry.string("hostPath")),
+    containerPath: entry.absolutePath("containerPath"),
+    readOnly: entry.boolean("readOnly", false),
+  };
+  entry.refuseUnknown();
+  return mapping;
 }
 
 function registryConfig(section: Section): RegistryConfig {
@@ -214,9 +292,17 @@ function registryConfig(section: Section): RegistryConfig {
     return { kind, repository: section.string("repository"), insecure: section.boolean("insecure", false) };
   }
   const image = section.optionalString("image");
+  const mirrors = section.strings("mirrors");
+  if (new Set(mirrors).size < mirrors.length) throw section.wrong("mirrors", mirrors, "each host once");
+  const bad = mirrors.find((host) => !/^[a-z0-9.-]+(:\d+)?$/.test(host));
+  if (bad !== undefined) throw section.wrong("mirrors", bad, 'hosts of registries, such as "ghcr.io"');
   return {
     kind,
-    port: section.integer("port", 5050, 1, 65_535),
+    port: section.integer("port", 5050, 1, 65_535 - mirrors.length),
+    mirrors,
+    airGapped: section.boolean("airGapped", false),
+    keep: section.integer("keep", 20, 1, 10_000),
+    retain: section.boolean("retain", false),
     ...(image === undefined ? {} : { image }),
   };
 }
@@ -254,8 +340,41 @@ class Section {
     return value;
   }
 
-  integer(key: string, fallback: number, least: number, most: number): number {
+  absolutePath(key: string): string {
+    const value = this.string(key);
+    if (isAbsolute(value)) return value;
+    throw this.wrong(key, value, "an absolute path");
+  }
+
+  optionalCidr(key: string): string | undefined {
+    const value = this.optionalString(key);
+    const [address = "", length = ""] = value?.split("/") ?? [];
+    if (value === undefined || (isIPv4(address) && /^\d+$/.test(length) && Number(length) <= 32))
+      return value;
+    throw this.wrong(key, value, 'a subnet such as "10.244.0.0/16"');
+  }
+
+  strings(key: string): string[] {
+    const value = this.take(key) ?? [];
+    const isText = (entry: unknown): entry is string => typeof entry === "string" && entry !== "";
+    if (!Array.isArray(value) || !value.every(isText)) throw this.wrong(key, value, "a list of texts");
+    return value;
+  }
+
+  /** A list of maps, each a section of its own. */
+  list(key: string): Section[] {
+    const value = this.take(key) ?? [];
+    const isMap = (entry: unknown) => typeof entry === "object" && entry !== null && !Array.isArray(entry);
+    if (!Array.isArray(value) || !value.every(isMap)) throw this.wrong(key, value, "a list of maps");
+    return value.map(
+      (entry, index) =>
+        new Section(this.owner, `${this.prefix}${key}[${index}].`, entry as Record<string, unknown>),
+    );
+  }
+
+  integer(key: string, fallback: number | undefined, least: number, most: number): number {
     const value = this.take(key) ?? fallback;
+    if (value === undefined) throw this.missing(key, `a whole number from ${least} to ${most}`);
     if (typeof value !== "number" || !Number.isInteger(value) || value < least || value > most) {
       throw this.wrong(key, value, `a whole number from ${least} to ${most}`);
     }
@@ -291,7 +410,8 @@ class Section {
     );
   }
 
-  private wrong(key: string, value: unknown, expected: string): Error {
+  /** An error about what a setting holds; `expected` completes "Set it to". */
+  wrong(key: string, value: unknown, expected: string): Error {
     return new Error(
       `Reading the config of ${this.owner} failed: "${this.prefix}${key}" is ${JSON.stringify(value)}. Set it to ${expected}.`,
     );

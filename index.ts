@@ -1,10 +1,11 @@
 import { readFile } from "node:fs/promises";
-import { getStack, RunError, runtime } from "@pulumi/pulumi";
+import { local } from "@pulumi/command";
+import { getStack, log, RunError, runtime } from "@pulumi/pulumi";
 import { provenance } from "./components/artifact/git";
 import { inspectTree } from "./components/artifact/tree";
 import { Platform } from "./components/platform";
 import { readGeneratedFiles } from "./components/sops/files";
-import { parseConfig, type ClusterConfig } from "./config";
+import { parseConfig, type ClusterConfig, type PlatformConfig } from "./config";
 import { ensureTools } from "./tools/tools";
 
 /** The program: what it reads is read, and refused, before the first resource is registered. */
@@ -27,10 +28,13 @@ async function main(): Promise<Record<string, unknown>> {
   );
 
   const { tree, cluster, requireClean } = config.gitops;
-  const { content, findings } = await inspectTree(tree, cluster);
+  const [{ content, findings }, kubeconfig] = await Promise.all([
+    inspectTree(tree, cluster),
+    readKubeconfig(config.cluster),
+    examineHost(config),
+  ]);
   if (findings.length > 0) throw new Error(findings.join("\n"));
 
-  const kubeconfig = await readKubeconfig(config.cluster);
   const platform = new Platform("platform", {
     config,
     content,
@@ -44,6 +48,21 @@ async function main(): Promise<Record<string, unknown>> {
     ready: platform.ready,
     layers: platform.layers,
   };
+}
+
+/** What a stack needs of this machine: a preview tells what is missing, an update is refused. */
+async function examineHost(config: PlatformConfig): Promise<void> {
+  if (config.cluster.kind !== "kind" && config.registry.kind !== "local") return;
+  const { stdout } = await local.run({
+    command: "node -r ts-node/register/transpile-only commands/doctor.ts --config -",
+    dir: __dirname,
+    stdin: JSON.stringify(config),
+    logging: "none",
+  });
+  const findings = JSON.parse(stdout) as string[];
+  if (findings.length === 0) return;
+  if (!runtime.isDryRun()) throw new Error(findings.join("\n"));
+  for (const finding of findings) await log.warn(finding);
 }
 
 async function readKubeconfig(cluster: ClusterConfig): Promise<string | undefined> {

@@ -161,7 +161,9 @@ async function measureReleases(rehearsal: Rehearsal, tree: string, count: number
   const inputs = { ...(artifactState as unknown as ArtifactInputs), tree };
   const gateInputs = (digest: string): GateInputs => ({
     ...{ kubeconfig, repository: `${registry}/platform`, insecure: false, channel: "local", digest },
+    namespaceUid: "",
     timeoutSeconds: 300,
+    keep: 0,
   });
 
   let last: GateOutputs | undefined;

@@ -1,7 +1,11 @@
 import { readFile, statfs } from "node:fs/promises";
 import { createServer } from "node:net";
+import { join } from "node:path";
+import { text } from "node:stream/consumers";
+import { parseArgs } from "node:util";
 import { run } from "../components/command";
-import type { PlatformConfig } from "../config";
+import { owner, ownerLabel } from "../components/docker/ownership";
+import { readStackConfig, type PlatformConfig } from "../config";
 
 /** Something that a stack needs and this machine lacks. */
 export interface Finding {
@@ -36,14 +40,39 @@ const diskBytes = 12 * 1024 ** 3;
  * @returns what is missing; nothing when the stack can be made here
  */
 export async function examine(config: PlatformConfig, host: Host): Promise<Finding[]> {
-  const local = config.cluster.kind === "kind" || config.registry.kind === "local";
+  const { cluster, registry, stack } = config;
+  const local = cluster.kind === "kind" || registry.kind === "local";
+  const docker = local ? await checkDocker(host) : [];
+  // Without Docker nothing else can be asked of it.
   const checks = [
     checkPulumi(host),
-    ...(local ? [checkDocker(host), checkDisk(host)] : []),
-    ...(config.cluster.kind === "kind" ? [checkInotify(host)] : []),
-    ...(config.registry.kind === "local" ? [checkPort(host, config.registry.port, config.stack)] : []),
+    ...(local && docker.length === 0 ? [checkDisk(host)] : []),
+    ...(registry.kind === "local" && docker.length === 0
+      ? [checkVolume(host, `platform-${stack}-registry`)]
+      : []),
+    ...(cluster.kind === "kind"
+      ? [
+          checkInotify(host),
+          ...(docker.length === 0 ? [checkOwner(host, cluster.name)] : []),
+          ...cluster.ports
+            .filter(({ protocol = "TCP" }) => protocol === "TCP")
+            .map(({ hostPort }) =>
+              checkPort(host, hostPort, "platform:cluster.ports", `${cluster.name}-control-plane`),
+            ),
+        ]
+      : []),
+    ...(registry.kind === "local"
+      ? ["", ...registry.mirrors].map((mirror, index) =>
+          checkPort(
+            host,
+            registry.port + index,
+            "platform:registry.port",
+            `platform-${stack}-registry${mirror === "" ? "" : `-${mirror.replaceAll(":", "-")}`}`,
+          ),
+        )
+      : []),
   ];
-  return (await Promise.all(checks)).flat();
+  return [docker, ...(await Promise.all(checks))].flat();
 }
 
 async function checkPulumi(host: Host): Promise<Finding[]> {
@@ -100,16 +129,48 @@ async function checkDisk(host: Host): Promise<Finding[]> {
   ];
 }
 
-async function checkPort(host: Host, port: number, stack: string): Promise<Finding[]> {
+/** A Kind cluster of that name that another made would have to be deleted for this one. */
+async function checkOwner(host: Host, cluster: string): Promise<Finding[]> {
+  const nodes = await host.run(
+    ...(["docker", "ps", "--all", "--filter", `label=io.x-k8s.kind.cluster=${cluster}`] as const),
+    ...(["--format", `{{.Names}}={{.Label "${ownerLabel}"}}`] as const),
+  );
+  const stranger = nodes.split("\n").find((line) => line !== "" && !line.endsWith(`=${owner}`));
+  if (stranger === undefined) return [];
+  return [
+    {
+      message: `A Kind cluster "${cluster}" is there and is not this project's (its node ${stranger.split("=")[0] ?? ""} lacks the label ${ownerLabel}=${owner}). Set platform:cluster.name to another name, or delete it with "kind delete cluster --name ${cluster}".`,
+      rehearsable: false,
+    },
+  ];
+}
+
+/** Docker hands out a volume of that name whoever made it, and Pulumi would delete it with the stack. */
+async function checkVolume(host: Host, volume: string): Promise<Finding[]> {
+  const format = `{{index .Labels "${ownerLabel}"}}`;
+  const label = await host
+    .run("docker", "volume", "inspect", "--format", format, volume)
+    .catch(() => undefined);
+  if (label === undefined || label.trim() === owner) return [];
+  return [
+    {
+      message: `A volume "${volume}" is there and is not this project's (it lacks the label ${ownerLabel}=${owner}). Keep what it holds elsewhere, remove it with "docker volume rm ${volume}", and run again.`,
+      rehearsable: false,
+    },
+  ];
+}
+
+/** @param container the one of this project that may hold the port */
+async function checkPort(host: Host, port: number, setting: string, container: string): Promise<Finding[]> {
   if (!(await host.portTaken(port))) return [];
   const own = await host
-    .run("docker", "port", `platform-${stack}-registry`)
-    .then((ports) => ports.includes(`127.0.0.1:${port}`))
+    .run("docker", "port", container)
+    .then((ports) => ports.split("\n").some((line) => line.endsWith(`:${port}`)))
     .catch(() => false);
   if (own) return [];
   return [
     {
-      message: `Port ${port} on 127.0.0.1 is taken: the registry of stack "${stack}" needs it. Stop what listens there, or set platform:registry.port.`,
+      message: `Port ${port} on 127.0.0.1 is taken: ${container} needs it. Stop what listens there, or set ${setting}.`,
       rehearsable: false,
     },
   ];
@@ -122,8 +183,9 @@ export const thisHost: Host = {
   portTaken: (port) =>
     new Promise((resolve) => {
       const server = createServer()
-        .once("error", () => {
-          resolve(true);
+        // An ordinary user may not listen below 1024, but Docker may.
+        .once("error", ({ code }: NodeJS.ErrnoException) => {
+          resolve(code === "EADDRINUSE");
         })
         .once("listening", () => {
           server.close(() => {
@@ -137,3 +199,43 @@ export const thisHost: Host = {
     return bavail * bsize;
   },
 };
+
+const usage = `Usage: npm run doctor -- --stack <name>
+
+Checks what "pulumi up" of a stack needs, before anything is made.
+
+  --stack <name>  a stack of this project
+  --config -      the stack's settings as JSON on standard input, instead of a stack's file; the findings are JSON too
+`;
+
+/** @returns the exit code */
+async function main(args: string[]): Promise<number> {
+  const { values } = parseArgs({
+    args,
+    options: { stack: { type: "string" }, config: { type: "string" }, help: { type: "boolean", short: "h" } },
+  });
+  if (values.config === "-") {
+    const findings = await examine(JSON.parse(await text(process.stdin)) as PlatformConfig, thisHost);
+    process.stdout.write(JSON.stringify(findings.map(({ message }) => message)));
+    return 0;
+  }
+  if (values.help === true || values.stack === undefined) {
+    process.stderr.write(usage);
+    return values.help === true ? 0 : 1;
+  }
+  const config = await readStackConfig(values.stack, join(__dirname, ".."), process.env);
+  const findings = await examine(config, thisHost);
+  if (findings.length === 0) console.log(`Stack "${values.stack}" has all it needs.`);
+  for (const { message } of findings) console.log(message);
+  return findings.length === 0 ? 0 : 1;
+}
+
+if (require.main === module) {
+  main(process.argv.slice(2)).then(
+    (code) => process.exit(code),
+    (error: unknown) => {
+      process.stderr.write(`${(error as Error).message}\n`);
+      process.exit(1);
+    },
+  );
+}

@@ -1,53 +1,9 @@
-import { spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
-import { mkdir } from "node:fs/promises";
-import { homedir } from "node:os";
 import { join } from "node:path";
 import { readStackConfig } from "../config";
 import { examine, thisHost } from "./doctor";
+import { onTerminal, project, up } from "./up";
 
-const project = join(__dirname, "..");
 const stack = "local";
-
-/**
- * Where Pulumi keeps state and how it encrypts secrets, when the user has not said so: files of this user and an
- * empty passphrase, which is enough for a cluster on this machine.
- */
-export function pulumiDefaults(env: NodeJS.ProcessEnv, loggedIn: boolean): Record<string, string> {
-  const state = join(env.XDG_STATE_HOME ?? join(homedir(), ".local", "state"), "platform");
-  const passphrase =
-    env.PULUMI_CONFIG_PASSPHRASE !== undefined || env.PULUMI_CONFIG_PASSPHRASE_FILE !== undefined;
-  const chosen = loggedIn || env.PULUMI_BACKEND_URL !== undefined || env.PULUMI_ACCESS_TOKEN !== undefined;
-  return {
-    ...(!chosen ? { PULUMI_BACKEND_URL: `file://${state}` } : {}),
-    ...(passphrase ? {} : { PULUMI_CONFIG_PASSPHRASE: "" }),
-  };
-}
-
-/** Whether `pulumi login` chose a backend. */
-function isLoggedIn(): boolean {
-  try {
-    const file = join(process.env.PULUMI_HOME ?? join(homedir(), ".pulumi"), "credentials.json");
-    return ((JSON.parse(readFileSync(file, "utf8")) as { current?: string }).current ?? "") !== "";
-  } catch {
-    return false;
-  }
-}
-
-/** Runs a command on this terminal; resolves with its exit code. */
-function onTerminal(command: string, args: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(command, [...args], { cwd: project, env, stdio: "inherit" });
-    // Ctrl-C reaches the child too, which ends in its own time.
-    const ignore = () => undefined;
-    process.on("SIGINT", ignore);
-    child.once("error", reject);
-    child.once("exit", (code) => {
-      process.off("SIGINT", ignore);
-      resolve(code ?? 1);
-    });
-  });
-}
 
 async function main(): Promise<number> {
   const config = await readStackConfig(stack, project, process.env);
@@ -60,22 +16,13 @@ async function main(): Promise<number> {
     const rehearse = [join(project, "rehearsal", "main.ts"), "--stack", stack, "--keep"];
     return onTerminal(process.execPath, ["-r", "ts-node/register/transpile-only", ...rehearse], process.env);
   }
-  if (fatal.length > 0) return 1;
-
-  const env = { ...process.env, ...pulumiDefaults(process.env, isLoggedIn()) };
-  if (env.PULUMI_BACKEND_URL?.startsWith("file:///") === true) {
-    await mkdir(env.PULUMI_BACKEND_URL.slice("file://".length), { recursive: true, mode: 0o700 });
-  }
-  const selected = await onTerminal("pulumi", ["stack", "select", "--create", stack], env);
-  return selected === 0 ? onTerminal("pulumi", ["up", "--stack", stack, "--yes"], env) : selected;
+  return fatal.length > 0 ? 1 : up(stack, ["--yes"]);
 }
 
-if (require.main === module) {
-  main().then(
-    (code) => process.exit(code),
-    (error: unknown) => {
-      process.stderr.write(`${(error as Error).message}\n`);
-      process.exit(1);
-    },
-  );
-}
+main().then(
+  (code) => process.exit(code),
+  (error: unknown) => {
+    process.stderr.write(`${(error as Error).message}\n`);
+    process.exit(1);
+  },
+);

@@ -1,5 +1,5 @@
-import { execFile } from "node:child_process";
-import { existsSync } from "node:fs";
+import { execFile, type ChildProcess } from "node:child_process";
+import { existsSync, fstatSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { cacheDirectory } from "../tools/cache";
 
@@ -26,6 +26,7 @@ export interface RunOptions {
  *   what the command wrote to standard error, whole.
  */
 export function run(command: string, args: readonly string[], options: RunOptions = {}): Promise<string> {
+  const running = endWithEngine();
   const path = [join(cacheDirectory(process.env), "bin"), process.env.PATH ?? ""].join(delimiter);
   return new Promise((resolve, reject) => {
     const child = execFile(
@@ -38,6 +39,7 @@ export function run(command: string, args: readonly string[], options: RunOption
         maxBuffer: 256 * 1024 * 1024,
       },
       (error, stdout, stderr) => {
+        running.delete(child);
         if (error === null) {
           resolve(stdout);
           return;
@@ -59,8 +61,31 @@ export function run(command: string, args: readonly string[], options: RunOption
         }
       },
     );
+    running.add(child);
     // A tool that exits before it has read its input closes the pipe; its exit code tells the story.
     child.stdin?.on("error", () => undefined);
     child.stdin?.end(options.input ?? "");
   });
+}
+
+/**
+ * Ends this process, and the commands that it runs, as soon as Pulumi's engine is gone: a provider whose engine was
+ * killed would go on, and undo behind the back of the next run what that run does.
+ *
+ * The engine holds the other end of a provider's standard input. Providers are serialised, so what is kept for the
+ * process is kept in `globalThis`.
+ *
+ * @returns the commands that run
+ */
+function endWithEngine(): Set<ChildProcess> {
+  const shared = globalThis as { platformCommands?: Set<ChildProcess> };
+  if (shared.platformCommands !== undefined) return shared.platformCommands;
+  const running = (shared.platformCommands = new Set<ChildProcess>());
+  if ((process.argv[1] ?? "").includes("dynamic-provider") && fstatSync(0).isFIFO()) {
+    process.stdin.resume().once("end", () => {
+      for (const child of running) child.kill("SIGKILL");
+      process.exit(1);
+    });
+  }
+  return running;
 }

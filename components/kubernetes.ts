@@ -36,6 +36,10 @@ export interface KubernetesApi {
   list(apiVersion: string, kind: string, namespace?: string): Promise<Manifest[]>;
   /** Sets annotations; nothing happens when the object is not there. */
   annotate(ref: ManifestRef, annotations: Readonly<Record<string, string>>): Promise<void>;
+  /** Merges into an object (RFC 7386); nothing happens when the object is not there. */
+  merge(ref: ManifestRef, patch: object): Promise<void>;
+  /** Deletes an object; nothing happens when it is not there. */
+  delete(ref: ManifestRef): Promise<void>;
 }
 
 /** `Kind namespace/name`, as errors name an object. */
@@ -125,15 +129,18 @@ export class KubernetesClient implements KubernetesApi {
   }
 
   async annotate(ref: ManifestRef, annotations: Readonly<Record<string, string>>): Promise<void> {
-    await this.merge(ref, "", { metadata: { annotations } });
+    await this.merge(ref, { metadata: { annotations } });
+  }
+
+  async merge(ref: ManifestRef, patch: object): Promise<void> {
+    await this.patch(ref, "", patch);
   }
 
   /** Merges into an object's status; nothing happens when the object is not there. */
   async mergeStatus(ref: ManifestRef, status: Readonly<Record<string, unknown>>): Promise<void> {
-    await this.merge(ref, "/status", { status });
+    await this.patch(ref, "/status", { status });
   }
 
-  /** Deletes an object; nothing happens when it is not there. */
   async delete(ref: ManifestRef): Promise<void> {
     const operation = `Deleting ${nameOf(ref)} failed:`;
     const path = await this.path(ref, operation);
@@ -142,7 +149,7 @@ export class KubernetesClient implements KubernetesApi {
     if (response.status !== 404) this.refuse(response, operation);
   }
 
-  private async merge(ref: ManifestRef, subresource: string, patch: object): Promise<void> {
+  private async patch(ref: ManifestRef, subresource: string, patch: object): Promise<void> {
     const operation = `Changing ${nameOf(ref)} failed:`;
     const path = await this.path(ref, operation);
     if (path === undefined) return;

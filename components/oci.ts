@@ -8,6 +8,10 @@ export interface OciRegistry {
   tag(repository: string, digest: string, tag: string): Promise<void>;
   /** The digest (`sha256:…`) behind a tag or digest, or undefined when the registry does not hold it. */
   digest(repository: string, reference: string): Promise<string | undefined>;
+  /** Every tag of a repository; none when there is no such repository. */
+  tags(repository: string): Promise<string[]>;
+  /** Removes a manifest, and the tags that point at it. */
+  delete(repository: string, digest: string): Promise<void>;
 }
 
 /**
@@ -31,9 +35,23 @@ export class Crane implements OciRegistry {
       const name = repository + separator + reference;
       return (await this.crane(`Looking up ${name}`, "digest", name)).trim();
     } catch (error) {
-      if (/404 Not Found|MANIFEST_UNKNOWN|NAME_UNKNOWN/.test((error as Error).message)) return undefined;
+      if (isUnknown(error)) return undefined;
       throw error;
     }
+  }
+
+  async tags(repository: string): Promise<string[]> {
+    try {
+      const text = await this.crane(`Listing ${repository}`, "ls", repository);
+      return text.split("\n").filter((tag) => tag !== "");
+    } catch (error) {
+      if (isUnknown(error)) return [];
+      throw error;
+    }
+  }
+
+  async delete(repository: string, digest: string): Promise<void> {
+    await this.crane(`Deleting ${repository}@${digest}`, "delete", `${repository}@${digest}`);
   }
 
   private async crane(operation: string, ...args: string[]): Promise<string> {
@@ -43,4 +61,8 @@ export class Crane implements OciRegistry {
       throw new Error(`${operation} failed: ${(error as Error).message}`, { cause: error });
     }
   }
+}
+
+function isUnknown(error: unknown): boolean {
+  return /404 Not Found|MANIFEST_UNKNOWN|NAME_UNKNOWN/.test((error as Error).message);
 }

@@ -1,5 +1,3 @@
-import { local } from "@pulumi/command";
-import { Network } from "@pulumi/docker";
 import { core, Provider } from "@pulumi/kubernetes";
 import {
   all,
@@ -11,13 +9,14 @@ import {
   type Resource,
 } from "@pulumi/pulumi";
 import { RandomPassword } from "@pulumi/random";
-import type { ClusterConfig, PlatformConfig } from "../config";
+import type { PlatformConfig } from "../config";
 import type { Provenance } from "./artifact/layout";
 import type { Cluster } from "./cluster/cluster";
-import { owner, ownerLabel } from "./cluster/kind/lifecycle";
+import { Network } from "./docker/network/resource";
 import { KindCluster } from "./cluster/kind-cluster";
+import { FluxNamespace } from "./flux-system/resource";
 import type { LayerResult } from "./gate/lifecycle";
-import { LocalRegistry, type Registry } from "./registry";
+import { LocalRegistry, registryHosts, type Registry } from "./registry";
 import { Release } from "./release";
 import type { SeedInputs } from "./seed/lifecycle";
 import { Seed, type SeedArgs } from "./seed/resource";
@@ -68,7 +67,7 @@ export class Platform extends ComponentResource {
       { parent: this },
     );
     const host = this.host(name, config, identity);
-    const cluster = this.cluster(name, config.cluster, args.kubeconfig, host, identity);
+    const cluster = this.cluster(name, config, args.kubeconfig, host, identity);
     const registry = this.registry(name, config, host);
     const kubernetes = new Provider(
       `${name}-kubernetes`,
@@ -80,19 +79,30 @@ export class Platform extends ComponentResource {
       },
       { parent: this },
     );
-    const inCluster = { parent: this, provider: kubernetes };
-
-    const namespace = new core.v1.Namespace(
+    // Deleting the cluster deletes what is in it, without waiting for what runs there.
+    const deletedWith = cluster.container === undefined ? {} : { deletedWith: cluster.container };
+    const namespace = new FluxNamespace(
       `${name}-flux-system`,
-      // Flux and its operator label this namespace too; Pulumi owns its existence, not its labels.
-      { metadata: { name: "flux-system" } },
-      { ...inCluster, ignoreChanges: ["metadata.labels", "metadata.annotations"] },
+      { kubeconfig: cluster.kubeconfig },
+      { parent: this, ...deletedWith, protect: config.protect, dependsOn: [kubernetes] },
     );
-    const namespaceName = namespace.metadata.name;
+    // In another namespace of this name nothing of the last one is left, whatever a refresh saw of it.
+    const annotations = { "platform.pulumi.com/namespace-uid": namespace.uid };
+    const inNamespace = {
+      ...deletedWith,
+      provider: kubernetes,
+      replaceOnChanges: ["metadata.annotations"],
+      deleteBeforeReplace: true,
+    };
     const sopsAge = new SopsAgeSecret(
       `${name}-sops-age`,
-      { namespace: namespaceName, identity: identity.identity },
-      { parent: this, providers: { kubernetes } },
+      {
+        namespace: namespace.name,
+        annotations,
+        identity: identity.identity,
+        options: inNamespace,
+      },
+      { parent: this },
     );
     const variables = {
       artifact_repository: registry.clusterRepository,
@@ -103,14 +113,16 @@ export class Platform extends ComponentResource {
     };
     const runtime = new core.v1.ConfigMap(
       `${name}-runtime`,
-      { metadata: { name: "platform-runtime", namespace: namespaceName }, data: variables },
-      inCluster,
+      { metadata: { name: "platform-runtime", namespace: namespace.name, annotations }, data: variables },
+      { parent: this, ...inNamespace },
     );
 
     const seeded = this.seeds(name, {
       kubeconfig: cluster.kubeconfig,
+      namespaceUid: namespace.uid,
       tree: config.gitops.tree,
       cluster: config.gitops.cluster,
+      cilium: config.cluster.kind !== "kind" || config.cluster.cni === "cilium",
       variables: all(variables),
       chartMirror: config.chartMirror,
       after: [namespace],
@@ -127,8 +139,10 @@ export class Platform extends ComponentResource {
         repository: registry.repository,
         insecure: config.registry.kind === "remote" && config.registry.insecure,
         kubeconfig: cluster.kubeconfig,
+        namespaceUid: namespace.uid,
         channel,
         timeoutSeconds: config.release.timeoutSeconds,
+        keep: config.registry.kind === "local" ? config.registry.keep : 0,
         after: [sopsAge, runtime, ...seeded],
       },
       { parent: this },
@@ -149,35 +163,36 @@ export class Platform extends ComponentResource {
   /** The Docker network that a local cluster and a local registry share; undefined when neither is local. */
   private host(name: string, config: PlatformConfig, identity: Resource): Network | undefined {
     if (config.cluster.kind !== "kind" && config.registry.kind !== "local") return undefined;
-    const docker = new local.Command(
-      `${name}-docker`,
-      { create: "docker info --format '{{.ServerVersion}}'" },
-      { parent: this, dependsOn: [identity] },
-    );
     return new Network(
       `${name}-network`,
-      { name: `platform-${config.stack}`, internal: false, labels: [{ label: ownerLabel, value: owner }] },
-      { parent: this, dependsOn: [docker] },
+      { name: `platform-${config.stack}` },
+      { parent: this, dependsOn: [identity] },
     );
   }
 
   private cluster(
     name: string,
-    config: ClusterConfig,
+    { stack, cluster: config, registry, directory, protect }: PlatformConfig,
     kubeconfig: string | undefined,
     network: Network | undefined,
     identity: Resource,
   ): Cluster {
     if (config.kind === "kind" && network !== undefined) {
+      const local = registry.kind === "local" ? registry : undefined;
       return new KindCluster(
         `${name}-cluster`,
         {
+          ...config,
           clusterName: config.name,
-          network: network.name,
-          workers: config.workers,
-          ...(config.nodeImage === undefined ? {} : { nodeImage: config.nodeImage }),
+          network,
+          directory,
+          pull: local?.airGapped !== true,
+          mergeKubeconfig: config.kubeconfig === "merge",
+          ...(local === undefined
+            ? {}
+            : { hosts: registryHosts({ ...local, containerName: registryName(stack) }) }),
         },
-        { parent: this },
+        { parent: this, protect },
       );
     }
     if (config.kind === "existing" && kubeconfig !== undefined) {
@@ -192,21 +207,24 @@ export class Platform extends ComponentResource {
     );
   }
 
-  private registry(name: string, config: PlatformConfig, network: Network | undefined): Registry {
-    if (config.registry.kind === "local" && network !== undefined) {
+  private registry(
+    name: string,
+    { stack, registry: config }: PlatformConfig,
+    network: Network | undefined,
+  ): Registry {
+    if (config.kind === "local" && network !== undefined) {
+      const { port, mirrors, airGapped, retain, image } = config;
       return new LocalRegistry(
         `${name}-registry`,
         {
-          containerName: `platform-${config.stack}-registry`,
-          port: config.registry.port,
-          path: "platform",
-          network,
-          ...(config.registry.image === undefined ? {} : { image: config.registry.image }),
+          ...{ containerName: registryName(stack), port, path: "platform", network },
+          ...{ mirrors, airGapped, retain },
+          ...(image === undefined ? {} : { image }),
         },
         { parent: this },
       );
     }
-    const repository = config.registry.kind === "remote" ? config.registry.repository : "";
+    const repository = config.kind === "remote" ? config.repository : "";
     return {
       repository: output(repository),
       clusterRepository: output(repository),
@@ -217,19 +235,21 @@ export class Platform extends ComponentResource {
   /** Flux needs a network, its operator, and the instance that makes it: objects of the controllers layer. */
   private seeds(
     name: string,
-    args: Omit<SeedArgs, "object"> & { readonly after: readonly Resource[] },
+    args: Omit<SeedArgs, "object"> & { readonly cilium: boolean; readonly after: readonly Resource[] },
   ): Resource[] {
-    const { after, ...common } = args;
+    const { after, cilium, ...common } = args;
     const seed = (object: SeedInputs["object"], dependsOn: readonly Resource[]) =>
       new Seed(
         `${name}-seed-${object.name}`,
         { ...common, object },
         { parent: this, dependsOn: [...dependsOn] },
       );
-    const network = seed({ kind: "HelmRelease", namespace: "kube-system", name: "cilium" }, after);
+    const network = cilium
+      ? [seed({ kind: "HelmRelease", namespace: "kube-system", name: "cilium" }, after)]
+      : [];
     const operator = seed({ kind: "HelmRelease", namespace: "flux-system", name: "flux-operator" }, after);
     const instance = seed({ kind: "FluxInstance", namespace: "flux-system", name: "flux" }, [operator]);
-    return [network, operator, instance];
+    return [...network, operator, instance];
   }
 
   /** Encrypted files of generated secrets, one password for each key of each file. */
@@ -263,4 +283,9 @@ export class Platform extends ComponentResource {
       { parent: this },
     ).encrypted;
   }
+}
+
+/** The container of a stack's registry, and its host name in the network. */
+function registryName(stack: string): string {
+  return `platform-${stack}-registry`;
 }

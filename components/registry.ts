@@ -1,4 +1,4 @@
-import { Container, RemoteImage, Volume, type Network } from "@pulumi/docker";
+import { RemoteImage, Volume } from "@pulumi/docker";
 import {
   ComponentResource,
   interpolate,
@@ -6,7 +6,9 @@ import {
   type Input,
   type Output,
 } from "@pulumi/pulumi";
-import { owner, ownerLabel } from "./cluster/kind/lifecycle";
+import { Container } from "./docker/container/resource";
+import type { Network } from "./docker/network/resource";
+import { owner, ownerLabel } from "./docker/ownership";
 
 /** Where a stack's artifacts are stored. Repositories have the form `host[:port]/path`. */
 export interface Registry {
@@ -20,19 +22,38 @@ export interface Registry {
 
 /** Arguments of `LocalRegistry`. */
 export interface LocalRegistryArgs {
-  /** Name of the container, which is its host name in the network. */
+  /** Name of the container and its volume; the container's host name in the network. */
   readonly containerName: string;
-  /** Port on 127.0.0.1; never on another address. */
+  /** Port on 127.0.0.1, never on another address; mirrors take the ports that follow. */
   readonly port: number;
   /** Path of the repository. */
   readonly path: string;
   /** The Docker network that the cluster's nodes are in. */
   readonly network: Network;
   /** @default registry:3 */
-  readonly image?: Input<string>;
+  readonly image?: string;
+  /** Registries whose images are kept here, by host: `ghcr.io`. @default none */
+  readonly mirrors?: readonly string[];
+  /** Mirrors serve what they hold, and nothing is asked of any other registry. @default false */
+  readonly airGapped?: boolean;
+  /** Keep the volume when the stack is destroyed. @default false */
+  readonly retain?: boolean;
 }
 
-/** A `registry:3` container on a volume of its own, published on 127.0.0.1 only. */
+/** Port of every registry inside its container. */
+const internalPort = 5000;
+const storage = "/var/lib/registry";
+
+/** Hosts whose images are served from another address than their name. */
+const upstreams: Readonly<Record<string, string>> = { "docker.io": "registry-1.docker.io" };
+
+/**
+ * A `registry:3` container on a volume of its own, and one more for each mirror, all published on 127.0.0.1 only.
+ *
+ * A mirror is a pull-through cache that forgets nothing: it asks its upstream for what is new and serves what it
+ * holds when the upstream cannot be reached. Air-gapped, it is a plain registry over the same content, which
+ * accepts pushes.
+ */
 export class LocalRegistry extends ComponentResource implements Registry {
   readonly repository: Output<string>;
   readonly clusterRepository: Output<string>;
@@ -40,32 +61,49 @@ export class LocalRegistry extends ComponentResource implements Registry {
 
   constructor(name: string, args: LocalRegistryArgs, opts?: ComponentResourceOptions) {
     super("platform:registry:LocalRegistry", name, {}, opts);
+    const { mirrors = [], airGapped = false } = args;
     // The network waits for all that must hold before anything is made.
     const onHost = { parent: this, dependsOn: [args.network] };
-    const labels = [{ label: ownerLabel, value: owner }];
-    const image = new RemoteImage(
-      `${name}-image`,
-      { name: args.image ?? "registry:3", keepLocally: true },
-      onHost,
+    const volume = new Volume(
+      `${name}-volume`,
+      { name: args.containerName, labels: [{ label: ownerLabel, value: owner }] },
+      { ...onHost, retainOnDelete: args.retain ?? false },
     );
-    const volume = new Volume(`${name}-volume`, { name: args.containerName, labels }, onHost);
-    const container = new Container(
-      `${name}-container`,
-      {
-        name: args.containerName,
-        image: image.imageId,
-        labels,
-        restart: "unless-stopped",
-        ports: [{ internal: 5000, external: args.port, ip: "127.0.0.1" }],
-        volumes: [{ volumeName: volume.name, containerPath: "/var/lib/registry" }],
-        networksAdvanced: [{ name: args.network.name }],
-        envs: ["REGISTRY_STORAGE_DELETE_ENABLED=true"],
-      },
-      { parent: this },
+    const image = this.image(name, args.image ?? "registry:3", airGapped, args.network);
+    const container = (
+      suffix: string,
+      containerName: string,
+      port: number,
+      env: Readonly<Record<string, string>>,
+    ) =>
+      new Container(
+        `${name}-${suffix}`,
+        {
+          name: containerName,
+          image,
+          network: args.network.name,
+          port: { container: internalPort, host: port },
+          volume: volume.name.apply((volumeName) => ({ name: volumeName, path: storage })),
+          env: { OTEL_TRACES_EXPORTER: "none", ...env },
+        },
+        { parent: this },
+      );
+    const registry = container("container", args.containerName, args.port, {
+      REGISTRY_STORAGE_DELETE_ENABLED: "true",
+    });
+    mirrors.forEach((host, index) =>
+      container(`mirror-${host}`, mirrorName(args.containerName, host), args.port + 1 + index, {
+        REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY: `${storage}/${host}`,
+        ...(airGapped
+          ? {}
+          : {
+              REGISTRY_PROXY_REMOTEURL: `https://${upstreams[host] ?? host}`,
+              REGISTRY_PROXY_TTL: "0s",
+            }),
+      }),
     );
-    const port = container.ports.apply((ports) => ports?.[0]);
-    this.repository = interpolate`127.0.0.1:${port.apply((p) => p?.external ?? args.port)}/${args.path}`;
-    this.clusterAddress = interpolate`${container.name}:${port.apply((p) => p?.internal ?? 5000)}`;
+    this.repository = interpolate`${registry.hostAddress}/${args.path}`;
+    this.clusterAddress = registry.networkAddress;
     this.clusterRepository = interpolate`${this.clusterAddress}/${args.path}`;
     this.registerOutputs({
       repository: this.repository,
@@ -73,4 +111,43 @@ export class LocalRegistry extends ComponentResource implements Registry {
       clusterAddress: this.clusterAddress,
     });
   }
+
+  /** The id of the image; air-gapped, its name, for the Docker Engine must hold it already. */
+  private image(name: string, image: string, airGapped: boolean, network: Network): Input<string> {
+    if (airGapped) return image;
+    return new RemoteImage(
+      `${name}-image`,
+      { name: image, keepLocally: true },
+      { parent: this, dependsOn: [network] },
+    ).imageId;
+  }
+}
+
+function mirrorName(containerName: string, host: string): string {
+  return `${containerName}-${host.replaceAll(":", "-")}`;
+}
+
+/**
+ * How the nodes' containerd reaches images: `hosts.toml` by registry host. The stack's own registry speaks plain
+ * HTTP; a mirror is asked before its upstream, or, air-gapped, instead of it, and any other registry not at all.
+ *
+ * Source: https://github.com/containerd/containerd/blob/main/docs/hosts.md
+ */
+export function registryHosts(
+  args: Pick<LocalRegistryArgs, "containerName" | "mirrors" | "airGapped">,
+): Record<string, string> {
+  const address = (name: string) => `http://${name}:${internalPort}`;
+  const host = (server: string, at: string) =>
+    `server = "${server}"\n\n[host."${at}"]\n  capabilities = ["pull", "resolve"]\n`;
+  const { containerName, mirrors = [], airGapped = false } = args;
+  const own = address(containerName);
+  const mirrored = mirrors.map((name) => {
+    const at = address(mirrorName(containerName, name));
+    return [name, host(airGapped ? at : `https://${upstreams[name] ?? name}`, at)] as const;
+  });
+  return {
+    [`${containerName}:${internalPort}`]: host(own, own),
+    ...Object.fromEntries(mirrored),
+    ...(airGapped ? { _default: host(own, own) } : {}),
+  };
 }

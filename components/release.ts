@@ -12,10 +12,14 @@ import type { LayerResult } from "./gate/lifecycle";
 /** Arguments of `Release`: those of its artifact, and where it must become Ready. */
 export interface ReleaseArgs extends ArtifactArgs {
   readonly kubeconfig: Input<string>;
+  /** Of the namespace of Flux. */
+  readonly namespaceUid: Input<string>;
   /** The tag that the cluster follows. */
   readonly channel: Input<string>;
   /** How long the release may take until every layer is Ready. */
   readonly timeoutSeconds: Input<number>;
+  /** How many revisions the registry keeps; 0 keeps them all. */
+  readonly keep: Input<number>;
   /** What must be in the cluster before the gate opens: Flux and its secrets. The artifact does not wait for it. */
   readonly after: readonly Resource[];
 }
@@ -29,14 +33,16 @@ export class Release extends ComponentResource {
 
   constructor(name: string, args: ReleaseArgs, opts?: ComponentResourceOptions) {
     super("platform:release:Release", name, {}, opts);
-    const { kubeconfig, channel, timeoutSeconds, after, ...artifactArgs } = args;
+    const { kubeconfig, namespaceUid, channel, timeoutSeconds, keep, after, ...artifactArgs } = args;
     const artifact = new Artifact(`${name}-artifact`, artifactArgs, { parent: this });
     const gate = new Gate(
       `${name}-gate`,
       {
         kubeconfig,
+        namespaceUid,
         channel,
         timeoutSeconds,
+        keep,
         repository: args.repository,
         insecure: args.insecure,
         digest: artifact.digest,

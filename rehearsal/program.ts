@@ -32,23 +32,23 @@ export type ProgramMessage =
 
 /** Stand-ins of what needs Docker, or that only a cloud of one's own has. */
 function standIns(request: ProgramRequest): StandIn[] {
-  const [host = "", port = ""] = request.registry.split(":");
-  const nothing = { id: "stand-in", state: {} };
   return [
     {
       type: "pulumi-nodejs:dynamic/cluster:Kind",
       describe: ({ name }) => `Kind cluster ${String(name)}`,
-      state: () => ({
-        id: "stand-in",
-        state: { kubeconfig: request.kubeconfig, loadBalancerCidr: "127.96.255.0/24" },
-      }),
+      state: () => ({ id: "stand-in", state: { kubeconfig: request.kubeconfig } }),
     },
     {
-      type: "docker:index/container:Container",
+      type: "pulumi-nodejs:dynamic/docker:Network",
+      describe: ({ name }) => `network ${String(name)}`,
+      state: () => ({ id: "stand-in", state: { subnet: "127.96.0.0/16" } }),
+    },
+    {
+      type: "pulumi-nodejs:dynamic/docker:Container",
       describe: ({ name }) => `container ${String(name)} (a registry process)`,
       state: () => ({
         id: "stand-in",
-        state: { name: host, ports: [{ internal: Number(port), external: Number(port), ip: host }] },
+        state: { hostAddress: request.registry, networkAddress: request.registry },
       }),
     },
     {
@@ -57,19 +57,9 @@ function standIns(request: ProgramRequest): StandIn[] {
       state: () => ({ id: "stand-in", state: { imageId: "stand-in" } }),
     },
     {
-      type: "docker:index/network:Network",
-      describe: ({ name }) => `network ${String(name)}`,
-      state: () => nothing,
-    },
-    {
       type: "docker:index/volume:Volume",
       describe: ({ name }) => `volume ${String(name)}`,
-      state: () => nothing,
-    },
-    {
-      type: "command:local:Command",
-      describe: ({ create }) => `command "${String(create)}"`,
-      state: () => ({ id: "stand-in", state: { stdout: "", stderr: "" } }),
+      state: () => ({ id: "stand-in", state: {} }),
     },
   ];
 }

@@ -1,4 +1,4 @@
-import type { Output } from "@pulumi/pulumi";
+import type { Output, Resource } from "@pulumi/pulumi";
 
 /** A Kubernetes cluster, whatever it is made of. */
 export interface Cluster {
@@ -6,4 +6,6 @@ export interface Cluster {
   readonly kubeconfig: Output<string>;
   /** Addresses that load balancers may take, in CIDR form. */
   readonly loadBalancerCidr: Output<string>;
+  /** What takes all that is in the cluster with it when it is deleted; undefined for one that stays. */
+  readonly container?: Resource;
 }

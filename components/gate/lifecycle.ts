@@ -1,11 +1,14 @@
 import type { Clock } from "../clock";
 import { nameOf, refOf, type KubernetesApi, type Manifest, type ManifestRef } from "../kubernetes";
 import type { OciRegistry } from "../oci";
+import { suspendFlux } from "../flux-system/finalizers";
 import { sentence } from "../sentence";
 
 /** A release: which artifact a channel serves, and where it must become Ready. */
 export interface GateInputs {
   readonly kubeconfig: string;
+  /** Of the namespace of Flux: in another one nothing is released, whatever a refresh saw. */
+  readonly namespaceUid: string;
   /** Repository as this machine reaches it: `host[:port]/path`. */
   readonly repository: string;
   readonly insecure: boolean;
@@ -15,6 +18,8 @@ export interface GateInputs {
   readonly digest: string;
   /** How long the release may take until every layer is Ready, in seconds. */
   readonly timeoutSeconds: number;
+  /** How many revisions of the channel the registry keeps; 0 keeps them all. */
+  readonly keep: number;
 }
 
 /** How a layer came to be Ready. */
@@ -101,12 +106,17 @@ export class GateLifecycle {
   async release(inputs: GateInputs): Promise<GateOutputs> {
     const { repository, channel, digest } = inputs;
     const good = await this.registry.digest(repository, readyTag(channel));
+    await this.registry.tag(repository, digest, revisionTag(channel, digest, this.clock.now()));
     await this.registry.tag(repository, digest, channel);
 
     const layers = new Map<string, LayerResult>();
     const failure = await this.await(inputs, digest, layers);
     if (failure === undefined) {
       await this.registry.tag(repository, digest, readyTag(channel));
+      await this.prune(inputs).catch((error: unknown) => {
+        // The release is Ready all the same; the next one prunes again.
+        console.warn(`Pruning old revisions failed: ${sentence((error as Error).message)}`);
+      });
       return { ...inputs, ready: true, layers: [...layers.values()] };
     }
     const operation = `Releasing ${digest} to channel "${channel}" failed: ${sentence(failure)}`;
@@ -145,10 +155,40 @@ export class GateLifecycle {
   diff(olds: GateOutputs, news: GateInputs): boolean {
     return (
       !olds.ready ||
+      olds.namespaceUid !== news.namespaceUid ||
       olds.digest !== news.digest ||
       olds.channel !== news.channel ||
       olds.repository !== news.repository
     );
+  }
+
+  /** Tells Flux to change nothing any more, as far as it still answers: the platform is being destroyed. */
+  async delete(): Promise<void> {
+    await suspendFlux(this.api).catch(() => undefined);
+  }
+
+  /**
+   * Removes the oldest revisions of the channel, but none that a tag of another meaning points at: the channel's
+   * own, the last good one, and what other channels serve.
+   */
+  private async prune({ repository, channel, keep }: GateInputs): Promise<void> {
+    if (keep === 0) return;
+    const tags = await this.registry.tags(repository);
+    // The time in a tag sorts; a digest counts once, by its newest tag.
+    const newest = new Map<string, string>();
+    for (const tag of tags.filter((candidate) => isRevision(channel, candidate)).sort()) {
+      newest.delete(tag.slice(-shortLength));
+      newest.set(tag.slice(-shortLength), tag);
+    }
+    const old = [...newest.values()].reverse().slice(keep);
+    if (old.length === 0) return;
+    const digest = (tag: string) => this.registry.digest(repository, tag);
+    const held = await Promise.all(tags.filter((tag) => !isRevision(channel, tag)).map(digest));
+    for (const superseded of await Promise.all(old.map(digest))) {
+      if (superseded !== undefined && !held.includes(superseded)) {
+        await this.registry.delete(repository, superseded);
+      }
+    }
   }
 
   /**
@@ -258,6 +298,23 @@ const sourceRef: ManifestRef = { apiVersion: sourceApi, kind: "OCIRepository", n
 /** The tag of the digest that a channel was last Ready at. */
 export function readyTag(channel: string): string {
   return `${channel}-ready`;
+}
+
+/** Characters of a digest in a revision's tag. */
+const shortLength = 12;
+
+/** The tag that a release leaves on its digest: `<channel>-<UTC time>-<start of the digest>`. */
+export function revisionTag(channel: string, digest: string, now: number): string {
+  const time = new Date(now)
+    .toISOString()
+    .replace(/[^0-9]/g, "")
+    .slice(0, 14);
+  return `${channel}-${time}-${digest.slice("sha256:".length).slice(0, shortLength)}`;
+}
+
+function isRevision(channel: string, tag: string): boolean {
+  const rest = tag.startsWith(`${channel}-`) ? tag.slice(channel.length + 1) : "";
+  return /^\d{14}-[0-9a-f]{12}$/.test(rest);
 }
 
 function statusOf(object: Manifest): FluxStatus {

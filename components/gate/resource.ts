@@ -26,6 +26,10 @@ class GateProvider implements dynamic.ResourceProvider<GateInputs, GateOutputs> 
     return { outs: await this.lifecycle(news).release(news) };
   }
 
+  async delete(_id: string, state: GateOutputs): Promise<void> {
+    await this.lifecycle(state).delete();
+  }
+
   private lifecycle(inputs: GateInputs): GateLifecycle {
     return new GateLifecycle(
       new KubernetesClient(inputs.kubeconfig),

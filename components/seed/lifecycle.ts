@@ -11,6 +11,8 @@ import { chartOf, type ChartRenderer } from "./chart";
 /** What is seeded: an object of the tree. */
 export interface SeedInputs {
   readonly kubeconfig: string;
+  /** Of the namespace of Flux: in another one the seed is not there, whatever a refresh saw. */
+  readonly namespaceUid: string;
   /** Absolute path of the gitops tree. */
   readonly tree: string;
   readonly cluster: string;
@@ -25,6 +27,7 @@ export interface SeedInputs {
 /** A seed's traces: `sentinel` tells whether it is still there. */
 export interface SeedOutputs {
   readonly kubeconfig: string;
+  readonly namespaceUid: string;
   readonly sentinel: ManifestRef;
   /** SHA-256 of what was applied; the objects themselves are not kept. */
   readonly fingerprint: string;
@@ -64,6 +67,7 @@ export class SeedLifecycle {
     }
     return {
       kubeconfig: inputs.kubeconfig,
+      namespaceUid: inputs.namespaceUid,
       sentinel: refOf(sentinel),
       fingerprint: createHash("sha256").update(JSON.stringify(objects)).digest("hex"),
     };

@@ -7,12 +7,7 @@ import { SeedLifecycle, type SeedInputs, type SeedOutputs } from "./lifecycle";
 class SeedProvider implements dynamic.ResourceProvider<SeedInputs, SeedOutputs> {
   async create(inputs: SeedInputs): Promise<dynamic.CreateResult<SeedOutputs>> {
     const { kind, namespace, name } = inputs.object;
-    const lifecycle = new SeedLifecycle(
-      new KubernetesClient(inputs.kubeconfig, namespace),
-      new Helm(inputs.chartMirror),
-      new SystemClock(),
-    );
-    return { id: `${kind}/${namespace}/${name}`, outs: await lifecycle.create(inputs) };
+    return { id: `${kind}/${namespace}/${name}`, outs: await this.seed(inputs) };
   }
 
   async read(id: string, state?: SeedOutputs): Promise<dynamic.ReadResult<SeedOutputs>> {
@@ -27,8 +22,25 @@ class SeedProvider implements dynamic.ResourceProvider<SeedInputs, SeedOutputs> 
 
   /** A seed that is there is Flux's to change; another cluster needs its own. */
   diff(_id: string, olds: SeedOutputs, news: SeedInputs): Promise<dynamic.DiffResult> {
-    const replaced = olds.kubeconfig !== news.kubeconfig;
-    return Promise.resolve({ changes: replaced, replaces: replaced ? ["kubeconfig"] : [] });
+    return Promise.resolve({
+      changes: olds.kubeconfig !== news.kubeconfig || olds.namespaceUid !== news.namespaceUid,
+    });
+  }
+
+  async update(
+    _id: string,
+    _olds: SeedOutputs,
+    news: SeedInputs,
+  ): Promise<dynamic.UpdateResult<SeedOutputs>> {
+    return { outs: await this.seed(news) };
+  }
+
+  private seed(inputs: SeedInputs): Promise<SeedOutputs> {
+    return new SeedLifecycle(
+      new KubernetesClient(inputs.kubeconfig, inputs.object.namespace),
+      new Helm(inputs.chartMirror),
+      new SystemClock(),
+    ).create(inputs);
   }
 }
 

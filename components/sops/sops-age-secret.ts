@@ -1,10 +1,19 @@
 import { core } from "@pulumi/kubernetes";
-import { ComponentResource, secret, type ComponentResourceOptions, type Input } from "@pulumi/pulumi";
+import {
+  ComponentResource,
+  secret,
+  type ComponentResourceOptions,
+  type CustomResourceOptions,
+  type Input,
+} from "@pulumi/pulumi";
 
 /** Arguments of `SopsAgeSecret`. */
 export interface SopsAgeSecretArgs {
   /** Namespace of the Flux controllers. */
   readonly namespace: Input<string>;
+  readonly annotations: Input<Readonly<Record<string, Input<string>>>>;
+  /** Options of the Secret that Pulumi does not hand on from the component's own. @default none */
+  readonly options?: CustomResourceOptions;
   /** Content of the age identity file. */
   readonly identity: Input<string>;
 }
@@ -16,10 +25,10 @@ export class SopsAgeSecret extends ComponentResource {
     new core.v1.Secret(
       `${name}-secret`,
       {
-        metadata: { name: "sops-age", namespace: args.namespace },
+        metadata: { name: "sops-age", namespace: args.namespace, annotations: args.annotations },
         stringData: { "age.agekey": secret(args.identity) },
       },
-      { parent: this },
+      { parent: this, ...args.options },
     );
     this.registerOutputs({});
   }

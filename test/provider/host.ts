@@ -54,15 +54,22 @@ export class ProviderHost {
     id: string,
     olds: Properties,
     news: Properties,
-  ): Promise<{ changes: boolean; replaces: string[] }> {
+  ): Promise<{
+    changes: boolean;
+    replaces: string[];
+    /** Of a replacement whose old resource goes first. */
+    deleteBeforeReplace?: true;
+  }> {
     const request = new proto.DiffRequest();
     request.setId(id);
     request.setOlds(struct(olds));
     request.setNews(struct(news));
     const response = await call<proto.DiffResponse>((done) => this.client.diff(request, done));
+    const replaces = response.getReplacesList();
     return {
       changes: response.getChanges() === proto.DiffResponse.DiffChanges.DIFF_SOME,
-      replaces: response.getReplacesList(),
+      replaces,
+      ...(replaces.length > 0 && response.getDeletebeforereplace() ? { deleteBeforeReplace: true } : {}),
     };
   }
 

@@ -5,6 +5,7 @@ import { homedir } from "node:os";
 import { delimiter, join } from "node:path";
 import { parse } from "yaml";
 import { inspectTree, readTree } from "../../components/artifact/tree";
+import { Crane } from "../../components/oci";
 import { binDirectory, ensureTools } from "../../tools/tools";
 import { FakeApiServer, kubeconfigOf } from "../unit/api-server";
 import { smallTree } from "../unit/small-tree";
@@ -88,6 +89,9 @@ describe("serialised providers", () => {
   it("are those of every dynamic resource", () => {
     deepEqual([...providers.keys()].sort(), [
       "cluster:Kind",
+      "docker:Container",
+      "docker:Network",
+      "flux:Namespace",
       "release:Artifact",
       "release:Gate",
       "seed:Seed",
@@ -338,7 +342,7 @@ describe("Artifact and Gate out of state", () => {
       );
       const inputs = inputsOf("release:Gate", {
         ...{ kubeconfig: cluster.kubeconfig, repository: artifact.repository, insecure: false },
-        ...{ channel: "x", digest: artifact.digest, timeoutSeconds: 15 },
+        ...{ channel: "x", digest: artifact.digest, timeoutSeconds: 15, keep: 1, namespaceUid: "u" },
       });
       const { id, state } = await host.create(inputs);
       equal(id, "x");
@@ -347,10 +351,13 @@ describe("Artifact and Gate out of state", () => {
         (state.layers as { name: string; objects: number }[]).map(({ name, objects }) => [name, objects]),
         [["flux-system", 2]],
       );
-      const tags = (await (await fetch(`http://${registry.address}/v2/platform/tags/list`)).json()) as {
-        tags: string[];
-      };
-      deepEqual(tags.tags.sort(), ["x", "x-ready"]);
+      const short = String(artifact.digest).slice("sha256:".length, "sha256:".length + 12);
+      deepEqual(
+        (await new Crane(false).tags(String(artifact.repository)))
+          .map((tag) => tag.replace(/\d{14}/, "TIME"))
+          .sort(),
+        ["x", `x-TIME-${short}`, "x-ready"],
+      );
 
       deepEqual(await host.read(id, state), state);
       equal((await host.diff(id, state, inputs)).changes, false);
@@ -358,6 +365,10 @@ describe("Artifact and Gate out of state", () => {
       const seen = await host.read(id, state);
       equal(seen?.ready, false);
       equal((await host.diff(id, seen, inputs)).changes, true);
+      equal((await host.diff(id, state, { ...inputs, namespaceUid: "of another" })).changes, true);
+
+      await host.delete(id, state);
+      deepEqual(root.spec, { sourceRef: { name: "flux-system" }, suspend: true });
     } finally {
       cluster.stop();
     }
@@ -371,73 +382,326 @@ describe("Artifact and Gate out of state", () => {
         repository: artifact.repository,
         insecure: false,
       },
-      ...{ channel: "x", digest: artifact.digest, timeoutSeconds: 1 },
+      ...{ channel: "x", digest: artifact.digest, timeoutSeconds: 1, keep: 1, namespaceUid: "u" },
     });
     await refused(
       host.create(inputs),
       /^Releasing sha256:[0-9a-f]{64} to channel "x" failed: .*: the API server at https:\/\/127\.0\.0\.1:1 does not answer \(ECONNREFUSED\)\./,
     );
-    equal(await host.read("x", { ...inputs, ready: true, layers: [] }), undefined);
+    const state = { ...inputs, ready: true, layers: [] };
+    equal(await host.read("x", state), undefined);
+    await host.delete("x", state);
+  });
+});
+
+describe("Crane", () => {
+  let host: ProviderHost;
+  let registry: RegistryProcess;
+
+  before(async () => {
+    const port = await freePort();
+    [host, registry] = await Promise.all([ProviderHost.start(), RegistryProcess.start(tools.registry, port)]);
+  });
+  after(async () => {
+    host.stop();
+    await registry.stop();
+  });
+
+  /** Two artifacts in a repository of their own, by their digests. */
+  async function pushed(): Promise<{ repository: string; digests: readonly [string, string] }> {
+    const inputs = await artifactInputs(registry.address);
+    const { id, state } = await host.create(inputs);
+    writeFileSync(join(String(inputs.tree), "README.md"), "new\n");
+    const { content } = await readTree(String(inputs.tree));
+    const updated = await host.update(id, state, { ...inputs, content });
+    return {
+      repository: String(inputs.repository),
+      digests: [String(state.digest), String(updated.digest)],
+    };
+  }
+
+  it("lists every tag of a repository, and none of one that is not there", async () => {
+    const crane = new Crane(false);
+    deepEqual(await crane.tags(`${registry.address}/other`), []);
+    const { repository, digests } = await pushed();
+    for (const [index, tag] of ["a", "b", "c"].entries()) {
+      await crane.tag(repository, digests[index % 2] ?? "", tag);
+    }
+    deepEqual((await crane.tags(repository)).sort(), ["a", "b", "c"]);
+  });
+
+  it("deletes a manifest with the tags that point at it, and no other", async () => {
+    const crane = new Crane(false);
+    const { repository, digests } = await pushed();
+    const [old, current] = digests;
+    for (const tag of ["old", "older"]) await crane.tag(repository, old, tag);
+    await crane.tag(repository, current, "current");
+    await crane.delete(repository, old);
+    equal(await crane.digest(repository, old), undefined);
+    equal(await crane.digest(repository, "older"), undefined);
+    equal(await crane.digest(repository, "current"), current);
+    const tags = await crane.tags(repository);
+    deepEqual(
+      tags.filter((tag) => tag.startsWith("old")),
+      [],
+    );
+    ok(tags.includes("current"));
+  });
+
+  it("says what it could not do, and with what", async () => {
+    const crane = new Crane(false);
+    const { repository } = await pushed();
+    const nothing = `sha256:${"0".repeat(64)}`;
+    await rejects(crane.delete(repository, nothing), {
+      message: new RegExp(`^Deleting ${repository}@${nothing} failed: "crane delete .*" failed: `),
+    });
+    await rejects(crane.tags("127.0.0.1:1/platform"), {
+      message: /^Listing 127\.0\.0\.1:1\/platform failed: "crane ls .*" failed: .*connection refused/,
+    });
+  });
+});
+
+/** A `docker` that keeps containers and networks as files of a directory, as `docker inspect` prints them. */
+const dockerScript = (directory: string) => `cd ${directory}
+echo "docker $*" >> log
+labels() {
+  separator=
+  while [ $# -gt 0 ]; do
+    [ "$1" = --label ] && printf '%s"%s":"%s"' "$separator" "\${2%%=*}" "\${2#*=}" && separator=,
+    shift
+  done
+}
+case "$1 $2" in
+  "inspect --type") cat "$3-$4" 2> /dev/null || { echo "Error: No such $3: $4" >&2; exit 1; } ;;
+  "network create")
+    subnets='{"Subnet":"fc00:1::/64"},{"Subnet":"172.30.0.0/16"}'
+    printf '[{"Labels":{%s},"IPAM":{"Config":[%s]}}]' "$(labels "$@")" "$subnets" > "network-$5" ;;
+  "network rm") rm "network-$3" ;;
+  "run --detach")
+    [ -f taken ] && { echo "Bind for 127.0.0.1:5050 failed: port is already allocated" >&2; exit 125; }
+    printf '[{"Config":{"Labels":{%s}},"State":{"Status":"running"}}]' "$(labels "$@")" > "container-$6" ;;
+  "rm --force") rm -f "container-$3" ;;
+  "start "*) sed -i s/exited/running/ "container-$2" ;;
+esac`;
+
+describe("Network and Container out of state", () => {
+  let directory: string;
+  let host: ProviderHost;
+  const at = (name: string) => join(directory, name);
+  /** What was asked of Docker that changes something, without the arguments. */
+  const changes = () =>
+    readFileSync(at("log"), "utf8")
+      .split("\n")
+      .filter((line) => line !== "" && !line.startsWith("docker inspect"))
+      .map((line) => line.split(" ").slice(1, 3).join(" "));
+
+  beforeEach(async () => {
+    directory = temporaryDirectory();
+    host = await hostWith({ docker: dockerScript(directory) });
+  });
+  afterEach(() => {
+    host.stop();
+  });
+
+  it("make, adopt, find and delete a network with the docker program", async () => {
+    const inputs = inputsOf("docker:Network", { name: "platform-x" });
+    const { id, state } = await host.create(inputs);
+    equal(id, "platform-x");
+    deepEqual(withoutProvider(state), { name: "platform-x", subnet: "172.30.0.0/16" });
+    deepEqual((await host.create(inputs)).state, state);
+    deepEqual(withoutProvider((await host.read(id, state)) ?? {}), withoutProvider(state));
+    deepEqual(await host.diff(id, state, inputs), { changes: false, replaces: [] });
+    deepEqual(await host.diff(id, state, { ...inputs, name: "other" }), {
+      changes: true,
+      replaces: ["name"],
+    });
+
+    const own = readFileSync(at("network-platform-x"), "utf8");
+    writeFileSync(at("network-platform-x"), own.replace('"platform"', '"another"'));
+    await refused(host.create(inputs), /^Adopting Docker network "platform-x" failed: it exists and is not/);
+    await refused(host.delete(id, state), /^Deleting Docker network "platform-x" failed: it exists and is/);
+    writeFileSync(at("network-platform-x"), own);
+
+    await host.delete(id, state);
+    equal(await host.read(id, state), undefined);
+    await host.delete(id, state);
+    deepEqual(changes(), ["network create", "network rm"]);
+  });
+
+  it("run, adopt, start, replace, find and delete a container with the docker program", async () => {
+    const inputs = inputsOf("docker:Container", {
+      ...{ name: "registry", image: "sha256:image", network: "platform-x", env: { B: "2", A: "1" } },
+      ...{ port: { container: 5000, host: 5050 }, volume: { name: "data", path: "/data" } },
+    });
+    const { id, state } = await host.create(inputs);
+    equal(id, "registry");
+    const outputs = { hostAddress: "127.0.0.1:5050", networkAddress: "registry:5000" };
+    deepEqual(withoutProvider(state), withoutProvider({ ...inputs, ...outputs }));
+
+    deepEqual((await host.create(inputs)).state, state);
+    deepEqual(await host.read(id, state), state);
+    deepEqual(await host.diff(id, state, inputs), { changes: false, replaces: [] });
+    deepEqual(await host.diff(id, state, { ...inputs, env: { A: "1", B: "2" } }), {
+      changes: false,
+      replaces: [],
+    });
+    deepEqual(await host.diff(id, state, { ...inputs, image: "sha256:other" }), {
+      changes: true,
+      replaces: [],
+    });
+    deepEqual(await host.diff(id, state, { ...inputs, name: "other" }), {
+      ...{ changes: true, replaces: ["name"] },
+      // Two of them cannot hold one port.
+      deleteBeforeReplace: true,
+    });
+    deepEqual(changes(), ["run --detach"]);
+
+    const running = readFileSync(at("container-registry"), "utf8");
+    writeFileSync(at("container-registry"), running.replace("running", "exited"));
+    equal(await host.read(id, state), undefined);
+    await host.create(inputs);
+    deepEqual(changes().slice(1), ["start registry"]);
+    const updated = await host.update(id, state, { ...inputs, image: "sha256:other" });
+    equal(updated.image, "sha256:other");
+    deepEqual(changes().slice(2), ["rm --force", "run --detach"]);
+
+    await host.delete(id, updated);
+    await host.delete(id, updated);
+    equal(await host.read(id, updated), undefined);
+    deepEqual(changes().slice(4), ["rm --force"]);
+  });
+
+  it("say in one sentence that a port is taken", async () => {
+    writeFileSync(at("taken"), "");
+    const inputs = inputsOf("docker:Container", {
+      ...{ name: "registry", image: "i", network: "n", env: {} },
+      ...{ port: { container: 5000, host: 5050 }, volume: { name: "data", path: "/data" } },
+    });
+    await refused(
+      host.create(inputs),
+      /^Starting container "registry" failed: port 5050 on 127\.0\.0\.1 is taken\. Stop what listens there, or set platform:registry\.port\.$/,
+    );
   });
 });
 
 describe("Kind out of state", () => {
-  it("makes, adopts, finds and deletes a cluster with the kind program", async () => {
-    const directory = temporaryDirectory();
-    const at = (name: string) => join(directory, name);
-    mkdirSync(at("clusters"));
-    const cluster = await FakeApiServer.start({ v1: { Node: ["nodes", false] } });
-    const labels: Record<string, string> = { "platform.pulumi.com/owner": "platform" };
-    cluster.objects.set("/api/v1/nodes/local-control-plane", {
-      metadata: { name: "local-control-plane", labels },
-    });
-    writeFileSync(at("kubeconfig"), cluster.kubeconfig);
-    const host = await hostWith({
-      kind: `cd ${directory}
+  /** A `docker` whose containers are the nodes of Kind: status, start and owner by name; files below `files/<node>`. */
+  const nodesScript = (directory: string) => `cd ${directory}
+echo "docker $1" >> log
+case "$1" in
+  ps) ls nodes ;;
+  inspect)
+    shift 3
+    separator=
+    printf '['
+    for node; do
+      printf '%s{"Name":"/%s",' "$separator" "$node"
+      printf '"State":{"Status":"%s","StartedAt":"%s"},' $(cut -d ' ' -f 1,2 "nodes/$node")
+      printf '"Config":{"Labels":{"platform.pulumi.com/owner":"%s"}}}' $(cut -d ' ' -f 3 "nodes/$node")
+      separator=,
+    done
+    echo ']' ;;
+  commit) echo "$5" > image ;;
+  start) sed -i 's/exited first/running again/' "nodes/$2" ;;
+  exec)
+    [ "$2" = --interactive ] && shift
+    if [ "$3" = cat ]; then cat "files/$2$4"; else sh -c "$5" sh "files/$2$7"; fi ;;
+esac`;
+  const kindScript = (directory: string) => `cd ${directory}
 echo "kind $*" >> log
 case "$1 $2" in
-  "get clusters") ls clusters ;;
   "get kubeconfig") cat kubeconfig ;;
-  "create cluster") cat > config; echo "$KIND_EXPERIMENTAL_DOCKER_NETWORK" > network; touch "clusters/$4" ;;
-  "delete cluster") rm "clusters/$4" ;;
-esac`,
-      docker: `echo '[{"Subnet":"fc00:1::/64"},{"Subnet":"172.30.0.0/16"}]'`,
+  "create cluster")
+    cat > config
+    echo "$KIND_EXPERIMENTAL_DOCKER_NETWORK" > network
+    # A container inherits the labels of its image.
+    grep -q "image: $(cat image)" config && owner=platform
+    echo "running first $owner" > "nodes/$4-control-plane" ;;
+  "delete cluster") rm "nodes/$4-control-plane" ;;
+esac`;
+
+  function inputsIn(directory: string): Properties {
+    return inputsOf("cluster:Kind", {
+      ...{ name: "local", network: "platform-local", image: "kindest/node:v1", pull: true },
+      config: "kind: Cluster\nnodes:\n  - role: control-plane\n",
+      files: { [join(directory, "host", "policy.yaml")]: "the policy\n" },
+      hosts: { "ghcr.io": "the mirror\n" },
+      mergeKubeconfig: false,
     });
+  }
+
+  it("makes, adopts, starts, changes, finds and deletes a cluster with the programs kind and docker", async () => {
+    const directory = temporaryDirectory();
+    const at = (name: string) => join(directory, name);
+    mkdirSync(at("nodes"));
+    const cluster = await FakeApiServer.start({ v1: { Namespace: ["namespaces", false] } });
+    writeFileSync(at("kubeconfig"), cluster.kubeconfig);
+    const host = await hostWith({ kind: kindScript(directory), docker: nodesScript(directory) });
+    const count = (command: string) => readFileSync(at("log"), "utf8").split(`${command}\n`).length - 1;
+    const made = () => count("kind create cluster --name local --config - --kubeconfig /dev/null");
     try {
-      const inputs = inputsOf("cluster:Kind", {
-        name: "local",
-        network: "platform-local",
-        config: "kind: Cluster\n",
-      });
+      const inputs = inputsIn(directory);
       const { id, state } = await host.create(inputs);
       equal(id, "local");
-      deepEqual(state, { ...inputs, kubeconfig: cluster.kubeconfig, loadBalancerCidr: "172.30.255.0/24" });
-      equal(readFileSync(at("config"), "utf8"), "kind: Cluster\n");
+      const kubeconfig = cluster.kubeconfig.trimEnd();
+      deepEqual(state, { ...inputs, kubeconfig: `${kubeconfig}\n# Started first\n` });
+      const image = readFileSync(at("image"), "utf8").trim();
+      match(image, /^platform-node-local:[0-9a-f]{12}$/);
+      deepEqual(parse(readFileSync(at("config"), "utf8")), {
+        kind: "Cluster",
+        nodes: [{ role: "control-plane", image }],
+      });
       equal(readFileSync(at("network"), "utf8"), "platform-local\n");
+      equal(readFileSync(at("host/policy.yaml"), "utf8"), "the policy\n");
+      const certs = at("files/local-control-plane/etc/containerd/certs.d");
+      equal(readFileSync(join(certs, "ghcr.io", "hosts.toml"), "utf8"), "the mirror\n");
 
       deepEqual((await host.create(inputs)).state, state);
-      equal(readFileSync(at("log"), "utf8").match(/create cluster/g)?.length, 1);
+      equal(made(), 1);
+      ok(cluster.requests.includes("GET /api/v1/namespaces/kube-system"));
       deepEqual(await host.read(id, state), state);
       deepEqual(await host.diff(id, state, inputs), { changes: false, replaces: [] });
-      deepEqual(await host.diff(id, state, { ...inputs, config: "other" }), {
-        changes: true,
-        replaces: ["config"],
-      });
+      for (const change of [{ config: "nodes: []\n" }, { image: "other" }, { network: "n" }, { files: {} }]) {
+        deepEqual(await host.diff(id, state, { ...inputs, ...change }), {
+          ...{ changes: true, replaces: Object.keys(change) },
+          deleteBeforeReplace: true,
+        });
+      }
 
-      labels["platform.pulumi.com/owner"] = "another";
-      await refused(
-        host.create(inputs),
-        /^Adopting Kind cluster "local" failed: it exists and is not this project's/,
-      );
-      await refused(
-        host.delete(id, state),
-        /Kind cluster "local" failed: it exists and is not this project's/,
-      );
-      deepEqual(readdirSync(at("clusters")), ["local"]);
-      labels["platform.pulumi.com/owner"] = "platform";
+      const hosts = { "quay.io": "another mirror\n" };
+      deepEqual(await host.diff(id, state, { ...inputs, hosts }), { changes: true, replaces: [] });
+      const updated = await host.update(id, state, { ...inputs, hosts });
+      deepEqual(updated, { ...state, hosts });
+      deepEqual(readdirSync(certs), ["quay.io"]);
+
+      writeFileSync(at("nodes/local-control-plane"), "exited first platform\n");
+      equal(await host.read(id, state), undefined);
+      const again = { ...state, kubeconfig: `${kubeconfig}\n# Started again\n` };
+      deepEqual((await host.create(inputs)).state, again);
+      deepEqual(await host.read(id, state), again);
+      equal(count("docker start"), 1);
+      equal(made(), 1);
+
+      rmSync(at("files/local-control-plane/kind"), { recursive: true });
+      equal(await host.read(id, state), undefined);
+      await host.create(inputs);
+      equal(made(), 2);
+
+      writeFileSync(at("nodes/local-control-plane"), "running first another\n");
+      for (const [operation, call] of [
+        ["Adopting", host.create(inputs)],
+        ["Deleting", host.delete(id, state)],
+      ] as const) {
+        await refused(
+          call,
+          new RegExp(`^${operation} Kind cluster "local" failed: it exists and is not this project's`),
+        );
+      }
+      deepEqual(readdirSync(at("nodes")), ["local-control-plane"]);
+      writeFileSync(at("nodes/local-control-plane"), "running first platform\n");
 
       await host.delete(id, state);
-      deepEqual(readdirSync(at("clusters")), []);
+      deepEqual(readdirSync(at("nodes")), []);
       equal(await host.read(id, state), undefined);
       await host.delete(id, state);
     } finally {
@@ -447,13 +711,92 @@ esac`,
   });
 
   it("says what kind said when it fails", async () => {
-    const host = await hostWith({ kind: 'test "$1" = get || { echo "ERROR: no space left" >&2; exit 1; }' });
+    const host = await hostWith({ kind: 'echo "ERROR: no space left" >&2; exit 1', docker: "" });
     try {
-      const inputs = inputsOf("cluster:Kind", { name: "local", network: "n", config: "" });
-      await refused(host.create(inputs), /^Creating Kind cluster "local" failed: .*ERROR: no space left/);
+      await refused(
+        host.create(inputsIn(temporaryDirectory())),
+        /^Creating Kind cluster "local" failed: "kind create cluster" failed: ERROR: no space left\. Mend it and run again\.$/,
+      );
     } finally {
       host.stop();
     }
+  });
+
+  it("says of a Docker that does not answer that it does not", async () => {
+    const silence = 'echo "Cannot connect to the Docker daemon at unix:///x. Is it running" >&2; exit 1';
+    const host = await hostWith({ docker: silence });
+    try {
+      const inputs = inputsIn(temporaryDirectory());
+      const sentence =
+        /^Asking Docker for "ps --all" failed: the engine does not answer \(Cannot connect .*\)\. Start it, let this user reach it, and run again\.$/;
+      await refused(host.create(inputs), sentence);
+      await refused(host.read("local", { ...inputs, kubeconfig: "k" }), sentence);
+      await refused(host.delete("local", { ...inputs, kubeconfig: "k" }), sentence);
+    } finally {
+      host.stop();
+    }
+  });
+});
+
+describe("FluxNamespace out of state", () => {
+  let host: ProviderHost;
+  const path = "/api/v1/namespaces/flux-system";
+
+  before(async () => {
+    host = await ProviderHost.start();
+  });
+  after(() => {
+    host.stop();
+  });
+
+  it("makes the namespace of Flux, finds it again, and deletes it after Flux was told to change nothing", async () => {
+    const cluster = await FakeApiServer.start({
+      v1: { Namespace: ["namespaces", false] },
+      "kustomize.toolkit.fluxcd.io/v1": { Kustomization: ["kustomizations", true] },
+    });
+    try {
+      cluster.override = (method, asked) => {
+        const object = method === "GET" && asked === path ? cluster.objects.get(path) : undefined;
+        if (object === undefined) return undefined;
+        return { status: 200, body: JSON.stringify({ ...object, metadata: { uid: "the uid" } }) };
+      };
+      const inputs = inputsOf("flux:Namespace", { kubeconfig: cluster.kubeconfig });
+      const { id, state } = await host.create(inputs);
+      equal(id, "flux-system");
+      deepEqual(withoutProvider(state), {
+        ...{ kubeconfig: cluster.kubeconfig, name: "flux-system", uid: "the uid" },
+      });
+      deepEqual(await host.read(id, state), state);
+      deepEqual(await host.diff(id, state, inputs), { changes: false, replaces: [] });
+      deepEqual(await host.diff(id, state, { ...inputs, kubeconfig: "other" }), {
+        changes: true,
+        replaces: [],
+      });
+      deepEqual(await host.update(id, state, inputs), state);
+
+      const apps = "/apis/kustomize.toolkit.fluxcd.io/v1/namespaces/flux-system/kustomizations/apps";
+      cluster.objects.set(apps, { metadata: { name: "apps", namespace: "flux-system" }, spec: {} });
+      cluster.requests.length = 0;
+      await host.delete(id, state);
+      deepEqual(
+        cluster.requests.filter((request) => !request.startsWith("GET")),
+        [`PATCH ${apps}`, `DELETE ${path}`],
+      );
+      equal(cluster.objects.has(path), false);
+      equal(await host.read(id, state), undefined);
+      await host.delete(id, state);
+    } finally {
+      cluster.stop();
+    }
+  });
+
+  it("says of a cluster that does not answer that it does not, and finds nothing in it", async () => {
+    const inputs = inputsOf("flux:Namespace", { kubeconfig: kubeconfigOf("https://127.0.0.1:1") });
+    await refused(
+      host.create(inputs),
+      /^Reading Namespace flux-system failed: the API server at https:\/\/127\.0\.0\.1:1 does not answer \(ECONNREFUSED\)\.$/,
+    );
+    equal(await host.read("flux-system", { ...inputs, name: "flux-system", uid: "u" }), undefined);
   });
 });
 
@@ -477,7 +820,7 @@ echo '{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"web"}}'`,
 
   const seedInputs = (kubeconfig: string) =>
     inputsOf("seed:Seed", {
-      ...{ kubeconfig, tree, cluster: "x", variables: { channel: "x" } },
+      ...{ kubeconfig, namespaceUid: "u", tree, cluster: "x", variables: { channel: "x" } },
       object: { kind: "HelmRelease", namespace: "web", name: "web" },
     });
 
@@ -495,16 +838,16 @@ echo '{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"web"}}'`,
       match(String(fingerprint), /^[0-9a-f]{64}$/);
       deepEqual(rest, {
         kubeconfig: cluster.kubeconfig,
+        namespaceUid: "u",
         sentinel: { apiVersion: "apps/v1", kind: "Deployment", name: "web", namespace: "web" },
       });
       deepEqual([...cluster.objects.keys()].sort(), ["/api/v1/namespaces/web/configmaps/web", deployment]);
 
       deepEqual(await host.read(id, state), state);
       deepEqual(await host.diff(id, state, inputs), { changes: false, replaces: [] });
-      deepEqual(await host.diff(id, state, { ...inputs, kubeconfig: "other" }), {
-        changes: true,
-        replaces: ["kubeconfig"],
-      });
+      for (const change of [{ kubeconfig: "other" }, { namespaceUid: "of another" }]) {
+        deepEqual(await host.diff(id, state, { ...inputs, ...change }), { changes: true, replaces: [] });
+      }
 
       const owned = { metadata: { name: "web", labels: { "helm.toolkit.fluxcd.io/name": "web" } } };
       cluster.objects.set(deployment, owned);

@@ -15,7 +15,10 @@ export async function freePort(): Promise<number> {
   return port;
 }
 
-/** A real registry that keeps everything in memory: a new one is empty. */
+/**
+ * A real registry that deletes what it is told to; a new one is empty. It keeps files: the driver that keeps
+ * everything in memory does not list every tag.
+ */
 export class RegistryProcess {
   private constructor(
     private readonly child: ChildProcess,
@@ -25,13 +28,17 @@ export class RegistryProcess {
 
   /** @param binary path of the `registry` program */
   static async start(binary: string, port: number): Promise<RegistryProcess> {
-    const config = join(temporaryDirectory(), "config.yml");
+    const directory = temporaryDirectory();
+    const config = join(directory, "config.yml");
     const address = `127.0.0.1:${port}`;
     writeFileSync(
       config,
       JSON.stringify({
         ...{ version: 0.1, log: { level: "error", accesslog: { disabled: true } } },
-        ...{ storage: { inmemory: {} }, http: { addr: address } },
+        ...{
+          storage: { filesystem: { rootdirectory: join(directory, "data") }, delete: { enabled: true } },
+          http: { addr: address },
+        },
       }),
     );
     const child = spawn(binary, ["serve", config], {

@@ -10,11 +10,17 @@ async function serialiseProviders(): Promise<Record<string, string>> {
     const { AgeIdentity } = await import("../../components/sops/identity/resource");
     const { GeneratedSecrets } = await import("../../components/sops/generated/resource");
     const { Artifact } = await import("../../components/artifact/resource");
+    const { Network } = await import("../../components/docker/network/resource");
+    const { Container } = await import("../../components/docker/container/resource");
     const { Kind } = await import("../../components/cluster/kind/resource");
+    const { FluxNamespace } = await import("../../components/flux-system/resource");
     const { Seed } = await import("../../components/seed/resource");
     const { Gate } = await import("../../components/gate/resource");
     // The provider does not depend on the arguments.
-    for (const Resource of [AgeIdentity, GeneratedSecrets, Artifact, Kind, Seed, Gate]) {
+    const resources = [
+      ...[AgeIdentity, GeneratedSecrets, Artifact, Network, Container, Kind, FluxNamespace, Seed, Gate],
+    ];
+    for (const Resource of resources) {
       new (Resource as unknown as new (name: string, args: object) => unknown)(Resource.name, {});
     }
   });

@@ -15,7 +15,7 @@ interface Answer {
   readonly body: string;
 }
 
-/** As much of an API server as a client sees: discovery, get, list, server-side apply and merge patch, over TLS. */
+/** As much of an API server as a client sees: discovery, get, list, server-side apply, merge patch and delete, over TLS. */
 export class FakeApiServer {
   /** Path → object. */
   readonly objects = new Map<string, Record<string, unknown>>();
@@ -98,6 +98,7 @@ export class FakeApiServer {
       merge(object, JSON.parse(body) as Record<string, unknown>);
       return ok(object);
     }
+    if (method === "DELETE" && this.objects.delete(path)) return ok({ kind: "Status" });
     return { status: 404, body: JSON.stringify({ kind: "Status", message: `${path} not found` }) };
   }
 }
@@ -119,6 +120,8 @@ function merge(target: Record<string, unknown>, patch: Record<string, unknown>):
     const old = target[key];
     if (typeof value === "object" && value !== null && typeof old === "object" && old !== null) {
       merge(old as Record<string, unknown>, value as Record<string, unknown>);
+    } else if (value === null) {
+      Reflect.deleteProperty(target, key);
     } else {
       target[key] = value;
     }

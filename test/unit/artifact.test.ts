@@ -26,6 +26,14 @@ class FakeRegistry implements OciRegistry {
     if (this.unreachable) return Promise.reject(new Error("connection refused"));
     return Promise.resolve(this.held.has(`${repository}@${reference}`) ? reference : undefined);
   }
+
+  tags(): Promise<string[]> {
+    throw new Error("an artifact has no tag");
+  }
+
+  delete(): Promise<void> {
+    throw new Error("an artifact is deleted by the release after it");
+  }
 }
 
 async function artifact() {

@@ -1,23 +1,46 @@
 import { deepEqual, equal } from "node:assert/strict";
-import { createServer, type AddressInfo } from "node:net";
+import { connect, createServer, type AddressInfo } from "node:net";
 import { examine, thisHost, type Host } from "../../commands/doctor";
 import type { PlatformConfig } from "../../config";
 
 const gib = 1024 ** 3;
-const local: PlatformConfig = {
+const local = {
   stack: "local",
-  cluster: { kind: "kind", name: "local", workers: 0 },
-  registry: { kind: "local", port: 5050 },
+  cluster: {
+    ...{ kind: "kind", name: "local", workers: 0, cni: "cilium", podSecurity: "baseline", ports: [] },
+    ...{ mounts: [], kubeadmConfigPatches: [], kubeconfig: "output" },
+  },
+  registry: { kind: "local", port: 5050, mirrors: [], airGapped: false, keep: 20, retain: false },
   domain: "platform.localhost",
   gitops: { tree: "/gitops", cluster: "local", requireClean: false },
   sops: { generate: "empty", identityFile: "/agekey" },
   release: { timeoutSeconds: 900 },
+  ...{ protect: false, directory: "/state/local" },
+} as const satisfies PlatformConfig;
+const withPorts: PlatformConfig = {
+  ...local,
+  cluster: {
+    ...local.cluster,
+    ports: [
+      { containerPort: 30080, hostPort: 80 },
+      { containerPort: 30443, hostPort: 443, protocol: "TCP" },
+    ],
+  },
+};
+const withMirrors: PlatformConfig = {
+  ...local,
+  registry: { ...local.registry, mirrors: ["ghcr.io", "registry.lan:5000"] },
 };
 const prod: PlatformConfig = {
   ...local,
   cluster: { kind: "existing", kubeconfigFile: "/kubeconfig", loadBalancerCidr: "10.0.0.0/24" },
   registry: { kind: "remote", repository: "ghcr.io/example/platform", insecure: false },
 };
+
+const ownerOfNodes =
+  'docker ps --all --filter label=io.x-k8s.kind.cluster=local --format {{.Names}}={{.Label "platform.pulumi.com/owner"}}';
+const ownerOfVolume =
+  'docker volume inspect --format {{index .Labels "platform.pulumi.com/owner"}} platform-local-registry';
 
 /** A machine that has everything; a command that is an Error fails with it. */
 function host(lacks: {
@@ -30,7 +53,15 @@ function host(lacks: {
     "pulumi version": "v3.259.0",
     "docker info --format {{.ServerVersion}}": "29.0.0",
     "docker info --format {{.DockerRootDir}}": "/docker\n",
-    "docker port platform-local-registry": new Error("no such container"),
+    [ownerOfNodes]: "",
+    [ownerOfVolume]: new Error("no such volume"),
+    ...Object.fromEntries(
+      ["registry", "registry-ghcr.io", "registry-registry.lan-5000"].map((name) => [
+        `docker port platform-local-${name}`,
+        new Error("no such container"),
+      ]),
+    ),
+    "docker port local-control-plane": new Error("no such container"),
     ...lacks.commands,
   };
   const files: Record<string, string> = {
@@ -116,7 +147,19 @@ describe("doctor", () => {
       "the registry's port",
       { taken: [5050] },
       false,
-      'Port 5050 on 127.0.0.1 is taken: the registry of stack "local" needs it. Stop what listens there, or set platform:registry.port.',
+      "Port 5050 on 127.0.0.1 is taken: platform-local-registry needs it. Stop what listens there, or set platform:registry.port.",
+    ],
+    [
+      "a Kind cluster of its own",
+      { commands: { [ownerOfNodes]: "local-control-plane=platform\nlocal-worker=\n" } },
+      false,
+      'A Kind cluster "local" is there and is not this project\'s (its node local-worker lacks the label platform.pulumi.com/owner=platform). Set platform:cluster.name to another name, or delete it with "kind delete cluster --name local".',
+    ],
+    [
+      "a volume of its own",
+      { commands: { [ownerOfVolume]: "\n" } },
+      false,
+      'A volume "platform-local-registry" is there and is not this project\'s (it lacks the label platform.pulumi.com/owner=platform). Keep what it holds elsewhere, remove it with "docker volume rm platform-local-registry", and run again.',
     ],
   ] as const) {
     it(`finds that ${what} is missing, and how to get it`, async () => {
@@ -135,17 +178,74 @@ describe("doctor", () => {
     equal((await examine(local, host(lacks))).length, 3);
   });
 
-  it("takes the registry's own container for no stranger", async () => {
+  for (const [what, config, taken, container, setting] of [
+    ["the registry", local, 5050, "platform-local-registry", "platform:registry.port"],
+    ["a mirror", withMirrors, 5051, "platform-local-registry-ghcr.io", "platform:registry.port"],
+    [
+      "a mirror of a host with a port",
+      withMirrors,
+      5052,
+      "platform-local-registry-registry.lan-5000",
+      "platform:registry.port",
+    ],
+    ["the cluster", withPorts, 443, "local-control-plane", "platform:cluster.ports"],
+  ] as const) {
+    it(`finds that a port of ${what} is taken, unless its own container holds it`, async () => {
+      const held = (ports: string | Error) =>
+        examine(config, host({ commands: { [`docker port ${container}`]: ports }, taken: [taken] }));
+      const message = `Port ${taken} on 127.0.0.1 is taken: ${container} needs it. Stop what listens there, or set ${setting}.`;
+      deepEqual(await held(new Error("no such container")), [{ message, rehearsable: false }]);
+      deepEqual(await held("5000/tcp -> 127.0.0.1:1\n"), [{ message, rehearsable: false }]);
+      deepEqual(await held(`80/tcp -> 127.0.0.1:1\n5000/tcp -> 127.0.0.1:${taken}\n`), []);
+    });
+  }
+
+  it("looks at no port that nothing of the stack listens on", async () => {
+    deepEqual(await examine(local, host({ taken: [80, 443, 5049, 5051] })), []);
+    deepEqual(await examine(withMirrors, host({ taken: [5053] })), []);
+    deepEqual(await examine(withPorts, host({ taken: [30080, 30443] })), []);
+  });
+
+  it("takes a listener of TCP for no reason against a port of UDP", async () => {
+    const ports = [{ containerPort: 30053, hostPort: 53, protocol: "UDP" as const }];
+    const dns = { ...local, cluster: { ...local.cluster, ports } };
+    deepEqual(await examine(dns, host({ taken: [53] })), []);
+  });
+
+  it("takes its own cluster and volume for no strangers", async () => {
     const own = {
-      commands: { "docker port platform-local-registry": "5000/tcp -> 127.0.0.1:5050" },
-      taken: [5050],
+      [ownerOfNodes]: "local-control-plane=platform\nlocal-worker=platform\n",
+      [ownerOfVolume]: "platform\n",
     };
-    deepEqual(await examine(local, host(own)), []);
-    const other = {
-      commands: { "docker port platform-local-registry": "5000/tcp -> 127.0.0.1:5051" },
-      taken: [5050],
-    };
-    equal((await examine(local, host(other))).length, 1);
+    deepEqual(await examine(local, host({ commands: own })), []);
+  });
+
+  it("asks nothing else of a Docker that is missing", async () => {
+    const asked: string[] = [];
+    const bare = host({ commands: { "docker info --format {{.ServerVersion}}": noCommand("docker") } });
+    const findings = await examine(withPorts, {
+      ...bare,
+      run: (...command) => {
+        asked.push(command.join(" "));
+        return bare.run(...command);
+      },
+    });
+    deepEqual(asked.sort(), ["docker info --format {{.ServerVersion}}", "pulumi version"]);
+    equal(findings.length, 1);
+  });
+
+  it("asks of a Docker with a registry alone nothing about clusters, and the other way round", async () => {
+    const unasked = { [ownerOfNodes]: "x=", [ownerOfVolume]: "" };
+    const registryAlone = { ...local, cluster: prod.cluster };
+    deepEqual(
+      (await examine(registryAlone, host({ commands: unasked }))).map(({ message }) => message.slice(0, 8)),
+      ["A volume"],
+    );
+    const clusterAlone = { ...local, registry: prod.registry };
+    deepEqual(
+      (await examine(clusterAlone, host({ commands: unasked }))).map(({ message }) => message.slice(0, 6)),
+      ["A Kind"],
+    );
   });
 
   it("looks at the root's disk where Docker's is not known, and at no watches where there are none to set", async () => {
@@ -159,6 +259,35 @@ describe("doctor", () => {
   });
 });
 
+/** A port below 1024 that nobody listens on. */
+async function freePrivilegedPort(): Promise<number> {
+  for (let port = 1023; port > 0; port--) {
+    const listener = await new Promise<boolean>((resolve) => {
+      const socket = connect(port, "127.0.0.1");
+      socket.once("connect", () => {
+        socket.destroy();
+        resolve(true);
+      });
+      socket.once("error", () => {
+        resolve(false);
+      });
+    });
+    if (!listener) return port;
+  }
+  throw new Error("there is no free port below 1024");
+}
+
+/** Runs `action` without root's rights, where this process has them. */
+async function asOrdinaryUser<T>(action: () => Promise<T>): Promise<T> {
+  if (process.geteuid?.() !== 0) return action();
+  process.seteuid?.(65534);
+  try {
+    return await action();
+  } finally {
+    process.seteuid?.(0);
+  }
+}
+
 describe("this machine", () => {
   it("tells a port that is taken from one that is free", async () => {
     const server = createServer();
@@ -167,6 +296,11 @@ describe("this machine", () => {
     equal(await thisHost.portTaken(port), true);
     await new Promise((resolve) => server.close(resolve));
     equal(await thisHost.portTaken(port), false);
+  });
+
+  it("does not take a port that only root may bind, as Docker does, for one that is taken", async () => {
+    const port = await freePrivilegedPort();
+    equal(await asOrdinaryUser(() => thisHost.portTaken(port)), false);
   });
 
   it("has no file where there is none, and some room", async () => {

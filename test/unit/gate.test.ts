@@ -1,46 +1,44 @@
 import { deepEqual, equal, match, rejects } from "node:assert/strict";
-import type { Clock } from "../../components/clock";
-import { GateLifecycle, type GateInputs } from "../../components/gate/lifecycle";
+import { GateLifecycle, revisionTag, type GateInputs } from "../../components/gate/lifecycle";
 import type { KubernetesApi, Manifest, ManifestRef } from "../../components/kubernetes";
 import type { OciRegistry } from "../../components/oci";
+import { FakeClock } from "./clock";
 
 const good = `sha256:${"a".repeat(64)}`;
 const next = `sha256:${"b".repeat(64)}`;
 
-/** A clock that a sleep moves on at once. */
-class FakeClock implements Clock {
-  time = 0;
-  private readonly waiting: ((time: number) => void)[] = [];
-
-  now(): number {
-    return this.time;
-  }
-
-  onTick(listener: (time: number) => void): void {
-    this.waiting.push(listener);
-  }
-
-  sleep(milliseconds: number): Promise<void> {
-    this.time += milliseconds;
-    for (const listener of this.waiting) listener(this.time);
-    return Promise.resolve();
-  }
-}
-
 class FakeRegistry implements OciRegistry {
-  readonly tags = new Map<string, string>();
+  /** Tag → digest. */
+  readonly held = new Map<string, string>();
+  /** Digests, in the order of their deletion. */
+  readonly deleted: string[] = [];
 
   push(): Promise<void> {
     return Promise.resolve();
   }
 
   tag(_repository: string, digest: string, tag: string): Promise<void> {
-    this.tags.set(tag, digest);
+    this.held.set(tag, digest);
     return Promise.resolve();
   }
 
   digest(_repository: string, reference: string): Promise<string | undefined> {
-    return Promise.resolve(this.tags.get(reference));
+    return Promise.resolve(this.held.get(reference));
+  }
+
+  tags(): Promise<string[]> {
+    return Promise.resolve([...this.held.keys()]);
+  }
+
+  delete(_repository: string, digest: string): Promise<void> {
+    this.deleted.push(digest);
+    for (const [tag, held] of this.held) if (held === digest) this.held.delete(tag);
+    return Promise.resolve();
+  }
+
+  /** What channels serve and were Ready at, without the tags of revisions. */
+  channels(): [string, string][] {
+    return [...this.held].filter(([tag]) => !/\d{14}/.test(tag));
   }
 }
 
@@ -106,7 +104,7 @@ class FakeFlux implements KubernetesApi {
   annotate(ref: ManifestRef): Promise<void> {
     this.nudges.push(ref.name);
     if (ref.kind === "OCIRepository") {
-      this.served = `local@${this.registry.tags.get("local") ?? ""}`;
+      this.served = `local@${this.registry.held.get("local") ?? ""}`;
       for (const layer of this.layers.filter(({ dependsOn }) => dependsOn.length === 0))
         this.reconcile(layer);
     } else {
@@ -114,6 +112,14 @@ class FakeFlux implements KubernetesApi {
       if (layer !== undefined) this.reconcile(layer);
     }
     return Promise.resolve();
+  }
+
+  merge: KubernetesApi["merge"] = () => {
+    throw new Error("the gate merges nothing into a cluster that it releases to");
+  };
+
+  delete(): Promise<void> {
+    throw new Error("the gate deletes nothing");
   }
 
   private reconcile(layer: FakeLayer): void {
@@ -134,7 +140,7 @@ function gate() {
   const clock = new FakeClock();
   const inputs: GateInputs = {
     ...{ kubeconfig: "", repository: "r/platform", insecure: false, channel: "local", digest: next },
-    timeoutSeconds: 120,
+    ...{ timeoutSeconds: 120, keep: 0, namespaceUid: "the uid" },
   };
   return { registry, flux, clock, inputs, lifecycle: new GateLifecycle(flux, registry, clock) };
 }
@@ -152,13 +158,10 @@ describe("release gate", () => {
         ["certs", 3],
       ],
     );
-    deepEqual(
-      [...registry.tags],
-      [
-        ["local", next],
-        ["local-ready", next],
-      ],
-    );
+    deepEqual(registry.channels(), [
+      ["local", next],
+      ["local-ready", next],
+    ]);
     deepEqual(flux.nudges, ["flux-system", "certs"]);
   });
 
@@ -186,13 +189,10 @@ describe("release gate", () => {
       );
       return true;
     });
-    deepEqual(
-      [...registry.tags],
-      [
-        ["local", good],
-        ["local-ready", good],
-      ],
-    );
+    deepEqual(registry.channels(), [
+      ["local", good],
+      ["local-ready", good],
+    ]);
     equal(flux.served, `local@${good}`);
   });
 
@@ -231,11 +231,19 @@ describe("release gate", () => {
     );
   });
 
-  it("is due when the digest is new or a layer is not Ready any more", async () => {
+  it("is due when what is released, or where, is new, or a layer is not Ready any more", async () => {
     const { flux, inputs, lifecycle } = gate();
     const outputs = await lifecycle.release(inputs);
     equal(lifecycle.diff(outputs, inputs), false);
-    equal(lifecycle.diff(outputs, { ...inputs, digest: good }), true);
+    for (const change of [
+      { digest: good },
+      { namespaceUid: "of another namespace" },
+      { channel: "other" },
+      { repository: "r/other" },
+    ]) {
+      equal(lifecycle.diff(outputs, { ...inputs, ...change }), true, Object.keys(change)[0]);
+    }
+    equal(lifecycle.diff(outputs, { ...inputs, keep: 5, timeoutSeconds: 1 }), false);
     equal((await lifecycle.read(outputs))?.ready, true);
     const certs = flux.layers[2];
     if (certs !== undefined) certs.ready = { status: "False", reason: "X", message: "" };
@@ -247,9 +255,199 @@ describe("release gate", () => {
   it("is gone when the channel moved away or the cluster has no source", async () => {
     const { registry, flux, inputs, lifecycle } = gate();
     const outputs = await lifecycle.release(inputs);
-    registry.tags.set("local", good);
+    registry.held.set("local", good);
     equal((await lifecycle.read(outputs))?.ready, false);
     flux.get = () => Promise.resolve(undefined);
     equal(await lifecycle.read(outputs), undefined);
+  });
+});
+
+const digests = ["1", "2", "3", "4", "5"].map((digit) => `sha256:${digit.repeat(64)}`) as [
+  string,
+  string,
+  string,
+  string,
+  string,
+];
+
+/** What `action` warns of. */
+async function warnings(action: () => Promise<void>): Promise<string[]> {
+  const warned: string[] = [];
+  const { warn } = console;
+  console.warn = (message: string) => void warned.push(message);
+  try {
+    await action();
+  } finally {
+    console.warn = warn;
+  }
+  return warned;
+}
+
+describe("revisions of a channel", () => {
+  /** A gate that releases digests a minute after each other. */
+  function channel(keep: number) {
+    const made = gate();
+    const release = async (...released: readonly string[]) => {
+      for (const digest of released) {
+        made.clock.time += 60_000;
+        await made.lifecycle.release({ ...made.inputs, digest, keep });
+      }
+    };
+    return { ...made, release };
+  }
+
+  it("have a tag of channel, UTC time and digest", async () => {
+    const { registry, clock, release } = channel(0);
+    clock.time = Date.UTC(2026, 10, 21, 7, 5, 3, 999);
+    equal(revisionTag("local", good, clock.time), "local-20261121070503-aaaaaaaaaaaa");
+    await release(good);
+    deepEqual(
+      [...registry.held],
+      [
+        ["local-20261121070603-aaaaaaaaaaaa", good],
+        ["local", good],
+        ["local-ready", good],
+      ],
+    );
+  });
+
+  it("are kept when their release failed, for whoever looks for the reason", async () => {
+    const { registry, flux, inputs, lifecycle } = gate();
+    flux.broken.set(next, { layer: "certs", reason: "BuildFailed", message: "no", times: Infinity });
+    await rejects(lifecycle.release(inputs));
+    equal(registry.held.get("local-19700101000000-bbbbbbbbbbbb"), next);
+  });
+
+  it("are deleted but for the newest", async () => {
+    const { registry, release } = channel(2);
+    await release(...digests.slice(0, 2));
+    deepEqual(registry.deleted, []);
+    await release(...digests.slice(2));
+    deepEqual(registry.deleted, digests.slice(0, 3));
+    deepEqual([...registry.held.values()].sort(), [digests[3], digests[4], digests[4], digests[4]]);
+  });
+
+  it("count once, by their last release, however often they were released", async () => {
+    const { registry, release } = channel(2);
+    const [a, b, c] = digests;
+    await release(a, a, b, b, a);
+    deepEqual(registry.deleted, []);
+    await release(c);
+    deepEqual(registry.deleted, [b]);
+  });
+
+  it("are all kept when nothing is said of how many, as in a registry of somebody else", async () => {
+    const { registry, release } = channel(0);
+    registry.tags = () => Promise.reject(new Error("the registry does not list tags"));
+    await release(...digests);
+    deepEqual(registry.deleted, []);
+  });
+
+  it("are kept while the channel serves them, whatever a clock said of their age", async () => {
+    const { registry, clock, release } = channel(1);
+    const [a, b] = digests;
+    clock.time = 3_600_000;
+    await release(a);
+    clock.time = 0;
+    await release(b);
+    deepEqual(registry.deleted, []);
+    deepEqual(registry.channels(), [
+      ["local", b],
+      ["local-ready", b],
+    ]);
+  });
+
+  for (const tag of ["prod", "prod-ready", "prod-20260101000000-111111111111", "local-x", "v1.0.0"]) {
+    it(`are kept while tag "${tag}", which is no revision of the channel, points at them`, async () => {
+      const { registry, release } = channel(1);
+      const [a, b, c] = digests;
+      registry.held.set(tag, a);
+      await release(a, b, c);
+      deepEqual(registry.deleted, [b]);
+      equal(registry.held.get(tag), a);
+    });
+  }
+
+  it("of other channels are nothing to delete", async () => {
+    const { registry, release } = channel(1);
+    const [a, b, c] = digests;
+    registry.held.set("local-x-20200101000000-111111111111", a);
+    registry.held.set("prod-20200101000000-222222222222", b);
+    await release(c);
+    deepEqual(registry.deleted, []);
+  });
+
+  it("are not deleted by a release that failed", async () => {
+    const { registry, flux, clock, inputs, lifecycle, release } = channel(1);
+    const [a, b] = digests;
+    await release(a);
+    flux.broken.set(b, { layer: "certs", reason: "BuildFailed", message: "no", times: Infinity });
+    clock.time += 60_000;
+    await rejects(lifecycle.release({ ...inputs, digest: b, keep: 1 }));
+    deepEqual(registry.deleted, []);
+    deepEqual(registry.channels(), [
+      ["local", a],
+      ["local-ready", a],
+    ]);
+  });
+
+  for (const [what, method, failure] of [
+    ["listed", "tags", "Listing r/platform failed: connection refused\n"],
+    ["deleted", "delete", "Deleting r/platform@sha256:1 failed: UNSUPPORTED"],
+  ] as const) {
+    it(`do not fail a release that is Ready when they cannot be ${what}, which it says, and the next one deletes them`, async () => {
+      const { registry, clock, inputs, lifecycle, release } = channel(1);
+      const [a, b, c] = digests;
+      await release(a);
+      clock.time += 60_000;
+      registry[method] = (): Promise<never> => Promise.reject(new Error(failure));
+      const warned = await warnings(async () => {
+        equal((await lifecycle.release({ ...inputs, digest: b, keep: 1 })).ready, true);
+      });
+      deepEqual(warned, [`Pruning old revisions failed: ${failure.trim()}.`]);
+      deepEqual(registry.channels(), [
+        ["local", b],
+        ["local-ready", b],
+      ]);
+      Reflect.deleteProperty(registry, method);
+      deepEqual(await warnings(() => release(c)), []);
+      deepEqual(registry.deleted.sort(), [a, b]);
+    });
+  }
+
+  it("that are gone already are left alone", async () => {
+    const { registry, release } = channel(1);
+    const [a, b] = digests;
+    await release(a);
+    const digest = registry.digest.bind(registry);
+    registry.digest = (repository, reference) =>
+      reference.endsWith("-111111111111") ? Promise.resolve(undefined) : digest(repository, reference);
+    await release(b);
+    deepEqual(registry.deleted, []);
+  });
+});
+
+describe("deleting a release", () => {
+  it("tells Flux to change nothing any more, and leaves channel and artifacts", async () => {
+    const { registry, flux, inputs, lifecycle } = gate();
+    await lifecycle.release(inputs);
+    const held = [...registry.held];
+    const suspended: string[] = [];
+    flux.merge = (ref: ManifestRef, patch: object) => {
+      suspended.push(`${ref.kind} ${ref.name} ${JSON.stringify(patch)}`);
+      return Promise.resolve();
+    };
+    await lifecycle.delete();
+    deepEqual(
+      suspended,
+      flux.layers.map(({ name }) => `Kustomization ${name} {"spec":{"suspend":true}}`),
+    );
+    deepEqual([...registry.held], held);
+  });
+
+  it("does without a cluster that does not answer", async () => {
+    const { flux, lifecycle } = gate();
+    flux.list = () => Promise.reject(new Error("connection refused"));
+    await lifecycle.delete();
   });
 });

@@ -75,6 +75,29 @@ describe("KubernetesClient", () => {
     equal(server.objects.size, 1);
   });
 
+  it("merges into what is there, takes out what is null, and leaves what is not there", async () => {
+    server.objects.set("/api/v1/nodes/a", {
+      metadata: { name: "a", finalizers: ["f"] },
+      spec: { unschedulable: false, taints: [] },
+    });
+    await client.merge(node, { metadata: { finalizers: null }, spec: { unschedulable: true } });
+    deepEqual(server.objects.get("/api/v1/nodes/a"), {
+      metadata: { name: "a" },
+      spec: { unschedulable: true, taints: [] },
+    });
+    await client.merge({ ...node, name: "gone" }, { spec: {} });
+    await client.merge({ apiVersion: "x.io/v1", kind: "X", name: "x" }, { spec: {} });
+    equal(server.objects.size, 1);
+  });
+
+  it("deletes what is there, and leaves what is not", async () => {
+    server.objects.set("/api/v1/nodes/a", { metadata: { name: "a" } });
+    await client.delete(node);
+    deepEqual([...server.objects.keys()], []);
+    await client.delete(node);
+    await client.delete({ apiVersion: "x.io/v1", kind: "X", name: "x" });
+  });
+
   it("answers with nothing for an object or a kind that is not there", async () => {
     equal(await client.get({ ...node, name: "gone" }), undefined);
     equal(await client.get({ apiVersion: "x.io/v1", kind: "X", name: "x" }), undefined);

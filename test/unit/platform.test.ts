@@ -2,6 +2,8 @@ import { deepEqual, equal, match, ok, throws } from "node:assert/strict";
 import type { Output } from "@pulumi/pulumi";
 import type { PlatformConfig } from "../../config";
 import type { PlatformArgs } from "../../components/platform";
+import { apiServerFiles, defaultNodeImage, kindConfig } from "../../components/cluster/kind-cluster";
+import { registryHosts } from "../../components/registry";
 import { record, type FakeOutputs, type Recorded } from "./recorder";
 
 const homepage = [
@@ -11,15 +13,19 @@ const homepage = [
   'stringData: {TOKEN: "", KEY: ""}',
 ].join("\n");
 
-const local: PlatformConfig = {
+const local = {
   stack: "local",
-  cluster: { kind: "kind", name: "local", workers: 1 },
-  registry: { kind: "local", port: 5051 },
+  cluster: {
+    ...{ kind: "kind", name: "local", workers: 1, cni: "cilium", podSecurity: "baseline", ports: [] },
+    ...{ mounts: [], kubeadmConfigPatches: [], kubeconfig: "output" },
+  },
+  registry: { kind: "local", port: 5051, mirrors: [], airGapped: false, keep: 20, retain: false },
   domain: "platform.localhost",
   gitops: { tree: "/project/gitops", cluster: "local", requireClean: false },
   sops: { generate: "empty", identityFile: "/home/me/local.agekey" },
   release: { timeoutSeconds: 600 },
-};
+  ...{ protect: false, directory: "/state/local" },
+} as const satisfies PlatformConfig;
 const prod: PlatformConfig = {
   stack: "prod",
   cluster: { kind: "existing", kubeconfigFile: "/home/me/prod.yaml", loadBalancerCidr: "10.20.0.0/24" },
@@ -28,6 +34,7 @@ const prod: PlatformConfig = {
   gitops: { tree: "/project/gitops", cluster: "prod", requireClean: true },
   sops: { generate: "none", identityFile: "/home/me/prod.agekey" },
   release: { timeoutSeconds: 900 },
+  ...{ protect: false, directory: "/state/prod" },
 };
 const source = {
   revision: "sha1:abc",
@@ -39,10 +46,13 @@ const digest = `sha256:${"d".repeat(64)}`;
 const layers = [{ name: "apps", ready: true, seconds: 1, objects: 2 }];
 const made: FakeOutputs = {
   "pulumi-nodejs:dynamic/sops:AgeIdentity": () => ({ identity: "the identity", recipients: ["age1local"] }),
-  "pulumi-nodejs:dynamic/cluster:Kind": () => ({
-    kubeconfig: "the kubeconfig",
-    loadBalancerCidr: "172.18.255.0/24",
-  }),
+  "pulumi-nodejs:dynamic/docker:Network": () => ({ subnet: "172.18.0.0/16" }),
+  "pulumi-nodejs:dynamic/docker:Container": (inputs) => {
+    const { name, port } = inputs as { name: string; port: { container: number; host: number } };
+    return { hostAddress: `127.0.0.1:${port.host}`, networkAddress: `${name}:${port.container}` };
+  },
+  "pulumi-nodejs:dynamic/cluster:Kind": () => ({ kubeconfig: "the kubeconfig" }),
+  "pulumi-nodejs:dynamic/flux:Namespace": () => ({ name: "flux-system", uid: "the uid" }),
   "docker:index/remoteImage:RemoteImage": () => ({ imageId: "sha256:image" }),
   "random:index/randomPassword:RandomPassword": ({ length }) => ({ result: "x".repeat(Number(length)) }),
   "pulumi-nodejs:dynamic/sops:GeneratedSecrets": () => ({
@@ -102,6 +112,21 @@ function dynamicInputs(resource: Recorded): Record<string, unknown> {
 const pairs = (resources: readonly Recorded[]) => resources.map(({ type, name }) => [type, name]);
 const dynamic = (type: string) => `pulumi-nodejs:dynamic/${type}`;
 
+/** With another namespace of that name, what was in the last one is made anew. */
+const namespaceUid = { "platform.pulumi.com/namespace-uid": "the uid" };
+
+/** The resources that another annotation replaces, the old one first; no other property replaces any. */
+function replacedWithNamespace(resources: readonly Recorded[]): string[] {
+  const replaced = resources.filter(
+    ({ replaceOnChanges, deleteBeforeReplace }) => replaceOnChanges.length > 0 || deleteBeforeReplace,
+  );
+  for (const { name, inputs, replaceOnChanges, deleteBeforeReplace } of replaced) {
+    deepEqual([replaceOnChanges, deleteBeforeReplace], [["metadata.annotations"], true], name);
+    deepEqual((inputs.metadata as { annotations?: unknown }).annotations, namespaceUid, name);
+  }
+  return replaced.map(({ name }) => name);
+}
+
 const seedVariables = {
   artifact_repository: "platform-local-registry:5000/platform",
   channel: "local",
@@ -127,16 +152,15 @@ describe("Platform of a stack on this machine", () => {
         ["platform:index:Platform", "platform"],
         ["platform:cluster:KindCluster", "platform-cluster"],
         [dynamic("cluster:Kind"), "platform-cluster-kind"],
-        ["command:local:Command", "platform-docker"],
-        ["kubernetes:core/v1:Namespace", "platform-flux-system"],
+        [dynamic("flux:Namespace"), "platform-flux-system"],
         [dynamic("sops:GeneratedSecrets"), "platform-generated-secrets"],
         ["random:index/randomPassword:RandomPassword", "platform-apps-homepage-KEY"],
         ["random:index/randomPassword:RandomPassword", "platform-apps-homepage-TOKEN"],
         [dynamic("sops:AgeIdentity"), "platform-identity"],
         ["pulumi:providers:kubernetes", "platform-kubernetes"],
-        ["docker:index/network:Network", "platform-network"],
+        [dynamic("docker:Network"), "platform-network"],
         ["platform:registry:LocalRegistry", "platform-registry"],
-        ["docker:index/container:Container", "platform-registry-container"],
+        [dynamic("docker:Container"), "platform-registry-container"],
         ["docker:index/remoteImage:RemoteImage", "platform-registry-image"],
         ["docker:index/volume:Volume", "platform-registry-volume"],
         ["platform:release:Release", "platform-release"],
@@ -172,45 +196,71 @@ describe("Platform of a stack on this machine", () => {
     });
     deepEqual(identity.dependencies, []);
     deepEqual(identity.secretOutputs, ["identity"]);
-    deepEqual(find(resources, "platform-docker").dependencies, ["platform-identity"]);
-    deepEqual(find(resources, "platform-network").dependencies, ["platform-docker"]);
+    deepEqual(find(resources, "platform-network").dependencies, ["platform-identity"]);
     deepEqual(find(resources, "platform-cluster-kind").dependencies, ["platform-network"]);
-    ok(find(resources, "platform-registry-container").dependencies.includes("platform-network"));
+    for (const name of ["volume", "image"]) {
+      deepEqual(find(resources, `platform-registry-${name}`).dependencies, ["platform-network"]);
+    }
+    for (const name of ["network", "registry-volume", "registry-image"]) {
+      ok(find(resources, "platform-registry-container").dependencies.includes(`platform-${name}`), name);
+    }
   });
 
-  it("makes a network that reaches the Internet and carries the owner's label", () => {
-    deepEqual(find(resources, "platform-network").inputs, {
-      name: "platform-local",
-      internal: false,
-      labels: [{ label: "platform.pulumi.com/owner", value: "platform" }],
-    });
+  it("makes a network of the stack's own", () => {
+    deepEqual(dynamicInputs(find(resources, "platform-network")), { name: "platform-local" });
   });
 
   it("makes a Kind cluster in that network, whose kubeconfig is secret", () => {
     const kind = find(resources, "platform-cluster-kind");
-    const { config, ...inputs } = dynamicInputs(kind);
-    deepEqual(inputs, { name: "local", network: "platform-local" });
-    match(String(config), /role: worker/);
+    const { config, files, ...inputs } = dynamicInputs(kind);
+    deepEqual(inputs, {
+      ...{ name: "local", network: "platform-local", image: defaultNodeImage, pull: true },
+      hosts: registryHosts({ containerName: "platform-local-registry" }),
+      mergeKubeconfig: false,
+    });
+    equal(config, kindConfig({ directory: "/state/local", workers: 1 }));
+    deepEqual(files, apiServerFiles({ directory: "/state/local" }));
     deepEqual(kind.secretOutputs, ["kubeconfig"]);
   });
 
-  it("publishes the registry on 127.0.0.1 only, on a volume of its own", () => {
-    const labels = [{ label: "platform.pulumi.com/owner", value: "platform" }];
-    deepEqual(find(resources, "platform-registry-container").inputs, {
+  it("publishes the registry on a volume of its own", () => {
+    deepEqual(dynamicInputs(find(resources, "platform-registry-container")), {
       name: "platform-local-registry",
       image: "sha256:image",
-      labels,
-      restart: "unless-stopped",
-      ports: [{ internal: 5000, external: 5051, ip: "127.0.0.1" }],
-      volumes: [{ volumeName: "platform-local-registry", containerPath: "/var/lib/registry" }],
-      networksAdvanced: [{ name: "platform-local" }],
-      envs: ["REGISTRY_STORAGE_DELETE_ENABLED=true"],
+      network: "platform-local",
+      port: { container: 5000, host: 5051 },
+      volume: { name: "platform-local-registry", path: "/var/lib/registry" },
+      env: { OTEL_TRACES_EXPORTER: "none", REGISTRY_STORAGE_DELETE_ENABLED: "true" },
     });
-    deepEqual(find(resources, "platform-registry-volume").inputs, {
+    const volume = find(resources, "platform-registry-volume");
+    deepEqual(volume.inputs, {
       name: "platform-local-registry",
-      labels,
+      labels: [{ label: "platform.pulumi.com/owner", value: "platform" }],
     });
+    equal(volume.retainOnDelete, false);
     deepEqual(find(resources, "platform-registry-image").inputs, { name: "registry:3", keepLocally: true });
+  });
+
+  it("deletes what is in the cluster with the cluster, and nothing else", () => {
+    deepEqual(
+      resources.filter(({ deletedWith }) => deletedWith !== "").map((each) => [each.name, each.deletedWith]),
+      [
+        ["platform-flux-system", "platform-cluster-kind"],
+        ["platform-runtime", "platform-cluster-kind"],
+        ["platform-sops-age-secret", "platform-cluster-kind"],
+      ],
+    );
+  });
+
+  it("makes anew what is in the namespace of Flux when that is another one, and nothing else", () => {
+    deepEqual(replacedWithNamespace(resources), ["platform-runtime", "platform-sops-age-secret"]);
+  });
+
+  it("protects nothing, and keeps nothing, that it is not told to", () => {
+    deepEqual(
+      resources.filter(({ protect, retainOnDelete }) => protect || retainOnDelete).map(({ name }) => name),
+      [],
+    );
   });
 
   it("reaches the cluster in a way that adopts what is there and lets go of what is lost", () => {
@@ -223,21 +273,17 @@ describe("Platform of a stack on this machine", () => {
     });
   });
 
-  it("owns the namespace, not its labels", () => {
+  it("makes the namespace of Flux in that cluster, whose kubeconfig stays secret", () => {
     const namespace = find(resources, "platform-flux-system");
-    deepEqual(namespace.inputs, {
-      apiVersion: "v1",
-      kind: "Namespace",
-      metadata: { name: "flux-system" },
-    });
-    deepEqual([...namespace.ignoreChanges].sort(), ["metadata.annotations", "metadata.labels"]);
+    deepEqual(dynamicInputs(namespace), { kubeconfig: "the kubeconfig" });
+    deepEqual(namespace.secretOutputs, ["kubeconfig"]);
   });
 
   it("writes the facts of this run for Flux to substitute", () => {
     deepEqual(find(resources, "platform-runtime").inputs, {
       apiVersion: "v1",
       kind: "ConfigMap",
-      metadata: { name: "platform-runtime", namespace: "flux-system" },
+      metadata: { name: "platform-runtime", namespace: "flux-system", annotations: namespaceUid },
       data: seedVariables,
     });
   });
@@ -252,7 +298,7 @@ describe("Platform of a stack on this machine", () => {
     deepEqual(secret.inputs, {
       apiVersion: "v1",
       kind: "Secret",
-      metadata: { name: "sops-age", namespace: "flux-system" },
+      metadata: { name: "sops-age", namespace: "flux-system", annotations: namespaceUid },
       stringData: { "age.agekey": "the identity" },
     });
     deepEqual(secret.secrets, ["stringData"]);
@@ -261,6 +307,7 @@ describe("Platform of a stack on this machine", () => {
   it("seeds network, operator and instance, the instance after its operator", () => {
     const common = {
       kubeconfig: "the kubeconfig",
+      namespaceUid: "the uid",
       tree: "/project/gitops",
       cluster: "local",
       variables: seedVariables,
@@ -320,8 +367,10 @@ describe("Platform of a stack on this machine", () => {
     const gate = find(resources, "platform-release-gate");
     deepEqual(dynamicInputs(gate), {
       kubeconfig: "the kubeconfig",
+      namespaceUid: "the uid",
       channel: "local",
       timeoutSeconds: 600,
+      keep: 20,
       repository: "127.0.0.1:5051/platform",
       insecure: false,
       digest,
@@ -354,7 +403,7 @@ describe("Platform of a stack on a cluster that is there", () => {
   it("registers these resources and no other: no Docker, no password", () => {
     deepEqual(pairs(resources), [
       ["platform:index:Platform", "platform"],
-      ["kubernetes:core/v1:Namespace", "platform-flux-system"],
+      [dynamic("flux:Namespace"), "platform-flux-system"],
       [dynamic("sops:GeneratedSecrets"), "platform-generated-secrets"],
       [dynamic("sops:AgeIdentity"), "platform-identity"],
       ["pulumi:providers:kubernetes", "platform-kubernetes"],
@@ -392,6 +441,186 @@ describe("Platform of a stack on a cluster that is there", () => {
     equal(repository, "ghcr.io/example/platform");
     equal(insecure, false);
     deepEqual(files, { "clusters/local/a.enc.yaml": "sealed" });
+  });
+});
+
+/** What a container is made of, without what every one here has alike. */
+function containerOf(resources: readonly Recorded[], name: string) {
+  const { name: container, image, port, env } = find(resources, name).inputs;
+  return { container, image, port: (port as { host: number }).host, env };
+}
+
+const storage = "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY";
+const mirrored = {
+  ...local,
+  registry: { ...local.registry, mirrors: ["docker.io", "ghcr.io", "registry.lan:5000"] },
+} as const satisfies PlatformConfig;
+
+describe("Platform with mirrors", () => {
+  it("keeps each registry's images in a container of its own, forgets none, and takes the ports that follow", async () => {
+    const { resources } = await compose(mirrored);
+    const mirror = (host: string) => containerOf(resources, `platform-registry-mirror-${host}`);
+    const proxy = (url: string) => ({ REGISTRY_PROXY_REMOTEURL: url, REGISTRY_PROXY_TTL: "0s" });
+    const common = { image: "sha256:image" };
+    deepEqual(mirror("docker.io"), {
+      ...{ ...common, container: "platform-local-registry-docker.io", port: 5052 },
+      env: {
+        ...{ OTEL_TRACES_EXPORTER: "none", [storage]: "/var/lib/registry/docker.io" },
+        ...proxy("https://registry-1.docker.io"),
+      },
+    });
+    deepEqual(mirror("ghcr.io"), {
+      ...{ ...common, container: "platform-local-registry-ghcr.io", port: 5053 },
+      env: {
+        ...{ OTEL_TRACES_EXPORTER: "none", [storage]: "/var/lib/registry/ghcr.io" },
+        ...proxy("https://ghcr.io"),
+      },
+    });
+    deepEqual(mirror("registry.lan:5000"), {
+      ...{ ...common, container: "platform-local-registry-registry.lan-5000", port: 5054 },
+      env: {
+        ...{ OTEL_TRACES_EXPORTER: "none", [storage]: "/var/lib/registry/registry.lan:5000" },
+        ...proxy("https://registry.lan:5000"),
+      },
+    });
+    const { network, volume } = find(resources, "platform-registry-mirror-ghcr.io").inputs;
+    deepEqual(
+      [network, volume],
+      ["platform-local", { name: "platform-local-registry", path: "/var/lib/registry" }],
+    );
+  });
+
+  it("sends the nodes to them", async () => {
+    const { resources } = await compose(mirrored);
+    deepEqual(
+      find(resources, "platform-cluster-kind").inputs.hosts,
+      registryHosts({ containerName: "platform-local-registry", mirrors: mirrored.registry.mirrors }),
+    );
+  });
+
+  it("pulls nothing and asks nobody when it is air-gapped", async () => {
+    const { resources } = await compose({
+      ...mirrored,
+      registry: { ...mirrored.registry, airGapped: true, image: "registry:3.0.0" },
+      chartMirror: "/charts",
+    });
+    deepEqual(
+      resources.filter(({ type }) => type.endsWith(":RemoteImage")),
+      [],
+    );
+    deepEqual(containerOf(resources, "platform-registry-container"), {
+      ...{ container: "platform-local-registry", image: "registry:3.0.0", port: 5051 },
+      env: { OTEL_TRACES_EXPORTER: "none", REGISTRY_STORAGE_DELETE_ENABLED: "true" },
+    });
+    deepEqual(containerOf(resources, "platform-registry-mirror-docker.io"), {
+      ...{ container: "platform-local-registry-docker.io", image: "registry:3.0.0", port: 5052 },
+      env: { OTEL_TRACES_EXPORTER: "none", [storage]: "/var/lib/registry/docker.io" },
+    });
+    const { pull, hosts } = find(resources, "platform-cluster-kind").inputs;
+    equal(pull, false);
+    deepEqual(
+      hosts,
+      registryHosts({
+        ...{ containerName: "platform-local-registry", airGapped: true },
+        mirrors: mirrored.registry.mirrors,
+      }),
+    );
+    deepEqual(
+      resources
+        .filter((resource) => !waitsFor(resources, resource, "platform-identity"))
+        .map(({ name }) => name),
+      ["platform-identity"],
+    );
+  });
+});
+
+describe("Platform with other settings", () => {
+  it("keeps the registry's volume when it is told to, and nothing else", async () => {
+    const { resources } = await compose({ ...local, registry: { ...local.registry, retain: true } });
+    deepEqual(
+      resources.filter(({ retainOnDelete }) => retainOnDelete).map(({ name }) => name),
+      ["platform-registry-volume"],
+    );
+  });
+
+  it("pulls the image of the registry that it is told to", async () => {
+    const { resources } = await compose({ ...local, registry: { ...local.registry, image: "registry:2" } });
+    deepEqual(find(resources, "platform-registry-image").inputs, { name: "registry:2", keepLocally: true });
+  });
+
+  it("keeps as many revisions as it is told to, and all in a registry of somebody else", async () => {
+    const few = await compose({ ...local, registry: { ...local.registry, keep: 3 } });
+    equal(find(few.resources, "platform-release-gate").inputs.keep, 3);
+    const { resources } = await compose(prod, { kubeconfig: "k" });
+    equal(find(resources, "platform-release-gate").inputs.keep, 0);
+  });
+
+  it("protects the cluster that it makes and the namespace of Flux when it is told to", async () => {
+    const protectedOf = (resources: readonly Recorded[]) =>
+      resources.filter(({ protect }) => protect).map(({ name }) => name);
+    deepEqual(protectedOf((await compose({ ...local, protect: true })).resources), [
+      "platform-cluster",
+      "platform-cluster-kind",
+      "platform-flux-system",
+    ]);
+    deepEqual(protectedOf((await compose({ ...prod, protect: true }, { kubeconfig: "k" })).resources), [
+      "platform-flux-system",
+    ]);
+  });
+
+  it("seeds no Cilium where Kind brings its own network", async () => {
+    const { resources } = await compose({ ...local, cluster: { ...local.cluster, cni: "kindnet" } });
+    deepEqual(
+      resources.filter(({ type }) => type === dynamic("seed:Seed")).map(({ name }) => name),
+      ["platform-seed-flux", "platform-seed-flux-operator"],
+    );
+    const gate = find(resources, "platform-release-gate");
+    for (const name of ["flux-operator", "flux"])
+      ok(gate.dependencies.includes(`platform-seed-${name}`), name);
+    equal(
+      find(resources, "platform-cluster-kind").inputs.config,
+      kindConfig({ directory: "/state/local", workers: 1, cni: "kindnet" }),
+    );
+  });
+
+  it("makes the cluster of every setting of the stack", async () => {
+    const shape = {
+      ...{ workers: 2, podSubnet: "10.1.0.0/16", serviceSubnet: "10.2.0.0/16" },
+      ports: [{ containerPort: 30443, hostPort: 443 }],
+      mounts: [{ hostPath: "/data", containerPath: "/mnt/data" }],
+      kubeadmConfigPatches: ["kind: InitConfiguration\n"],
+    } as const;
+    const { resources } = await compose({
+      ...local,
+      cluster: {
+        ...{ ...local.cluster, ...shape, name: "other", nodeImage: "kindest/node:v1.36.3" },
+        podSecurity: "restricted",
+        kubeconfig: "merge",
+      },
+    });
+    const { name, image, config, files, mergeKubeconfig } = find(resources, "platform-cluster-kind").inputs;
+    deepEqual([name, image, mergeKubeconfig], ["other", "kindest/node:v1.36.3", true]);
+    equal(config, kindConfig({ ...shape, directory: "/state/local" }));
+    deepEqual(files, apiServerFiles({ directory: "/state/local", podSecurity: "restricted" }));
+  });
+
+  it("tells nodes nothing of registries where none is local", async () => {
+    const { resources } = await compose({ ...local, registry: prod.registry });
+    const { hosts, pull } = find(resources, "platform-cluster-kind").inputs;
+    deepEqual([hosts, pull], [{}, true]);
+    deepEqual(
+      resources.filter(({ type }) => type.endsWith("docker:Container")),
+      [],
+    );
+  });
+
+  it("leaves what is in a cluster that stays to be deleted by itself", async () => {
+    const { resources } = await compose(prod, { kubeconfig: "k" });
+    deepEqual(
+      resources.filter(({ deletedWith }) => deletedWith !== ""),
+      [],
+    );
+    deepEqual(replacedWithNamespace(resources), ["platform-runtime", "platform-sops-age-secret"]);
   });
 });
 

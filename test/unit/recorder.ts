@@ -12,6 +12,16 @@ export interface Recorded {
   readonly dependencies: readonly string[];
   readonly ignoreChanges: readonly string[];
   readonly secretOutputs: readonly string[];
+  /** `pulumi destroy` refuses it. */
+  readonly protect: boolean;
+  /** Deleting it takes it out of state alone. */
+  readonly retainOnDelete: boolean;
+  /** Properties whose change replaces the resource. */
+  readonly replaceOnChanges: readonly string[];
+  /** The old one is deleted before another one is made. */
+  readonly deleteBeforeReplace: boolean;
+  /** Name of the resource whose deletion deletes this one too; empty for none. */
+  readonly deletedWith: string;
 }
 
 /** Outputs of a resource by its type, from its inputs; `{}` where nothing is said. */
@@ -30,6 +40,11 @@ interface RegisterRequest {
   getProvider(): string;
   getIgnorechangesList(): string[];
   getAdditionalsecretoutputsList(): string[];
+  getProtect(): boolean | undefined;
+  getRetainondelete(): boolean | undefined;
+  getReplaceonchangesList(): string[];
+  getDeletebeforereplace(): boolean;
+  getDeletedwith(): string;
 }
 
 /**
@@ -78,6 +93,11 @@ export async function record(
       ],
       ignoreChanges: request.getIgnorechangesList(),
       secretOutputs: request.getAdditionalsecretoutputsList(),
+      protect: request.getProtect() ?? false,
+      retainOnDelete: request.getRetainondelete() ?? false,
+      replaceOnChanges: request.getReplaceonchangesList(),
+      deleteBeforeReplace: request.getDeletebeforereplace(),
+      deletedWith: request.getDeletedwith().split("::").at(-1) ?? "",
     });
     return register(request, ...rest);
   };

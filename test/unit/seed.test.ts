@@ -1,25 +1,12 @@
 import { deepEqual, equal, match, rejects, throws } from "node:assert/strict";
-import type { Clock } from "../../components/clock";
 import type { KubernetesApi, Manifest, ManifestRef } from "../../components/kubernetes";
 import type { Chart, ChartRenderer } from "../../components/seed/chart";
 import { SeedLifecycle, type SeedInputs } from "../../components/seed/lifecycle";
 import { substitute } from "../../components/substitution";
 import { ensureTools } from "../../tools/tools";
+import { FakeClock } from "./clock";
 import { smallTree } from "./small-tree";
 import { temporaryDirectory, writeFiles } from "./temporary";
-
-class FakeClock implements Clock {
-  time = 0;
-
-  now(): number {
-    return this.time;
-  }
-
-  sleep(milliseconds: number): Promise<void> {
-    this.time += milliseconds;
-    return Promise.resolve();
-  }
-}
 
 /** A cluster whose definitions are served only when it was asked for them a few times. */
 class FakeCluster implements KubernetesApi {
@@ -52,6 +39,14 @@ class FakeCluster implements KubernetesApi {
 
   annotate(): Promise<void> {
     throw new Error("a seed annotates nothing");
+  }
+
+  merge(): Promise<void> {
+    throw new Error("a seed merges nothing");
+  }
+
+  delete(): Promise<void> {
+    throw new Error("a seed deletes nothing");
   }
 }
 
@@ -87,6 +82,7 @@ function seed(objects: readonly Manifest[] = chartObjects) {
   const inputs: SeedInputs = {
     ...{
       kubeconfig: "the kubeconfig",
+      namespaceUid: "the uid",
       tree,
       cluster: "x",
       variables: { channel: "stable", host: "from the run" },
@@ -158,6 +154,7 @@ describe("seed", () => {
     const { fingerprint, ...outputs } = await lifecycle.create(inputs);
     deepEqual(outputs, {
       kubeconfig: "the kubeconfig",
+      namespaceUid: "the uid",
       sentinel: { apiVersion: "v1", kind: "Deployment", namespace: "web", name: "web" },
     });
     match(fingerprint, /^[0-9a-f]{64}$/);

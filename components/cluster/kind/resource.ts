@@ -1,4 +1,5 @@
 import { dynamic, type CustomResourceOptions, type Input, type Output } from "@pulumi/pulumi";
+import { SystemClock } from "../../clock";
 import { KubernetesClient } from "../../kubernetes";
 import { KindCli } from "./client";
 import { KindLifecycle, type KindInputs, type KindOutputs } from "./lifecycle";
@@ -14,8 +15,21 @@ class KindProvider implements dynamic.ResourceProvider<KindInputs, KindOutputs> 
   }
 
   diff(_id: string, olds: KindOutputs, news: KindInputs): Promise<dynamic.DiffResult> {
-    const replaces = this.lifecycle().diff(olds, news);
-    return Promise.resolve({ changes: replaces.length > 0, replaces, deleteBeforeReplace: true });
+    const { changes, replaces, reasons } = this.lifecycle().diff(olds, news);
+    if (replaces.length > 0) {
+      console.warn(
+        `Kind cluster "${olds.name}" is replaced, with all that its volumes hold: Kind cannot change in place ${reasons.join(", ")}.`,
+      );
+    }
+    return Promise.resolve({ changes, replaces, deleteBeforeReplace: true });
+  }
+
+  async update(
+    _id: string,
+    _olds: KindOutputs,
+    news: KindInputs,
+  ): Promise<dynamic.UpdateResult<KindOutputs>> {
+    return { outs: await this.lifecycle().update(news) };
   }
 
   async delete(_id: string, state: KindOutputs): Promise<void> {
@@ -23,7 +37,11 @@ class KindProvider implements dynamic.ResourceProvider<KindInputs, KindOutputs> 
   }
 
   private lifecycle(): KindLifecycle {
-    return new KindLifecycle(new KindCli(), (kubeconfig) => new KubernetesClient(kubeconfig));
+    return new KindLifecycle(
+      new KindCli(),
+      (kubeconfig) => new KubernetesClient(kubeconfig),
+      new SystemClock(),
+    );
   }
 }
 
@@ -34,14 +52,12 @@ export type KindArgs = { readonly [K in keyof KindInputs]: Input<KindInputs[K]> 
 export class Kind extends dynamic.Resource {
   /** Admin kubeconfig; a secret. */
   declare readonly kubeconfig: Output<string>;
-  /** Addresses that load balancers may take, in CIDR form. */
-  declare readonly loadBalancerCidr: Output<string>;
 
   constructor(name: string, args: KindArgs, opts?: CustomResourceOptions) {
     super(
       new KindProvider(),
       name,
-      { ...args, kubeconfig: undefined, loadBalancerCidr: undefined },
+      { ...args, kubeconfig: undefined },
       { ...opts, additionalSecretOutputs: ["kubeconfig"] },
       "cluster",
       "Kind",

@@ -1,0 +1,83 @@
+import { spawn } from "node:child_process";
+import { join } from "node:path";
+import { readStackConfig } from "../config";
+import { pulumiEnvironment, removeStaleLocks } from "./backend";
+import { examine, thisHost } from "./doctor";
+
+/** Absolute path of the directory that holds Pulumi.yaml. */
+export const project = join(__dirname, "..");
+const projectName = "platform";
+
+const usage = `Usage: npm run up -- --stack <name> [options of "pulumi up"]
+
+Checks what the stack needs, removes the lock of a run that was killed, and runs "pulumi up".
+`;
+
+/** Runs a command on this terminal; resolves with its exit code. */
+export function onTerminal(
+  command: string,
+  args: readonly string[],
+  env: NodeJS.ProcessEnv,
+): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, [...args], { cwd: project, env, stdio: "inherit" });
+    // Ctrl-C reaches the child too, which ends in its own time.
+    const ignore = () => undefined;
+    process.on("SIGINT", ignore);
+    child.once("error", reject);
+    child.once("exit", (code) => {
+      process.off("SIGINT", ignore);
+      resolve(code ?? 1);
+    });
+  });
+}
+
+/**
+ * Runs `pulumi up` on a stack that has all it needs.
+ *
+ * @param options of `pulumi up`, beside the stack
+ * @returns Pulumi's exit code
+ */
+export async function up(stack: string, options: readonly string[]): Promise<number> {
+  const { env, backend } = await pulumiEnvironment(process.env);
+  for (const line of await removeStaleLocks(backend, projectName, stack)) process.stderr.write(`${line}\n`);
+  const selected = await onTerminal("pulumi", ["stack", "select", "--create", stack], env);
+  return selected === 0 ? onTerminal("pulumi", ["up", "--stack", stack, ...options], env) : selected;
+}
+
+/** Takes the stack out of the arguments; what is left is Pulumi's. */
+function splitStack(args: readonly string[]): { stack: string | undefined; options: readonly string[] } {
+  const at = args.findIndex((arg) => /^(--stack|-s)(=|$)/.test(arg));
+  const [, , joined] = /^(--stack|-s)=(.*)$/.exec(args[at] ?? "") ?? [];
+  const taken = joined === undefined ? 2 : 1;
+  return {
+    stack: at < 0 ? undefined : (joined ?? args[at + 1]),
+    options: at < 0 ? args : [...args.slice(0, at), ...args.slice(at + taken)],
+  };
+}
+
+/** @returns the exit code */
+async function main(args: readonly string[]): Promise<number> {
+  if (args.includes("--help") || args.includes("-h")) {
+    process.stderr.write(usage);
+    return 0;
+  }
+  const { stack, options } = splitStack(args);
+  if (stack === undefined) {
+    process.stderr.write(usage);
+    return 1;
+  }
+  const findings = await examine(await readStackConfig(stack, project, process.env), thisHost);
+  for (const { message } of findings) process.stderr.write(`${message}\n`);
+  return findings.length > 0 ? 1 : up(stack, options);
+}
+
+if (require.main === module) {
+  main(process.argv.slice(2)).then(
+    (code) => process.exit(code),
+    (error: unknown) => {
+      process.stderr.write(`${(error as Error).message}\n`);
+      process.exit(1);
+    },
+  );
+}

@@ -1,0 +1,136 @@
+import { run } from "../command";
+import { sentence } from "../sentence";
+import { owner, ownerLabel, type Labels } from "./ownership";
+
+/** A container as it is there. */
+export interface FoundContainer {
+  readonly labels: Labels;
+  /** `running`, `paused`, `exited`, `created`, `restarting`, `dead`. */
+  readonly status: string;
+}
+
+/** A network as it is there. */
+export interface FoundNetwork {
+  readonly labels: Labels;
+  /** IPv4, in CIDR form; undefined when it has none. */
+  readonly subnet: string | undefined;
+}
+
+/** A container as it is asked for. */
+export interface ContainerSpec {
+  readonly name: string;
+  readonly image: string;
+  /** Docker network; the container's name is its host name there. */
+  readonly network: string;
+  /** Port inside, and the one on 127.0.0.1 that leads to it; never on another address. */
+  readonly port: { readonly container: number; readonly host: number };
+  readonly volume: { readonly name: string; readonly path: string };
+  readonly env: Readonly<Record<string, string>>;
+}
+
+/** What the lifecycles ask of a Docker Engine. Every method throws one sentence when the engine does not answer. */
+export interface Docker {
+  /** @returns undefined when there is none of that name */
+  container(name: string): Promise<FoundContainer | undefined>;
+  /** Runs a container in the background, again after every restart of the engine; the labels come on top. */
+  run(spec: ContainerSpec, labels: Readonly<Record<string, string>>): Promise<void>;
+  start(container: string): Promise<void>;
+  unpause(container: string): Promise<void>;
+  /** Ends and removes a container; its named volumes stay. */
+  removeContainer(name: string): Promise<void>;
+  /** @returns undefined when there is none of that name */
+  network(name: string): Promise<FoundNetwork | undefined>;
+  createNetwork(name: string): Promise<void>;
+  removeNetwork(name: string): Promise<void>;
+}
+
+/** The official `docker` program. */
+export class DockerCli implements Docker {
+  async container(name: string): Promise<FoundContainer | undefined> {
+    const found = await this.inspect<{ Config: { Labels: Labels }; State: { Status: string } }>(
+      "container",
+      name,
+    );
+    return found && { labels: found.Config.Labels, status: found.State.Status };
+  }
+
+  async run(spec: ContainerSpec, labels: Readonly<Record<string, string>>): Promise<void> {
+    const pairs = (flag: string, values: Readonly<Record<string, string>>) =>
+      Object.entries(values).flatMap(([key, value]) => [flag, `${key}=${value}`]);
+    await docker(
+      ...["run", "--detach", "--restart", "unless-stopped", "--name", spec.name],
+      ...["--network", spec.network, "--volume", `${spec.volume.name}:${spec.volume.path}`],
+      ...["--publish", `127.0.0.1:${spec.port.host}:${spec.port.container}`],
+      ...pairs("--label", labels),
+      ...pairs("--env", spec.env),
+      spec.image,
+    );
+  }
+
+  async start(container: string): Promise<void> {
+    await docker("start", container);
+  }
+
+  async unpause(container: string): Promise<void> {
+    await docker("unpause", container);
+  }
+
+  async removeContainer(name: string): Promise<void> {
+    await docker("rm", "--force", name);
+  }
+
+  async network(name: string): Promise<FoundNetwork | undefined> {
+    const found = await this.inspect<{ Labels: Labels; IPAM: { Config: { Subnet: string }[] | null } }>(
+      "network",
+      name,
+    );
+    if (found === undefined) return undefined;
+    const subnets = (found.IPAM.Config ?? []).map(({ Subnet }) => Subnet);
+    return { labels: found.Labels, subnet: subnets.find((subnet) => !subnet.includes(":")) };
+  }
+
+  async createNetwork(name: string): Promise<void> {
+    await docker("network", "create", "--label", `${ownerLabel}=${owner}`, name);
+  }
+
+  async removeNetwork(name: string): Promise<void> {
+    await docker("network", "rm", name);
+  }
+
+  private async inspect<T>(type: "container" | "network", name: string): Promise<T | undefined> {
+    try {
+      return (JSON.parse(await docker("inspect", "--type", type, name)) as T[])[0];
+    } catch (error) {
+      if (/No such (container|network|object)|network .* not found/i.test(causeOf(error))) return undefined;
+      throw error;
+    }
+  }
+}
+
+/** What the engine's client says when no engine answers; its version 29 has words of its own. */
+const silence =
+  "Cannot connect to the Docker daemon|failed to connect to the docker API|error during connect|permission denied.*docker";
+
+/**
+ * Runs `docker` and returns its standard output.
+ *
+ * @throws Error with one sentence; an engine that does not answer is said to be so
+ */
+export async function docker(...args: string[]): Promise<string> {
+  try {
+    return await run("docker", args, { timeout: 600_000 });
+  } catch (error) {
+    if (!new RegExp(silence, "i").test((error as Error).message)) throw error;
+    const said = sentence((error as Error).message.replace(/^.*?failed: /, "")).replace(/[.?]+$/, "");
+    throw new Error(
+      `Asking Docker for "${args.slice(0, 2).join(" ")}" failed: the engine does not answer (${said}). Start it, let this user reach it, and run again.`,
+      { cause: error },
+    );
+  }
+}
+
+/** What an engine answered; nothing when none did. */
+function causeOf(error: unknown): string {
+  const { message } = error as Error;
+  return message.startsWith("Asking Docker for") ? "" : message;
+}

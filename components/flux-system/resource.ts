@@ -1,0 +1,55 @@
+import { dynamic, type CustomResourceOptions, type Input, type Output } from "@pulumi/pulumi";
+import { SystemClock } from "../clock";
+import { KubernetesClient } from "../kubernetes";
+import { FluxNamespaceLifecycle, type FluxNamespaceInputs, type FluxNamespaceOutputs } from "./lifecycle";
+
+class FluxNamespaceProvider implements dynamic.ResourceProvider<FluxNamespaceInputs, FluxNamespaceOutputs> {
+  async create(inputs: FluxNamespaceInputs): Promise<dynamic.CreateResult<FluxNamespaceOutputs>> {
+    const outs = await this.lifecycle(inputs).create(inputs);
+    return { id: outs.name, outs };
+  }
+
+  async read(id: string, state?: FluxNamespaceOutputs): Promise<dynamic.ReadResult<FluxNamespaceOutputs>> {
+    const props = state && (await this.lifecycle(state).read(state));
+    return props === undefined ? {} : { id, props };
+  }
+
+  /** Another kubeconfig of the same cluster changes nothing; another cluster has no such namespace, or its own. */
+  diff(_id: string, olds: FluxNamespaceOutputs, news: FluxNamespaceInputs): Promise<dynamic.DiffResult> {
+    return Promise.resolve({ changes: olds.kubeconfig !== news.kubeconfig });
+  }
+
+  async update(
+    _id: string,
+    _olds: FluxNamespaceOutputs,
+    news: FluxNamespaceInputs,
+  ): Promise<dynamic.UpdateResult<FluxNamespaceOutputs>> {
+    return { outs: await this.lifecycle(news).create(news) };
+  }
+
+  async delete(_id: string, state: FluxNamespaceOutputs): Promise<void> {
+    await this.lifecycle(state).delete();
+  }
+
+  private lifecycle({ kubeconfig }: FluxNamespaceInputs): FluxNamespaceLifecycle {
+    return new FluxNamespaceLifecycle(new KubernetesClient(kubeconfig), new SystemClock());
+  }
+}
+
+/** The namespace of Flux, which is cleared when it is stuck in its own deletion. */
+export class FluxNamespace extends dynamic.Resource {
+  declare readonly name: Output<string>;
+  /** Another one means that all that was in the namespace is lost. */
+  declare readonly uid: Output<string>;
+
+  constructor(name: string, args: { readonly kubeconfig: Input<string> }, opts?: CustomResourceOptions) {
+    super(
+      new FluxNamespaceProvider(),
+      name,
+      { ...args, name: undefined, uid: undefined },
+      { ...opts, additionalSecretOutputs: ["kubeconfig"] },
+      "flux",
+      "Namespace",
+    );
+  }
+}

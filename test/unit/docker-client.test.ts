@@ -1,0 +1,278 @@
+import { deepEqual, equal, rejects } from "node:assert/strict";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { KindCli } from "../../components/cluster/kind/client";
+import { docker, DockerCli, type ContainerSpec } from "../../components/docker/client";
+import { fakeTools, temporaryDirectory, withEnvironment } from "./temporary";
+
+/** What `docker` and `kind` were called with: one line a call, each argument in brackets. */
+interface Called<T> {
+  readonly value: T;
+  readonly calls: readonly string[];
+  /** What they were handed on standard input, one after the other. */
+  readonly input: string;
+}
+
+/** Runs `action` against a `docker` and a `kind` that are these scripts, `$log` in them being a directory. */
+async function against<T>(
+  scripts: { readonly docker?: string; readonly kind?: string },
+  action: () => Promise<T>,
+): Promise<Called<T>> {
+  const log = temporaryDirectory();
+  const tool = (name: string, script = "") =>
+    `log=${log}; { printf ${name}; printf '[%s]' "$@"; echo; } >> $log/calls; ${script}`;
+  const tools = fakeTools({ docker: tool("docker", scripts.docker), kind: tool("kind", scripts.kind) });
+  const read = (file: string) => (existsSync(join(log, file)) ? readFileSync(join(log, file), "utf8") : "");
+  const value = await withEnvironment(tools, action);
+  return { value, calls: read("calls").trimEnd().split("\n"), input: read("input") };
+}
+
+const says = (value: unknown) => `echo '${JSON.stringify(value)}'`;
+const fails = (message: string) => `echo '${message}' >&2; exit 1`;
+
+const spec: ContainerSpec = {
+  name: "registry",
+  image: "sha256:image",
+  network: "platform-local",
+  port: { container: 5000, host: 5050 },
+  volume: { name: "data", path: "/var/lib/registry" },
+  env: { A: "1 2", B: "" },
+};
+
+/** What the Docker CLI writes when its engine cannot be reached, by its version. */
+const silences = {
+  "of a stopped engine":
+    "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?",
+  "of a stopped engine, as Docker 29 says it":
+    "failed to connect to the docker API at unix:///var/run/docker.sock; check if the path is correct and if the daemon is running: dial unix /var/run/docker.sock: connect: no such file or directory",
+  "of a host that is not known":
+    'error during connect: Get "http://engine:2375/v1.50/containers/x/json": dial tcp: lookup engine: no such host',
+  "of a socket that this user may not open":
+    "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock",
+};
+
+describe("docker", () => {
+  for (const [what, silence] of Object.entries(silences)) {
+    it(`says in one sentence that the engine does not answer, ${what}`, async () => {
+      await against({ docker: fails(silence) }, () =>
+        rejects(docker("ps", "--all", "--quiet"), {
+          message: `Asking Docker for "ps --all" failed: the engine does not answer (${silence.replace(/[.?]+$/, "")}). Start it, let this user reach it, and run again.`,
+        }),
+      );
+    });
+
+    it(`finds nothing gone because of a silence ${what}`, async () => {
+      await against({ docker: fails(silence) }, async () => {
+        const cli = new DockerCli();
+        await rejects(cli.container("x"), /the engine does not answer/);
+        await rejects(cli.network("x"), /the engine does not answer/);
+        await rejects(new KindCli().nodes("x"), /the engine does not answer/);
+        await rejects(new KindCli().readFile("x", "/y"), /the engine does not answer/);
+      });
+    });
+  }
+
+  it("says what Docker said of anything else", async () => {
+    await against({ docker: fails("Error response from daemon: no") }, () =>
+      rejects(docker("start", "x"), { message: '"docker start x" failed: Error response from daemon: no' }),
+    );
+  });
+
+  it("says that it is missing", async () => {
+    await withEnvironment({ ...fakeTools({}), PATH: temporaryDirectory() }, () =>
+      rejects(new DockerCli().container("x"), {
+        message: 'Unable to execute "docker": it is not on PATH. Run "npm run tools", or install it.',
+      }),
+    );
+  });
+});
+
+describe("DockerCli", () => {
+  const cli = new DockerCli();
+
+  it("finds a container with its labels and status", async () => {
+    const found = [{ Config: { Labels: { a: "b" } }, State: { Status: "paused" } }];
+    const { value, calls } = await against({ docker: says(found) }, () => cli.container("x"));
+    deepEqual(value, { labels: { a: "b" }, status: "paused" });
+    deepEqual(calls, ["docker[inspect][--type][container][x]"]);
+  });
+
+  it("finds no container and no network where there is none", async () => {
+    const gone = async (message: string, action: () => Promise<unknown>) =>
+      (await against({ docker: `echo '[]'; ${fails(message)}` }, action)).value;
+    equal(await gone("Error: No such container: x", () => cli.container("x")), undefined);
+    equal(
+      await gone("Error response from daemon: No such container: x", () => cli.container("x")),
+      undefined,
+    );
+    equal(await gone("Error response from daemon: network x not found", () => cli.network("x")), undefined);
+    equal(await gone("Error: No such network: x", () => cli.network("x")), undefined);
+  });
+
+  it("does not take any other failure for one", async () => {
+    await against({ docker: fails("Error response from daemon: the disk is full") }, () =>
+      rejects(cli.container("x"), {
+        message: '"docker inspect --type" failed: Error response from daemon: the disk is full',
+      }),
+    );
+  });
+
+  it("finds a network with its labels and its IPv4 subnet", async () => {
+    const network = (config: unknown) => says([{ Labels: { a: "b" }, IPAM: { Config: config } }]);
+    const both = network([{ Subnet: "fc00:1::/64" }, { Subnet: "172.18.0.0/16" }]);
+    const { value, calls } = await against({ docker: both }, () => cli.network("x"));
+    deepEqual(value, { labels: { a: "b" }, subnet: "172.18.0.0/16" });
+    deepEqual(calls, ["docker[inspect][--type][network][x]"]);
+    for (const config of [null, [], [{ Subnet: "fc00:1::/64" }]]) {
+      const none = await against({ docker: network(config) }, () => cli.network("x"));
+      deepEqual(none.value, { labels: { a: "b" }, subnet: undefined });
+    }
+  });
+
+  it("runs a container in the background, published on 127.0.0.1 only", async () => {
+    const { calls } = await against({}, () => cli.run(spec, { l: "1", m: "2" }));
+    deepEqual(calls, [
+      "docker[run][--detach][--restart][unless-stopped][--name][registry][--network][platform-local][--volume][data:/var/lib/registry][--publish][127.0.0.1:5050:5000][--label][l=1][--label][m=2][--env][A=1 2][--env][B=][sha256:image]",
+    ]);
+  });
+
+  for (const [what, action, call] of [
+    ["starts a container", () => cli.start("x"), "docker[start][x]"],
+    ["unpauses a container", () => cli.unpause("x"), "docker[unpause][x]"],
+    ["removes a container, its named volumes not", () => cli.removeContainer("x"), "docker[rm][--force][x]"],
+    [
+      "makes a network that carries the owner's label",
+      () => cli.createNetwork("x"),
+      "docker[network][create][--label][platform.pulumi.com/owner=platform][x]",
+    ],
+    ["removes a network", () => cli.removeNetwork("x"), "docker[network][rm][x]"],
+  ] as const) {
+    it(what, async () => {
+      deepEqual((await against({}, action)).calls, [call]);
+    });
+  }
+});
+
+describe("KindCli", () => {
+  const cli = new KindCli();
+  const node = { name: "n", labels: {}, startedAt: "2026-01-01T00:00:00Z" };
+
+  it("finds the nodes of a cluster, those that do not run included", async () => {
+    const nodes = [
+      {
+        ...{ Name: "/local-control-plane", Config: { Labels: { a: "b" } } },
+        State: { Status: "running", StartedAt: "2026-01-01T00:00:00.123456789Z" },
+      },
+      {
+        ...{ Name: "/local-worker", Config: { Labels: null } },
+        State: { Status: "created", StartedAt: "0001-01-01T00:00:00Z" },
+      },
+    ];
+    const script = `case "$1" in ps) printf 'id1\\nid2\\n' ;; inspect) ${says(nodes)} ;; esac`;
+    const { value, calls } = await against({ docker: script }, () => cli.nodes("local"));
+    deepEqual(value, [
+      {
+        ...{ name: "local-control-plane", labels: { a: "b" } },
+        ...{ status: "running", startedAt: "2026-01-01T00:00:00.123456789Z" },
+      },
+      { name: "local-worker", labels: null, status: "created", startedAt: "0001-01-01T00:00:00Z" },
+    ]);
+    deepEqual(calls, [
+      "docker[ps][--all][--no-trunc][--quiet][--filter][label=io.x-k8s.kind.cluster=local]",
+      "docker[inspect][--type][container][id1][id2]",
+    ]);
+  });
+
+  it("finds no nodes of a cluster that is not there", async () => {
+    const { value, calls } = await against({}, () => cli.nodes("local"));
+    deepEqual(value, []);
+    equal(calls.length, 1);
+  });
+
+  for (const [pull, policy] of [
+    [true, "missing"],
+    [false, "never"],
+  ] as const) {
+    it(`labels an image that it pulls ${pull ? "when it is missing" : "never"}`, async () => {
+      const { calls } = await against({}, () =>
+        cli.labelImage("kindest/node:v1", "platform-node-a:12", pull),
+      );
+      deepEqual(calls, [
+        "docker[rm][--force][platform-node-a-12-label]",
+        `docker[create][--name][platform-node-a-12-label][--label][platform.pulumi.com/owner=platform][--pull][${policy}][kindest/node:v1]`,
+        "docker[commit][--change][LABEL platform.pulumi.com/owner=platform][platform-node-a-12-label][platform-node-a:12]",
+        "docker[rm][--force][--volumes][platform-node-a-12-label]",
+      ]);
+    });
+  }
+
+  it("leaves no scratch container behind when an image cannot be labelled", async () => {
+    const script = `case "$1" in commit) ${fails("no space left on device")} ;; esac`;
+    const { calls } = await against({ docker: script }, () =>
+      rejects(cli.labelImage("kindest/node:v1", "t:1", true), /no space left on device/),
+    );
+    equal(calls.at(-1), "docker[rm][--force][--volumes][t-1-label]");
+  });
+
+  it("makes a cluster in a network, and leaves the user's own kubeconfig alone", async () => {
+    const script = 'cat > $log/input; echo "network $KIND_EXPERIMENTAL_DOCKER_NETWORK" >> $log/input';
+    const { calls, input } = await against({ kind: script }, () =>
+      cli.create("local", "platform-local", "the config\n"),
+    );
+    deepEqual(calls, ["kind[create][cluster][--name][local][--config][-][--kubeconfig][/dev/null]"]);
+    equal(input, "the config\nnetwork platform-local\n");
+  });
+
+  it("reads a kubeconfig", async () => {
+    const { value, calls } = await against({ kind: "echo the kubeconfig" }, () => cli.kubeconfig("local"));
+    equal(value, "the kubeconfig\n");
+    deepEqual(calls, ["kind[get][kubeconfig][--name][local]"]);
+  });
+
+  for (const [what, action, call] of [
+    [
+      "adds a cluster to the user's own kubeconfig",
+      () => cli.mergeKubeconfig("local"),
+      "kind[export][kubeconfig][--name][local]",
+    ],
+    [
+      "deletes a cluster, and its entry in the user's own kubeconfig",
+      () => cli.delete("local"),
+      "kind[delete][cluster][--name][local]",
+    ],
+    ["removes an image", () => cli.removeImage("t:1"), "docker[rmi][--force][t:1]"],
+    ["unpauses a node", () => cli.revive({ ...node, status: "paused" }), "docker[unpause][n]"],
+    ["starts a node", () => cli.revive({ ...node, status: "exited" }), "docker[start][n]"],
+  ] as const) {
+    it(what, async () => {
+      deepEqual((await against({}, action)).calls, [call]);
+    });
+  }
+
+  it("reads a file of a node, and knows one that is not there", async () => {
+    const { value, calls } = await against({ docker: "echo content" }, () => cli.readFile("n", "/a/b"));
+    equal(value, "content\n");
+    deepEqual(calls, ["docker[exec][n][cat][/a/b]"]);
+    const gone = await against({ docker: fails("cat: /a/b: No such file or directory") }, () =>
+      cli.readFile("n", "/a/b"),
+    );
+    equal(gone.value, undefined);
+    await against({ docker: fails("Error response from daemon: container n is not running") }, () =>
+      rejects(cli.readFile("n", "/a/b"), {
+        message: '"docker exec n" failed: Error response from daemon: container n is not running',
+      }),
+    );
+  });
+
+  it("writes files in place of all that a directory of a node holds, their content on standard input", async () => {
+    const { calls, input } = await against({ docker: "cat >> $log/input" }, () =>
+      cli.writeFiles("n", "/etc/certs", { "ghcr.io/hosts.toml": "toml 1\n", "a b/hosts.toml": "toml 2\n" }),
+    );
+    deepEqual(calls, [
+      'docker[exec][n][sh][-c][rm -rf "$1" && mkdir -p "$1"][sh][/etc/certs]',
+      'docker[exec][--interactive][n][sh][-c][mkdir -p "$(dirname "$1")" && cat > "$1"][sh][/etc/certs/ghcr.io/hosts.toml]',
+      'docker[exec][--interactive][n][sh][-c][mkdir -p "$(dirname "$1")" && cat > "$1"][sh][/etc/certs/a b/hosts.toml]',
+    ]);
+    equal(input, "toml 1\ntoml 2\n");
+  });
+});

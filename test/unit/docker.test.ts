@@ -1,0 +1,335 @@
+import { deepEqual, equal, notEqual, rejects } from "node:assert/strict";
+import type { ContainerSpec, Docker, FoundContainer, FoundNetwork } from "../../components/docker/client";
+import { ContainerLifecycle } from "../../components/docker/container/lifecycle";
+import { NetworkLifecycle } from "../../components/docker/network/lifecycle";
+import { isOwn, type Labels } from "../../components/docker/ownership";
+
+const own = { "platform.pulumi.com/owner": "platform" };
+const fingerprintLabel = "platform.pulumi.com/fingerprint";
+
+/** As much of a Docker Engine as the lifecycles see. */
+class FakeDocker implements Docker {
+  readonly containers = new Map<string, FoundContainer>();
+  readonly networks = new Map<string, FoundNetwork>();
+  /** What was changed, in order. */
+  readonly log: string[] = [];
+  /** What `run`, `start` and `unpause` fail with. */
+  failure: string | undefined;
+  /** A network that is gone as soon as it is made. */
+  forgetful = false;
+  subnet: string | undefined = "172.18.0.0/16";
+
+  container(name: string): Promise<FoundContainer | undefined> {
+    return Promise.resolve(this.containers.get(name));
+  }
+
+  run({ name }: ContainerSpec, labels: Readonly<Record<string, string>>): Promise<void> {
+    this.log.push(`run ${name}`);
+    if (this.containers.has(name)) return Promise.reject(new Error(`The container name "${name}" is in use`));
+    // As Docker does: a container that does not start is there nevertheless.
+    this.containers.set(name, { labels, status: this.failure === undefined ? "running" : "created" });
+    return this.failure === undefined ? Promise.resolve() : Promise.reject(new Error(this.failure));
+  }
+
+  start(name: string): Promise<void> {
+    return this.resume("start", name);
+  }
+
+  unpause(name: string): Promise<void> {
+    return this.resume("unpause", name);
+  }
+
+  removeContainer(name: string): Promise<void> {
+    this.log.push(`remove ${name}`);
+    this.containers.delete(name);
+    return Promise.resolve();
+  }
+
+  network(name: string): Promise<FoundNetwork | undefined> {
+    return Promise.resolve(this.networks.get(name));
+  }
+
+  createNetwork(name: string): Promise<void> {
+    this.log.push(`create network ${name}`);
+    if (!this.forgetful) this.networks.set(name, { labels: own, subnet: this.subnet });
+    return Promise.resolve();
+  }
+
+  removeNetwork(name: string): Promise<void> {
+    this.log.push(`remove network ${name}`);
+    this.networks.delete(name);
+    return Promise.resolve();
+  }
+
+  /** Somebody stopped or paused a container. */
+  become(name: string, status: string): void {
+    this.containers.set(name, { labels: this.containers.get(name)?.labels, status });
+  }
+
+  private resume(operation: string, name: string): Promise<void> {
+    this.log.push(`${operation} ${name}`);
+    if (this.failure !== undefined) {
+      const error = new Error(this.failure);
+      this.failure = undefined;
+      return Promise.reject(error);
+    }
+    this.become(name, "running");
+    return Promise.resolve();
+  }
+}
+
+const spec: ContainerSpec = {
+  name: "registry",
+  image: "sha256:image",
+  network: "platform-local",
+  port: { container: 5000, host: 5050 },
+  volume: { name: "registry", path: "/var/lib/registry" },
+  env: { A: "1", B: "2" },
+};
+const outputs = { ...spec, hostAddress: "127.0.0.1:5050", networkAddress: "registry:5000" };
+
+function containers() {
+  const docker = new FakeDocker();
+  return { docker, lifecycle: new ContainerLifecycle(docker) };
+}
+
+/** A machine on which a container of `spec` runs. */
+async function running() {
+  const made = containers();
+  await made.lifecycle.create(spec);
+  made.docker.log.length = 0;
+  return made;
+}
+
+/** The fingerprint that a container of a spec is labelled with. */
+async function fingerprint(of: ContainerSpec): Promise<string | undefined> {
+  const { docker, lifecycle } = containers();
+  await lifecycle.create(of);
+  return docker.containers.get(of.name)?.labels?.[fingerprintLabel];
+}
+
+/** Specs that differ from `spec` in one thing that only another container can have. */
+const others: Readonly<Record<string, ContainerSpec>> = {
+  image: { ...spec, image: "sha256:other" },
+  network: { ...spec, network: "platform-other" },
+  "port of the container": { ...spec, port: { ...spec.port, container: 5001 } },
+  "port of the machine": { ...spec, port: { ...spec.port, host: 5051 } },
+  volume: { ...spec, volume: { ...spec.volume, name: "other" } },
+  "path of the volume": { ...spec, volume: { ...spec.volume, path: "/data" } },
+  "value of a variable": { ...spec, env: { ...spec.env, B: "3" } },
+  variable: { ...spec, env: { ...spec.env, C: "3" } },
+};
+
+describe("container", () => {
+  it("is run, with the owner's label and its fingerprint", async () => {
+    const { docker, lifecycle } = containers();
+    deepEqual(await lifecycle.create(spec), outputs);
+    deepEqual(docker.log, ["run registry"]);
+    deepEqual(docker.containers.get("registry"), {
+      labels: { ...own, [fingerprintLabel]: await fingerprint(spec) },
+      status: "running",
+    });
+  });
+
+  it("gives out no more than what it is made of and where it is reached", async () => {
+    const { lifecycle } = containers();
+    deepEqual(await lifecycle.create({ ...spec, __provider: "code" } as ContainerSpec), outputs);
+  });
+
+  it("has a fingerprint of its own for each spec, whatever the order of its variables", async () => {
+    equal(await fingerprint({ ...spec, env: { B: "2", A: "1" } }), await fingerprint(spec));
+    for (const [what, other] of Object.entries(others)) {
+      notEqual(await fingerprint(other), await fingerprint(spec), what);
+    }
+  });
+
+  for (const [status, log] of [
+    ["running", []],
+    ["exited", ["start registry"]],
+    ["created", ["start registry"]],
+    ["paused", ["unpause registry"]],
+  ] as const) {
+    it(`is adopted when it is of the same spec and ${status}`, async () => {
+      const { docker, lifecycle } = await running();
+      docker.become("registry", status);
+      deepEqual(await lifecycle.create(spec), outputs);
+      deepEqual(docker.log, log);
+      equal(docker.containers.get("registry")?.status, "running");
+    });
+  }
+
+  for (const [what, other] of Object.entries(others)) {
+    it(`is made anew for another ${what}`, async () => {
+      const { docker, lifecycle } = await running();
+      await lifecycle.update(other);
+      deepEqual(docker.log, ["remove registry", "run registry"]);
+      equal(docker.containers.get("registry")?.labels?.[fingerprintLabel], await fingerprint(other));
+    });
+  }
+
+  for (const [status, operation] of [
+    ["exited", "start"],
+    ["paused", "unpause"],
+  ] as const) {
+    it(`is made anew when it is ${status} and does not run again`, async () => {
+      const { docker, lifecycle } = await running();
+      docker.become("registry", status);
+      docker.failure = "network platform-local not found";
+      deepEqual(await lifecycle.create(spec), outputs);
+      deepEqual(docker.log, [`${operation} registry`, "remove registry", "run registry"]);
+      equal(docker.containers.get("registry")?.status, "running");
+    });
+  }
+
+  it("is neither adopted nor deleted when it is somebody else's", async () => {
+    const { docker, lifecycle } = containers();
+    const strangers: Labels[] = [null, {}, { "platform.pulumi.com/owner": "another" }];
+    for (const labels of strangers) {
+      docker.containers.set("registry", { labels, status: "running" });
+      await rejects(lifecycle.create(spec), {
+        message:
+          'Adopting container "registry" failed: it exists and is not this project\'s (it lacks the label platform.pulumi.com/owner=platform). Remove it with "docker rm registry" and run again.',
+      });
+      await rejects(lifecycle.delete(spec), {
+        message:
+          'Deleting container "registry" failed: it exists and is not this project\'s (it lacks the label platform.pulumi.com/owner=platform). Remove it with "docker rm registry" and run again.',
+      });
+    }
+    deepEqual(docker.log, []);
+  });
+
+  for (const [taker, failure] of [
+    ["container", '"docker run --detach" failed: Bind for 127.0.0.1:5050 failed: port is already allocated'],
+    ["process", '"docker run --detach" failed: listen tcp4 127.0.0.1:5050: bind: address already in use'],
+  ] as const) {
+    it(`says that its port is taken by a ${taker}, and leaves no container behind`, async () => {
+      const { docker, lifecycle } = containers();
+      docker.failure = failure;
+      await rejects(lifecycle.create(spec), (error: Error) => {
+        equal(
+          error.message,
+          'Starting container "registry" failed: port 5050 on 127.0.0.1 is taken. Stop what listens there, or set platform:registry.port.',
+        );
+        equal((error.cause as Error).message, failure);
+        return true;
+      });
+      deepEqual(docker.log, ["run registry", "remove registry"]);
+      equal(docker.containers.size, 0);
+    });
+  }
+
+  it("says what Docker said when it does not start, in whole sentences", async () => {
+    const { docker, lifecycle } = containers();
+    docker.failure = '"docker run --detach" failed: no space left on device\n';
+    await rejects(lifecycle.create(spec), {
+      message:
+        'Starting container "registry" failed: "docker run --detach" failed: no space left on device. Mend it and run again.',
+    });
+    equal(docker.containers.size, 0);
+  });
+
+  it("is there as long as it runs, and gone else", async () => {
+    const { docker, lifecycle } = await running();
+    deepEqual(await lifecycle.read(outputs), outputs);
+    for (const status of ["exited", "paused", "created", "restarting", "dead"]) {
+      docker.become("registry", status);
+      equal(await lifecycle.read(outputs), undefined, status);
+    }
+    docker.containers.clear();
+    equal(await lifecycle.read(outputs), undefined);
+    deepEqual(docker.log, []);
+  });
+
+  it("changes with its name and with what its fingerprint is made of, and with nothing else", () => {
+    const { lifecycle } = containers();
+    equal(lifecycle.diff(outputs, spec), false);
+    equal(lifecycle.diff(outputs, { ...spec, env: { B: "2", A: "1" } }), false);
+    equal(lifecycle.diff(outputs, { ...spec, name: "other" }), true);
+    for (const [what, other] of Object.entries(others)) equal(lifecycle.diff(outputs, other), true, what);
+  });
+
+  it("is deleted, and a second time without complaint", async () => {
+    const { docker, lifecycle } = await running();
+    await lifecycle.delete(outputs);
+    await lifecycle.delete(outputs);
+    deepEqual(docker.log, ["remove registry"]);
+  });
+});
+
+describe("Docker network", () => {
+  function networks() {
+    const docker = new FakeDocker();
+    return { docker, lifecycle: new NetworkLifecycle(docker) };
+  }
+  const network = { name: "platform-local", subnet: "172.18.0.0/16" };
+
+  it("is made, and says its subnet", async () => {
+    const { docker, lifecycle } = networks();
+    deepEqual(await lifecycle.create({ name: "platform-local" }), network);
+    deepEqual(docker.log, ["create network platform-local"]);
+  });
+
+  it("is adopted when it is this project's", async () => {
+    const { docker, lifecycle } = networks();
+    docker.networks.set("platform-local", { labels: own, subnet: "172.30.0.0/16" });
+    deepEqual(await lifecycle.create(network), { ...network, subnet: "172.30.0.0/16" });
+    deepEqual(docker.log, []);
+  });
+
+  it("is neither adopted nor deleted when it is somebody else's", async () => {
+    const { docker, lifecycle } = networks();
+    docker.networks.set("platform-local", { labels: null, subnet: "172.18.0.0/16" });
+    for (const [operation, refused] of [
+      ["Adopting", lifecycle.create(network)],
+      ["Deleting", lifecycle.delete(network)],
+    ] as const) {
+      await rejects(refused, {
+        message: `${operation} Docker network "platform-local" failed: it exists and is not this project's (it lacks the label platform.pulumi.com/owner=platform). Remove it with "docker network rm platform-local" and run again.`,
+      });
+    }
+    deepEqual(docker.log, []);
+  });
+
+  it("is refused without an IPv4 subnet, which load balancers take their addresses from", async () => {
+    const { docker, lifecycle } = networks();
+    docker.subnet = undefined;
+    await rejects(lifecycle.create(network), {
+      message:
+        'Reading Docker network "platform-local" failed: it has no IPv4 subnet. Remove it with "docker network rm platform-local" and run again.',
+    });
+  });
+
+  it("says that it was removed while it was made", async () => {
+    const { docker, lifecycle } = networks();
+    docker.forgetful = true;
+    await rejects(lifecycle.create(network), {
+      message:
+        'Creating Docker network "platform-local" failed: it was removed at once. Run again when nothing else does so.',
+    });
+  });
+
+  it("is read with the subnet it has now, and is gone when it is", async () => {
+    const { docker, lifecycle } = networks();
+    equal(await lifecycle.read(network), undefined);
+    docker.networks.set("platform-local", { labels: own, subnet: "172.30.0.0/16" });
+    deepEqual(await lifecycle.read(network), { ...network, subnet: "172.30.0.0/16" });
+  });
+
+  it("is deleted, and a second time without complaint", async () => {
+    const { docker, lifecycle } = networks();
+    await lifecycle.create(network);
+    await lifecycle.delete(network);
+    await lifecycle.delete(network);
+    deepEqual(docker.log, ["create network platform-local", "remove network platform-local"]);
+  });
+});
+
+describe("owner's label", () => {
+  it("tells what is this project's, also where Docker writes null for no labels", () => {
+    equal(isOwn(own), true);
+    equal(isOwn({ "platform.pulumi.com/owner": "another" }), false);
+    equal(isOwn({}), false);
+    equal(isOwn(null), false);
+    equal(isOwn(undefined), false);
+  });
+});

@@ -1,0 +1,70 @@
+import { deepEqual, equal, match } from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { fakeTools, temporaryDirectory } from "./temporary";
+
+const project = join(__dirname, "..", "..");
+
+/** Runs the command with a `pulumi` that is this script; `calls` are that one's arguments, each in brackets. */
+function up(args: readonly string[], pulumi = "") {
+  const home = temporaryDirectory();
+  const calls = join(home, "calls");
+  const script = `{ printf '[%s]' "$@"; echo; } >> ${calls}; ${pulumi}`;
+  const { status, stderr } = spawnSync(
+    process.execPath,
+    ["-r", "ts-node/register/transpile-only", join("commands", "up.ts"), ...args],
+    {
+      ...{ cwd: project, encoding: "utf8" },
+      env: { ...process.env, ...fakeTools({ pulumi: script }), PULUMI_BACKEND_URL: `file://${home}/state` },
+    },
+  );
+  const called = existsSync(calls) ? readFileSync(calls, "utf8").trimEnd().split("\n") : [];
+  return { status, stderr, calls: called };
+}
+
+/** The stack "dev" needs nothing of this machine but Pulumi. */
+const calls = (options: string) => [
+  "[version]",
+  "[stack][select][--create][dev]",
+  `[up][--stack][dev]${options}`,
+];
+
+describe("npm run up", () => {
+  for (const [args, options] of [
+    [["--stack", "dev"], ""],
+    [["--stack=dev", "--yes"], "[--yes]"],
+    [["-y", "-s", "dev", "--refresh"], "[-y][--refresh]"],
+    [["--message", "a b", "--stack", "dev", "-c", "a=b"], "[--message][a b][-c][a=b]"],
+  ] as const) {
+    it(`with ${args.join(" ")} hands Pulumi the stack once, and the rest as it is`, () => {
+      const { status, stderr, calls: made } = up(args);
+      equal(stderr, "");
+      equal(status, 0);
+      deepEqual(made, calls(options));
+    });
+  }
+
+  it("ends with Pulumi's exit code, and does not update a stack that cannot be selected", () => {
+    const failed = up(["--stack", "dev"], '[ "$1" != up ] || exit 3');
+    equal(failed.status, 3);
+    deepEqual(failed.calls, calls(""));
+    const refused = up(["--stack", "dev"], '[ "$1" != stack ] || exit 4');
+    equal(refused.status, 4);
+    deepEqual(refused.calls, calls("").slice(0, 2));
+  });
+
+  for (const [args, code, said] of [
+    [[], 1, /^Usage: npm run up -- --stack <name>/],
+    [["--stack"], 1, /^Usage: /],
+    [["--stack", "dev", "--help"], 0, /^Usage: /],
+    [["--stack", "staging"], 1, /no Pulumi\.staging\.yaml\. Stacks here are [^\n]*\n$/],
+  ] as const) {
+    it(`says what is wrong with "${args.join(" ")}", and runs nothing`, () => {
+      const { status, stderr, calls: made } = up(args);
+      match(stderr, said);
+      equal(status, code);
+      deepEqual(made, []);
+    });
+  }
+});
