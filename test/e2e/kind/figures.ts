@@ -1,0 +1,26 @@
+import { cpus, totalmem } from "node:os";
+
+/** How long things took, by name. */
+export class Figures {
+  private readonly seconds = new Map<string, number[]>();
+
+  /** Runs something and keeps how long it took, when it succeeded. */
+  async time<T>(what: string, work: () => Promise<T>): Promise<T> {
+    const start = Date.now();
+    const result = await work();
+    this.seconds.set(what, [...(this.seconds.get(what) ?? []), (Date.now() - start) / 1000]);
+    return result;
+  }
+
+  /** A line for each name: minimum, median, maximum and how many there are; and the machine. */
+  table(): string {
+    const [cpu] = cpus();
+    const rows = [...this.seconds].map(([what, values]) => {
+      const sorted = [...values].sort((a, b) => a - b);
+      const figures = [sorted[0], sorted[Math.floor(sorted.length / 2)], sorted.at(-1)];
+      return `    ${what}: ${figures.map((value) => value?.toFixed(1)).join(" / ")} s (${values.length})`;
+    });
+    const machine = `${cpus().length} × ${cpu?.model ?? "?"}, ${Math.round(totalmem() / 1024 ** 3)} GiB`;
+    return [`    min / median / max (runs) on ${machine}, Node ${process.version}`, ...rows].join("\n");
+  }
+}

@@ -1,0 +1,203 @@
+import { deepEqual, equal, match, ok, rejects } from "node:assert/strict";
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+import type { Stack } from "@pulumi/pulumi/automation";
+import { Figures } from "./figures";
+import { nodeName, registryName, stackName, type Machine } from "./machine";
+import { suiteOnKind } from "./suite";
+
+/** How often each loss is suffered: three give a minimum, a median and a maximum. */
+const rounds = Number(process.env.KIND_ROUNDS ?? 3);
+
+suiteOnKind("pulumi up on Kind", (prepared) => {
+  const figures = new Figures();
+  let machine: Machine;
+  let stack: Stack;
+
+  before(async () => {
+    machine = prepared();
+    stack = await machine.stack();
+  });
+
+  after(() => {
+    console.log(figures.table());
+  });
+
+  /** Runs `pulumi up` once, without flags, and checks that the platform is whole. */
+  async function up(what: string): Promise<Record<string, number>> {
+    const { outputs, summary } = await figures.time(what, () => stack.up({ color: "never" }));
+    equal(outputs.ready?.value, true);
+    await checkReady(outputs.digest?.value as string);
+    return summary.resourceChanges ?? {};
+  }
+
+  async function checkReady(digest: string): Promise<void> {
+    const revisions = await machine.kubectl(
+      ...["-n", "flux-system", "get", "kustomizations", "-o"],
+      'jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status} {.status.lastAppliedRevision}{"\\n"}{end}',
+    );
+    deepEqual(revisions.trim().split("\n").sort(), [
+      `apps True ${stackName}@${digest}`,
+      `certs True ${stackName}@${digest}`,
+      `controllers True ${stackName}@${digest}`,
+      `flux-system True ${stackName}@${digest}`,
+    ]);
+    const whoami = await machine.kubectl(
+      ...["-n", "whoami", "get", "deployment", "whoami", "-o", "jsonpath={.status.availableReplicas}"],
+    );
+    equal(whoami, "1");
+  }
+
+  describe("from nothing", () => {
+    for (let round = 1; round <= rounds; round++) {
+      it(`brings every layer to Ready (${round} of ${rounds})`, async () => {
+        if (round > 1) {
+          await stack.destroy();
+        }
+        await up("up from nothing");
+      });
+    }
+
+    it("finds nothing to do the next time", async () => {
+      for (let round = 1; round <= rounds; round++) {
+        const changes = await up("up with nothing to do");
+        deepEqual(Object.keys(changes), ["same"]);
+      }
+    });
+
+    it("previews no change", async () => {
+      for (let round = 1; round <= rounds; round++) {
+        const { changeSummary } = await figures.time("preview with nothing to do", () =>
+          stack.preview({ color: "never" }),
+        );
+        deepEqual(Object.keys(changeSummary), ["same"]);
+      }
+    });
+  });
+
+  describe("on this machine", () => {
+    it("shows its ports on 127.0.0.1 only", async () => {
+      const ports = await machine.run("docker", "ps", "--format", "{{.Names}} {{.Ports}}");
+      const own = ports.split("\n").filter((line) => line.includes(stackName));
+      ok(own.length >= 4, ports);
+      for (const line of own) match(line, /^\S+ (127\.0\.0\.1:\d+->\d+\/tcp(, )?)+(, 5000\/tcp)?$/);
+    });
+
+    it("labels every container, the network and the volume as its own", async () => {
+      const filter = ["--filter", "label=platform.pulumi.com/owner=platform", "--format", "{{.Names}}"];
+      const names = (await machine.run("docker", "ps", ...filter)).trim().split("\n").sort();
+      deepEqual(names, [nodeName, registryName, `${registryName}-docker.io`, `${registryName}-ghcr.io`]);
+      for (const [kind, name] of [
+        ["network", `platform-${stackName}`],
+        ["volume", registryName],
+      ] as const) {
+        const label = '{{index .Labels "platform.pulumi.com/owner"}}';
+        equal((await machine.run("docker", kind, "inspect", "--format", label, name)).trim(), "platform");
+      }
+    });
+
+    it("leaves the user's own kubeconfig alone", async () => {
+      await rejects(machine.run("cat", machine.env.KUBECONFIG ?? ""), /No such file/);
+    });
+
+    it("writes who changed what into the audit log, without the values of Secrets", async () => {
+      const log = await machine.run(
+        "cat",
+        join(machine.directory, "state", "platform", stackName, "audit", "audit.log"),
+      );
+      match(log, /"resource":"secrets".*"name":"sops-age"/);
+      ok(!log.includes("requestObject"), "the audit log holds the bodies of requests");
+    });
+
+    it("refuses a pod of a namespace without a level that baseline forbids", async () => {
+      await machine.kubectl("create", "namespace", "unlabelled");
+      const privileged = '{"spec":{"hostNetwork":true}}';
+      await rejects(
+        machine.kubectl("-n", "unlabelled", "run", "bad", "--image=x", `--overrides=${privileged}`),
+        /violates PodSecurity "baseline:latest"/,
+      );
+      await machine.kubectl("delete", "namespace", "unlabelled");
+    });
+  });
+
+  describe("after the loss of", () => {
+    const losses: Record<string, () => Promise<unknown>> = {
+      "the cluster": () => machine.run("kind", "delete", "cluster", "--name", stackName),
+      "the registry": () => machine.run("docker", "rm", "--force", registryName),
+      "the registry and its volume": async () => {
+        await machine.removeRegistry();
+        await machine.fillRegistry();
+      },
+      "namespace flux-system": () => machine.kubectl("delete", "namespace", "flux-system", "--wait=false"),
+      "secret sops-age": () => machine.kubectl("-n", "flux-system", "delete", "secret", "sops-age"),
+      "the running of its containers": () => machine.run("docker", "stop", nodeName, registryName),
+      "Pulumi's state": async () => {
+        rmSync(join(machine.directory, "pulumi", ".pulumi"), { recursive: true });
+        stack = await machine.stack();
+      },
+      "all but Git, the identity and the stack's config": async () => {
+        await machine.wipe();
+        rmSync(join(machine.directory, "pulumi", ".pulumi"), { recursive: true });
+        await machine.fillRegistry();
+        stack = await machine.stack();
+      },
+    };
+    for (const [what, lose] of Object.entries(losses)) {
+      it(`${what}, the same command restores every layer`, async () => {
+        for (let round = 1; round <= rounds; round++) {
+          await lose();
+          await up(`up after the loss of ${what}`);
+        }
+      });
+    }
+  });
+
+  describe("changes of the cluster's settings", () => {
+    const contexts = () => machine.run("kubectl", "config", "get-contexts", "--output", "name");
+
+    it("adds the cluster to the user's own kubeconfig, in place", async () => {
+      machine.configure({ cluster: { kubeconfig: "merge" } });
+      const changes = await up("up with another setting");
+      equal(changes.update, 1);
+      equal(changes.replace ?? changes["create-replacement"], undefined);
+      match(await contexts(), /^kind-offline$/m);
+    });
+
+    it("says in a preview why another subnet replaces the cluster", async () => {
+      machine.configure({ cluster: { kubeconfig: "merge", serviceSubnet: "10.97.0.0/16" } });
+      const { stdout, stderr } = await stack.preview({ color: "never" });
+      match(
+        stdout + stderr,
+        /Kind cluster "offline" is replaced, with all that its volumes hold: Kind cannot change in place networking\.serviceSubnet: "10\.96\.0\.0\/16" → "10\.97\.0\.0\/16"\./,
+      );
+      machine.configure({ cluster: { kubeconfig: "merge" } });
+    });
+  });
+
+  describe("destroy", () => {
+    it("leaves nothing but the volume that is to be retained", async () => {
+      await figures.time("destroy", () => stack.destroy({ color: "never" }));
+      const filter = ["--filter", "label=platform.pulumi.com/owner=platform"];
+      equal(await machine.run("docker", "ps", "--all", "--quiet", ...filter), "");
+      equal(await machine.run("docker", "network", "ls", "--quiet", ...filter), "");
+      equal((await machine.run("docker", "volume", "ls", "--quiet", ...filter)).trim(), registryName);
+      const images = await machine.run("docker", "images", "--format", "{{.Repository}}");
+      ok(!images.includes("platform-node-"), images);
+      const contexts = await machine.run("kubectl", "config", "get-contexts", "--output", "name");
+      ok(!contexts.includes("offline"), contexts);
+    });
+
+    it("leaves no volume when none is to be retained", async () => {
+      machine.configure({ registry: { retain: false } });
+      await up("up from nothing");
+      await figures.time("destroy", () => stack.destroy({ color: "never" }));
+      equal(
+        await machine.run(
+          ...(["docker", "volume", "ls", "--quiet", "--filter"] as const),
+          "label=platform.pulumi.com/owner=platform",
+        ),
+        "",
+      );
+    });
+  });
+});
