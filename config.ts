@@ -146,7 +146,6 @@ export function parseConfig(
   const sops = root.section("sops");
   const release = root.section("release");
   const chartMirror = root.optionalString("chartMirror");
-  const userState = context.env.XDG_STATE_HOME ?? join(homedir(), ".local", "state");
   const config: PlatformConfig = {
     stack,
     cluster: clusterConfig(cluster, stack, path),
@@ -166,7 +165,7 @@ export function parseConfig(
       ? {}
       : { chartMirror: chartMirror.startsWith("oci://") ? chartMirror : path(chartMirror) }),
     protect: root.boolean("protect", false),
-    directory: join(userState, "platform", stack),
+    directory: join(stateDirectory(context.env), stack),
   };
   for (const section of [root, cluster, registry, gitops, sops, release]) section.refuseUnknown();
   if (config.registry.kind === "local" && config.registry.airGapped && chartMirror === undefined) {
@@ -226,6 +225,11 @@ export async function readStackConfig(
   env: NodeJS.ProcessEnv,
 ): Promise<PlatformConfig> {
   return parseConfig(stack, asPulumiConfig(await readStackFile(stack, project)), { project, env });
+}
+
+/** Absolute path of what the stacks of this user leave on the machine. */
+export function stateDirectory(env: NodeJS.ProcessEnv): string {
+  return join(env.XDG_STATE_HOME ?? join(homedir(), ".local", "state"), "platform");
 }
 
 function clusterConfig(section: Section, stack: string, path: (value: string) => string): ClusterConfig {

@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { mkdir, readdir, readFile, rm } from "node:fs/promises";
 import { homedir, hostname } from "node:os";
 import { join } from "node:path";
+import { stateDirectory } from "../config";
 import { cacheDirectory } from "../tools/cache";
 
 /**
@@ -12,13 +13,12 @@ import { cacheDirectory } from "../tools/cache";
  * @param current the backend that `pulumi login` chose, as a URL
  */
 export function pulumiDefaults(env: NodeJS.ProcessEnv, current: string | undefined): Record<string, string> {
-  const state = join(env.XDG_STATE_HOME ?? join(homedir(), ".local", "state"), "platform");
   const passphrase =
     env.PULUMI_CONFIG_PASSPHRASE !== undefined || env.PULUMI_CONFIG_PASSPHRASE_FILE !== undefined;
   const chosen =
     current !== undefined || env.PULUMI_BACKEND_URL !== undefined || env.PULUMI_ACCESS_TOKEN !== undefined;
   return {
-    ...(!chosen ? { PULUMI_BACKEND_URL: `file://${state}` } : {}),
+    ...(!chosen ? { PULUMI_BACKEND_URL: `file://${stateDirectory(env)}` } : {}),
     ...(passphrase ? {} : { PULUMI_CONFIG_PASSPHRASE: "" }),
   };
 }

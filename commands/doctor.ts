@@ -6,6 +6,7 @@ import { parseArgs } from "node:util";
 import { run } from "../components/command";
 import { owner, ownerLabel } from "../components/docker/ownership";
 import { readStackConfig, type PlatformConfig } from "../config";
+import { exitWith } from "./exit";
 
 /** Something that a stack needs and this machine lacks. */
 export interface Finding {
@@ -230,12 +231,4 @@ async function main(args: string[]): Promise<number> {
   return findings.length === 0 ? 0 : 1;
 }
 
-if (require.main === module) {
-  main(process.argv.slice(2)).then(
-    (code) => process.exit(code),
-    (error: unknown) => {
-      process.stderr.write(`${(error as Error).message}\n`);
-      process.exit(1);
-    },
-  );
-}
+if (require.main === module) exitWith(main(process.argv.slice(2)));

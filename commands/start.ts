@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { readStackConfig } from "../config";
 import { examine, thisHost } from "./doctor";
+import { exitWith } from "./exit";
 import { onTerminal, project, up } from "./up";
 
 const stack = "local";
@@ -19,10 +20,4 @@ async function main(): Promise<number> {
   return fatal.length > 0 ? 1 : up(stack, ["--yes"]);
 }
 
-main().then(
-  (code) => process.exit(code),
-  (error: unknown) => {
-    process.stderr.write(`${(error as Error).message}\n`);
-    process.exit(1);
-  },
-);
+exitWith(main());

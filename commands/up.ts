@@ -1,8 +1,10 @@
 import { spawn } from "node:child_process";
+import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { readStackConfig } from "../config";
+import { readStackConfig, stateDirectory } from "../config";
 import { pulumiEnvironment, removeStaleLocks } from "./backend";
 import { examine, thisHost } from "./doctor";
+import { exitWith } from "./exit";
 
 /** Absolute path of the directory that holds Pulumi.yaml. */
 export const project = join(__dirname, "..");
@@ -41,8 +43,20 @@ export function onTerminal(
 export async function up(stack: string, options: readonly string[]): Promise<number> {
   const { env, backend } = await pulumiEnvironment(process.env);
   for (const line of await removeStaleLocks(backend, projectName, stack)) process.stderr.write(`${line}\n`);
-  const selected = await onTerminal("pulumi", ["stack", "select", "--create", stack], env);
-  return selected === 0 ? onTerminal("pulumi", ["up", "--stack", stack, ...options], env) : selected;
+  const scratch = join(stateDirectory(process.env), "tmp", stack);
+  try {
+    // What a killed run left goes too: the lock says that nobody works here.
+    await rm(scratch, { recursive: true, force: true });
+    await mkdir(scratch, { recursive: true, mode: 0o700 });
+    // Pulumi's Kubernetes plugin writes the kubeconfig into a temporary file and leaves it there.
+    const inScratch = { ...env, TMPDIR: scratch };
+    const selected = await onTerminal("pulumi", ["stack", "select", "--create", stack], inScratch);
+    return selected === 0
+      ? await onTerminal("pulumi", ["up", "--stack", stack, ...options], inScratch)
+      : selected;
+  } finally {
+    await rm(scratch, { recursive: true, force: true });
+  }
 }
 
 /** Takes the stack out of the arguments; what is left is Pulumi's. */
@@ -72,12 +86,4 @@ async function main(args: readonly string[]): Promise<number> {
   return findings.length > 0 ? 1 : up(stack, options);
 }
 
-if (require.main === module) {
-  main(process.argv.slice(2)).then(
-    (code) => process.exit(code),
-    (error: unknown) => {
-      process.stderr.write(`${(error as Error).message}\n`);
-      process.exit(1);
-    },
-  );
-}
+if (require.main === module) exitWith(main(process.argv.slice(2)));

@@ -58,7 +58,13 @@ export class Crane implements OciRegistry {
     try {
       return await run("crane", this.insecure ? ["--insecure", ...args] : args);
     } catch (error) {
-      throw new Error(`${operation} failed: ${(error as Error).message}`, { cause: error });
+      const { message } = error as Error;
+      throw new Error(
+        /no space left on device/.test(message)
+          ? `${operation} failed: the registry has no space left. Make room on its volume, or lower platform:registry.keep, and run again.`
+          : `${operation} failed: ${message}`,
+        { cause: error },
+      );
     }
   }
 }

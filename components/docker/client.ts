@@ -122,10 +122,13 @@ export async function docker(...args: string[]): Promise<string> {
   } catch (error) {
     if (!new RegExp(silence, "i").test((error as Error).message)) throw error;
     const said = sentence((error as Error).message.replace(/^.*?failed: /, "")).replace(/[.?]+$/, "");
-    throw new Error(
+    const silent = new Error(
       `Asking Docker for "${args.slice(0, 2).join(" ")}" failed: the engine does not answer (${said}). Start it, let this user reach it, and run again.`,
       { cause: error },
     );
+    // Pulumi prints the stack of what a `read` throws.
+    silent.stack = "";
+    throw silent;
   }
 }
 

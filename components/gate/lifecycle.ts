@@ -124,13 +124,21 @@ export class GateLifecycle {
       throw new Error(`${operation} There is no earlier good digest to return to; the channel stays.`);
     }
     await this.registry.tag(repository, good, channel);
+    const returned = `${operation} The channel is back at the last good digest ${good};`;
+    try {
+      await this.look(channel, good);
+    } catch {
+      throw new Error(
+        `${returned} whether the cluster runs it is not known, for it does not answer. Bring it back and run again.`,
+      );
+    }
     const start = this.clock.now();
     const stuck = await this.await(inputs, good, new Map());
     const back =
       stuck === undefined
         ? `every layer is Ready on it again after ${((this.clock.now() - start) / 1000).toFixed(1)} s`
         : `but it did not become Ready: ${stuck}`;
-    throw new Error(`${operation} The channel is back at the last good digest ${good}; ${sentence(back)}`);
+    throw new Error(`${returned} ${sentence(back)}`);
   }
 
   /**

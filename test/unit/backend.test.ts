@@ -43,10 +43,15 @@ describe("pulumiDefaults", () => {
 describe("pulumiEnvironment", () => {
   it("makes the directory of the state, for this user alone", async () => {
     const home = temporaryDirectory();
-    const env = { XDG_STATE_HOME: join(home, "state"), PULUMI_HOME: home };
+    const env = { XDG_STATE_HOME: join(home, "state"), PULUMI_HOME: home, XDG_CACHE_HOME: "/cache" };
     const backend = `file://${join(home, "state", "platform")}`;
     deepEqual(await pulumiEnvironment(env), {
-      env: { ...env, PULUMI_BACKEND_URL: backend, PULUMI_CONFIG_PASSPHRASE: "" },
+      env: {
+        ...env,
+        NODE_COMPILE_CACHE: "/cache/platform/node",
+        PULUMI_BACKEND_URL: backend,
+        PULUMI_CONFIG_PASSPHRASE: "",
+      },
       backend,
     });
     equal(statSync(join(home, "state", "platform")).mode & 0o777, 0o700);
@@ -55,7 +60,12 @@ describe("pulumiEnvironment", () => {
   it("is that of the user who logged in, whose backend it names", async () => {
     const home = temporaryDirectory();
     writeFiles(home, { "credentials.json": '{"current":"s3://bucket"}' });
-    const env = { XDG_STATE_HOME: join(home, "state"), PULUMI_HOME: home, PULUMI_CONFIG_PASSPHRASE: "p" };
+    const env = {
+      XDG_STATE_HOME: join(home, "state"),
+      PULUMI_HOME: home,
+      PULUMI_CONFIG_PASSPHRASE: "p",
+      NODE_COMPILE_CACHE: "/own",
+    };
     deepEqual(await pulumiEnvironment(env), { env, backend: "s3://bucket" });
     equal(existsSync(join(home, "state")), false);
   });

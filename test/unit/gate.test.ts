@@ -222,6 +222,17 @@ describe("release gate", () => {
     equal(clock.time > 60_000 && clock.time < 70_000, true, `gave up after ${clock.time} ms`);
   });
 
+  it("does not wait for a cluster that stopped to answer, once the channel is back", async () => {
+    const { flux, registry, clock, inputs, lifecycle } = gate();
+    registry.held.set("local-ready", good);
+    flux.list = () => Promise.reject(new Error("the API server does not answer"));
+    await rejects(lifecycle.release(inputs), {
+      message: `Releasing ${next} to channel "local" failed: the API server does not answer. The channel is back at the last good digest ${good}; whether the cluster runs it is not known, for it does not answer. Bring it back and run again.`,
+    });
+    equal(registry.held.get("local"), good);
+    equal(clock.time < 70_000, true, `gave up after ${clock.time} ms`);
+  });
+
   it("names what is not Ready when time is up", async () => {
     const { flux, inputs, lifecycle } = gate();
     flux.annotate = () => Promise.resolve();

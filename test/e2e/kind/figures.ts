@@ -17,8 +17,10 @@ export class Figures {
     const [cpu] = cpus();
     const rows = [...this.seconds].map(([what, values]) => {
       const sorted = [...values].sort((a, b) => a - b);
-      const figures = [sorted[0], sorted[Math.floor(sorted.length / 2)], sorted.at(-1)];
-      return `    ${what}: ${figures.map((value) => value?.toFixed(1)).join(" / ")} s (${values.length})`;
+      const at = (index: number) => sorted[index] ?? NaN;
+      const median = (at(Math.floor((sorted.length - 1) / 2)) + at(Math.floor(sorted.length / 2))) / 2;
+      const figures = [at(0), median, at(sorted.length - 1)];
+      return `    ${what}: ${figures.map((value) => value.toFixed(1)).join(" / ")} s (${values.length})`;
     });
     const machine = `${cpus().length} × ${cpu?.model ?? "?"}, ${Math.round(totalmem() / 1024 ** 3)} GiB`;
     return [`    min / median / max (runs) on ${machine}, Node ${process.version}`, ...rows].join("\n");
