@@ -218,7 +218,9 @@ export class GateLifecycle {
       const now = this.clock.now();
       if (now - (nudged.get(key) ?? -Infinity) < retryMilliseconds) return;
       nudged.set(key, now);
-      await this.api.annotate(ref, { "reconcile.fluxcd.io/requestedAt": new Date(now).toISOString() });
+      const request = { "reconcile.fluxcd.io/requestedAt": new Date(now).toISOString() };
+      // A cluster that does not answer is told by the next look.
+      await this.api.annotate(ref, request).catch(() => undefined);
     };
 
     let look: Look | undefined;

@@ -222,6 +222,14 @@ describe("release gate", () => {
     equal(clock.time > 60_000 && clock.time < 70_000, true, `gave up after ${clock.time} ms`);
   });
 
+  it("takes a cluster that does not answer a request to reconcile for one that may answer again", async () => {
+    const { flux, inputs, lifecycle } = gate();
+    const annotate = flux.annotate.bind(flux);
+    let silent = 3;
+    flux.annotate = (ref) => (silent-- > 0 ? Promise.reject(new Error("no answer")) : annotate(ref));
+    equal((await lifecycle.release(inputs)).ready, true);
+  });
+
   it("does not wait for a cluster that stopped to answer, once the channel is back", async () => {
     const { flux, registry, clock, inputs, lifecycle } = gate();
     registry.held.set("local-ready", good);

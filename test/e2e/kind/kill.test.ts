@@ -83,6 +83,7 @@ suiteOnKind("pulumi up on Kind, killed", (prepared) => {
       const killed = await pulumi("up", "--yes", "--skip-preview", { killAfter: moment });
       if (killed.code === 0) return; // It was faster this time, and whole before its moment.
       const run = await next();
+      if (run.code !== 0) console.log(`      killed after ${moment.toFixed(1)} s:\n${run.output}`);
       equal(run.code, 0, `killed after ${moment.toFixed(1)} s; the next run said:\n${run.output}`);
       match(run.output, /ready *: true/);
       const state = await machine.run("pulumi", "stack", "export", "--stack", stackName);
