@@ -164,9 +164,11 @@ async function checkVolume(host: Host, volume: string): Promise<Finding[]> {
 /** @param container the one of this project that may hold the port */
 async function checkPort(host: Host, port: number, setting: string, container: string): Promise<Finding[]> {
   if (!(await host.portTaken(port))) return [];
+  // What the container was asked to publish: one that is just starting holds a port before it shows it.
+  const format = "{{range .HostConfig.PortBindings}}{{range .}}{{.HostPort}} {{end}}{{end}}";
   const own = await host
-    .run("docker", "port", container)
-    .then((ports) => ports.split("\n").some((line) => line.endsWith(`:${port}`)))
+    .run("docker", "inspect", "--type", "container", "--format", format, container)
+    .then((ports) => ports.trim().split(" ").includes(String(port)))
     .catch(() => false);
   if (own) return [];
   return [
