@@ -152,13 +152,14 @@ suiteOnKind("pulumi up on Kind, of something bad", (prepared) => {
     });
 
     it("a cluster that is paused while the gate waits, and the next good run converges", async () => {
+      await converges();
       appendFileSync(join(machine.project, "gitops/bases/apps/whoami/service.yaml"), "# changed\n");
-      let paused: Promise<unknown> = Promise.resolve();
+      let paused: Promise<unknown> | undefined;
       const failure = stack
         .up({
           color: "never",
           onOutput: (text) => {
-            if (/release-gate updating/.test(text)) paused = machine.run("docker", "pause", nodeName);
+            if (/release-gate updating/.test(text)) paused ??= machine.run("docker", "pause", nodeName);
           },
         })
         .then(
