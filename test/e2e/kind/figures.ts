@@ -4,6 +4,11 @@ import { cpus, totalmem } from "node:os";
 export class Figures {
   private readonly seconds = new Map<string, number[]>();
 
+  /** Whether there is any. */
+  get taken(): boolean {
+    return this.seconds.size > 0;
+  }
+
   /** Runs something and keeps how long it took, when it succeeded. */
   async time<T>(what: string, work: () => Promise<T>): Promise<T> {
     const start = Date.now();
