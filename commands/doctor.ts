@@ -5,6 +5,7 @@ import { text } from "node:stream/consumers";
 import { parseArgs } from "node:util";
 import { run } from "../components/command";
 import { owner, ownerLabel } from "../components/docker/ownership";
+import { mirrorName, registryName } from "../components/registry-name";
 import { readStackConfig, type PlatformConfig } from "../config";
 import { exitWith } from "./exit";
 
@@ -48,9 +49,7 @@ export async function examine(config: PlatformConfig, host: Host): Promise<Findi
   const checks = [
     checkPulumi(host),
     ...(local && docker.length === 0 ? [checkDisk(host)] : []),
-    ...(registry.kind === "local" && docker.length === 0
-      ? [checkVolume(host, `platform-${stack}-registry`)]
-      : []),
+    ...(registry.kind === "local" && docker.length === 0 ? [checkVolume(host, registryName(stack))] : []),
     ...(cluster.kind === "kind"
       ? [
           checkInotify(host),
@@ -63,13 +62,11 @@ export async function examine(config: PlatformConfig, host: Host): Promise<Findi
         ]
       : []),
     ...(registry.kind === "local"
-      ? ["", ...registry.mirrors].map((mirror, index) =>
-          checkPort(
-            host,
-            registry.port + index,
-            "platform:registry.port",
-            `platform-${stack}-registry${mirror === "" ? "" : `-${mirror.replaceAll(":", "-")}`}`,
-          ),
+      ? [
+          registryName(stack),
+          ...registry.mirrors.map((mirror) => mirrorName(registryName(stack), mirror)),
+        ].map((container, index) =>
+          checkPort(host, registry.port + index, "platform:registry.port", container),
         )
       : []),
   ];

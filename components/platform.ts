@@ -17,6 +17,7 @@ import { KindCluster } from "./cluster/kind-cluster";
 import { FluxNamespace } from "./flux-system/resource";
 import type { LayerResult } from "./gate/lifecycle";
 import { LocalRegistry, registryHosts, type Registry } from "./registry";
+import { registryName } from "./registry-name";
 import { Release } from "./release";
 import type { SeedInputs } from "./seed/lifecycle";
 import { Seed, type SeedArgs } from "./seed/resource";
@@ -283,9 +284,4 @@ export class Platform extends ComponentResource {
       { parent: this },
     ).encrypted;
   }
-}
-
-/** The container of a stack's registry, and its host name in the network. */
-function registryName(stack: string): string {
-  return `platform-${stack}-registry`;
 }

@@ -9,6 +9,7 @@ import {
 import { Container } from "./docker/container/resource";
 import type { Network } from "./docker/network/resource";
 import { owner, ownerLabel } from "./docker/ownership";
+import { mirrorName } from "./registry-name";
 
 /** Where a stack's artifacts are stored. Repositories have the form `host[:port]/path`. */
 export interface Registry {
@@ -121,10 +122,6 @@ export class LocalRegistry extends ComponentResource implements Registry {
       { parent: this, dependsOn: [network] },
     ).imageId;
   }
-}
-
-function mirrorName(containerName: string, host: string): string {
-  return `${containerName}-${host.replaceAll(":", "-")}`;
 }
 
 /**

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { sentence } from "../../sentence";
 import type { ContainerSpec, Docker, FoundContainer } from "../client";
-import { isOwn, owner, ownerLabel } from "../ownership";
+import { foreign, isOwn, owner, ownerLabel } from "../ownership";
 
 /** A running container. */
 export interface ContainerOutputs extends ContainerSpec {
@@ -21,7 +21,8 @@ export class ContainerLifecycle {
   /** Makes the container, or takes the one that is there as far as it is of the same spec. */
   async create(spec: ContainerSpec): Promise<ContainerOutputs> {
     const found = await this.docker.container(spec.name);
-    if (found !== undefined && !isOwn(found.labels)) throw foreign("Adopting", spec.name);
+    if (found !== undefined && !isOwn(found.labels))
+      throw foreign("Adopting", "container", spec.name, "docker rm");
     if (found === undefined || !(await this.revive(spec, found))) await this.run(spec, found !== undefined);
     return outputs(spec);
   }
@@ -44,7 +45,7 @@ export class ContainerLifecycle {
   async delete({ name }: ContainerSpec): Promise<void> {
     const found = await this.docker.container(name);
     if (found === undefined) return;
-    if (!isOwn(found.labels)) throw foreign("Deleting", name);
+    if (!isOwn(found.labels)) throw foreign("Deleting", "container", name, "docker rm");
     await this.docker.removeContainer(name);
   }
 
@@ -98,10 +99,4 @@ function outputs(spec: ContainerSpec): ContainerOutputs {
     hostAddress: `127.0.0.1:${port.host}`,
     networkAddress: `${name}:${port.container}`,
   };
-}
-
-function foreign(operation: string, name: string): Error {
-  return new Error(
-    `${operation} container "${name}" failed: it exists and is not this project's (it lacks the label ${ownerLabel}=${owner}). Remove it with "docker rm ${name}" and run again.`,
-  );
 }

@@ -1,5 +1,5 @@
 import type { Docker } from "../client";
-import { isOwn, owner, ownerLabel } from "../ownership";
+import { foreign, isOwn } from "../ownership";
 
 /** A Docker network as it is asked for. */
 export interface NetworkInputs {
@@ -19,7 +19,7 @@ export class NetworkLifecycle {
   async create({ name }: NetworkInputs): Promise<NetworkOutputs> {
     const found = await this.docker.network(name);
     if (found === undefined) await this.docker.createNetwork(name);
-    else if (!isOwn(found.labels)) throw foreign("Adopting", name);
+    else if (!isOwn(found.labels)) throw foreign("Adopting", "Docker network", name, "docker network rm");
     const made = await this.read({ name });
     if (made !== undefined) return made;
     throw new Error(
@@ -40,13 +40,7 @@ export class NetworkLifecycle {
   async delete({ name }: NetworkInputs): Promise<void> {
     const found = await this.docker.network(name);
     if (found === undefined) return;
-    if (!isOwn(found.labels)) throw foreign("Deleting", name);
+    if (!isOwn(found.labels)) throw foreign("Deleting", "Docker network", name, "docker network rm");
     await this.docker.removeNetwork(name);
   }
-}
-
-function foreign(operation: string, name: string): Error {
-  return new Error(
-    `${operation} Docker network "${name}" failed: it exists and is not this project's (it lacks the label ${ownerLabel}=${owner}). Remove it with "docker network rm ${name}" and run again.`,
-  );
 }
