@@ -32,6 +32,11 @@ export function checkRendered(rendered: Rendered): string[] {
   ];
 }
 
+/** Whether `checkRendered` looks into a manifest, given as text: one that is a Secret or uses a variable. */
+export function isChecked(manifest: string): boolean {
+  return manifest.includes("${") || /^kind: Secret$/m.test(manifest);
+}
+
 /**
  * Checks one file of the tree as text: what kustomize does not build is in the artifact all the same.
  *

@@ -25,17 +25,18 @@ export interface Rendered {
  * Builds `clusters/<cluster>` and every layer that it names, with the `kustomize` program.
  *
  * @param tree absolute path of the gitops tree
- * @param only what is asked for: one layer, and of it the objects of some kinds. @default everything
+ * @param only what is asked for: one layer, or the manifests whose text is wanted. @default everything
  * @throws Error naming the layer and what kustomize said
  */
 export async function renderCluster(
   tree: string,
   cluster: string,
-  only?: { readonly layer: string; readonly kinds: readonly string[] },
+  only: { readonly layer?: string; readonly wanted?: (manifest: string) => boolean } = {},
 ): Promise<Rendered> {
   const root = await build(tree, join("clusters", cluster), `cluster "${cluster}"`);
   const wanted = root.filter(
-    (object) => isFluxKustomization(object) && (only === undefined || object.metadata.name === only.layer),
+    (object) =>
+      isFluxKustomization(object) && (only.layer === undefined || object.metadata.name === only.layer),
   );
   const layers = wanted.map(async (kustomization): Promise<Layer> => {
     const { path = "", dependsOn = [] } = kustomization.spec as {
@@ -47,7 +48,7 @@ export async function renderCluster(
       name,
       path,
       dependsOn: dependsOn.map((dependency) => dependency.name),
-      manifests: await build(tree, path, `layer "${name}" of cluster "${cluster}"`, only?.kinds),
+      manifests: await build(tree, path, `layer "${name}" of cluster "${cluster}"`, only.wanted),
     };
   });
   return { root, layers: await Promise.all(layers) };
@@ -58,12 +59,16 @@ export function isFluxKustomization(object: Manifest): boolean {
   return object.kind === "Kustomization" && object.apiVersion.startsWith("kustomize.toolkit.fluxcd.io/");
 }
 
-/** One `kustomize build`, parsed. */
+/**
+ * One `kustomize build`, parsed.
+ *
+ * @param wanted parsing a megabyte of CRDs takes longer than building it: what nobody wants is not parsed
+ */
 async function build(
   tree: string,
   path: string,
   subject: string,
-  kinds?: readonly string[],
+  wanted: (manifest: string) => boolean = () => true,
 ): Promise<Manifest[]> {
   let text: string;
   try {
@@ -72,16 +77,8 @@ async function build(
     const said = (error as Error).message.replaceAll(`${tree}/`, "");
     throw new Error(`Building ${subject} failed: ${sentence(said)} Nothing was released.`, { cause: error });
   }
-  // Parsing a megabyte of CRDs takes longer than building it: what nobody asked for is not parsed, and duplicate
-  // keys, which kustomize does not write, are not looked for.
-  const asked = kinds && new RegExp(`^kind: (${kinds.join("|")})$`, "m");
-  const wanted =
-    asked === undefined
-      ? text
-      : text
-          .split(/^---\n/m)
-          .filter((part) => asked.test(part))
-          .join("---\n");
-  const documents = parseAllDocuments(wanted, { uniqueKeys: false, prettyErrors: false });
+  const manifests = text.split(/^---\n/m).filter(wanted);
+  // kustomize writes no key twice.
+  const documents = parseAllDocuments(manifests.join("---\n"), { uniqueKeys: false, prettyErrors: false });
   return documents.map((document) => document.toJS() as Manifest);
 }

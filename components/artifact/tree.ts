@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { checkFile, checkRendered } from "./check";
+import { checkFile, checkRendered, isChecked } from "./check";
 import { renderCluster } from "./render";
 
 /** A gitops tree as it stands on the disk. */
@@ -42,7 +42,7 @@ export async function inspectTree(tree: string, cluster: string): Promise<Tree> 
   const { findings: ofFiles, ...read } = await readTree(tree);
   const findings = [...ofFiles];
   try {
-    findings.push(...checkRendered(await renderCluster(tree, cluster)));
+    findings.push(...checkRendered(await renderCluster(tree, cluster, { wanted: isChecked })));
   } catch (error) {
     findings.push((error as Error).message);
   }

@@ -91,7 +91,7 @@ export class SeedLifecycle {
     const { kind, namespace, name } = inputs.object;
     const { root, layers } = await renderCluster(inputs.tree, inputs.cluster, {
       layer: seedLayer,
-      kinds: [kind, "OCIRepository"],
+      wanted: (manifest) => new RegExp(`^kind: (${kind}|OCIRepository)$`, "m").test(manifest),
     });
     const manifests = layers.flatMap((layer) => layer.manifests);
     const object = manifests.find(

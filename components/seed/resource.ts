@@ -44,6 +44,9 @@ class SeedProvider implements dynamic.ResourceProvider<SeedInputs, SeedOutputs> 
   }
 }
 
+/** One for all resources: Pulumi serialises each provider object anew. */
+const provider = new SeedProvider();
+
 /** Arguments of `Seed`: `SeedInputs`, each of which may be an output. */
 export type SeedArgs = { readonly [K in keyof SeedInputs]: Input<NonNullable<SeedInputs[K]>> | undefined };
 
@@ -51,7 +54,7 @@ export type SeedArgs = { readonly [K in keyof SeedInputs]: Input<NonNullable<See
 export class Seed extends dynamic.Resource {
   constructor(name: string, args: SeedArgs, opts?: CustomResourceOptions) {
     super(
-      new SeedProvider(),
+      provider,
       name,
       { ...args, sentinel: undefined, fingerprint: undefined },
       { ...opts, additionalSecretOutputs: ["kubeconfig"] },

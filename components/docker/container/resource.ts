@@ -38,6 +38,9 @@ class ContainerProvider implements dynamic.ResourceProvider<ContainerSpec, Conta
   }
 }
 
+/** One for all resources: Pulumi serialises each provider object anew. */
+const provider = new ContainerProvider();
+
 /** Arguments of `Container`: `ContainerSpec`, each of which may be an output. */
 export type ContainerArgs = { readonly [K in keyof ContainerSpec]: Input<ContainerSpec[K]> };
 
@@ -51,7 +54,7 @@ export class Container extends dynamic.Resource {
 
   constructor(name: string, args: ContainerArgs, opts?: CustomResourceOptions) {
     super(
-      new ContainerProvider(),
+      provider,
       name,
       { ...args, hostAddress: undefined, networkAddress: undefined },
       opts,
