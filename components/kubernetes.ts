@@ -93,21 +93,28 @@ export class KubernetesClient implements KubernetesApi {
   ) {}
 
   async apply(object: Manifest, fieldManager: string): Promise<void> {
+    await this.serverSideApply(object, `fieldManager=${fieldManager}&force=true`, "Applying");
+  }
+
+  /**
+   * Has the API server check an object as if it were applied: schema, unknown fields, admission. Nothing is changed.
+   *
+   * @throws Error with what the API server says of it
+   */
+  async validate(object: Manifest): Promise<void> {
+    const query = "fieldManager=validation&force=true&dryRun=All&fieldValidation=Strict";
+    await this.serverSideApply(object, query, "Validating");
+  }
+
+  private async serverSideApply(object: Manifest, query: string, verb: string): Promise<void> {
     const ref = refOf(object);
-    const operation = `Applying ${nameOf(ref)} failed:`;
+    const operation = `${verb} ${nameOf(ref)} failed:`;
     const path = await this.path(ref, operation);
     if (path === undefined) {
       throw new Error(`${operation} the API server does not serve ${ref.apiVersion} ${ref.kind}.`);
     }
-    const query = `?fieldManager=${fieldManager}&force=true`;
-    const response = await this.send(
-      "PATCH",
-      path + query,
-      operation,
-      object,
-      "application/apply-patch+yaml",
-    );
-    this.refuse(response, operation);
+    const type = "application/apply-patch+yaml";
+    this.refuse(await this.send("PATCH", `${path}?${query}`, operation, object, type), operation);
   }
 
   async get(ref: ManifestRef): Promise<Manifest | undefined> {

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { stringify } from "yaml";
 import { findOptional } from "../tools/tools";
 import { httpProbe, lastLines, ProcessDied, ProcessGroup, type SupervisedProcess } from "./process";
-import { upstreamFiles } from "./upstream";
+import { upstreamFiles } from "../tools/upstream";
 
 /** The tools that a control plane runs, all of them pinned in `tools/control-plane/go.mod`. */
 export const controlPlaneTools = [

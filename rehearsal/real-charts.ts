@@ -5,7 +5,7 @@ import { applyInOrder } from "../components/apply";
 import { SystemClock } from "../components/clock";
 import { run } from "../components/command";
 import { KubernetesClient, type Manifest } from "../components/kubernetes";
-import { upstreamChart } from "./upstream";
+import { upstreamChart } from "../tools/upstream";
 
 /**
  * Charts that a real helm-controller installs: those that a Go module carries whole, and that need no webhook to be
@@ -39,7 +39,7 @@ export async function serveRealCharts(
 ): Promise<void> {
   await Promise.all(
     realCharts.map(async (name) => {
-      const chart = await upstreamChart(name);
+      const { directory: chart } = await upstreamChart(name);
       const { version } = parse(await readFile(join(chart, "Chart.yaml"), "utf8")) as { version: string };
       await run("helm", ["package", chart, "--destination", directory]);
       const archive = join(directory, `${name}-${version}.tgz`);
@@ -58,7 +58,7 @@ export async function serveRealCharts(
         patchType: "JSONPatch",
         jsonPatch: { expression: redirect },
       }),
-      ...policy("simulate", ["ocirepositories", "helmreleases"], `!(${isReal})`, {
+      ...policy("simulate", ["ocirepositories", "helmrepositories", "helmreleases"], `!(${isReal})`, {
         patchType: "ApplyConfiguration",
         applyConfiguration: { expression: label },
       }),

@@ -13,7 +13,7 @@ import type { ProgramMessage, ProgramRequest } from "./program";
 import { killGroup } from "./process";
 import { serveRealCharts } from "./real-charts";
 import { SimulatedControllers } from "./simulated-controllers";
-import { upstreamChart, upstreamCrds } from "./upstream";
+import { upstreamChart, upstreamCrds } from "../tools/upstream";
 
 /** What is rehearsed, and how. */
 export interface RehearsalOptions {
@@ -278,7 +278,7 @@ async function prepareCharts(directory: string): Promise<string[]> {
   const charts = join(directory, "charts");
   const operator = join(charts, "flux-operator");
   await mkdir(join(operator, "crds"), { recursive: true });
-  await symlink(await upstreamChart("cilium"), join(charts, "cilium"));
+  await symlink((await upstreamChart("cilium")).directory, join(charts, "cilium"));
   await writeFile(
     join(operator, "Chart.yaml"),
     stringify({ apiVersion: "v2", name: "flux-operator", version: "0.0.0" }),

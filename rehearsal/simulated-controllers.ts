@@ -7,7 +7,7 @@ import { run } from "../components/command";
 import { nameOf, KubernetesClient, refOf, type Manifest } from "../components/kubernetes";
 import type { FluxController, FluxFlags } from "./control-plane";
 import { simulatedLabel } from "./real-charts";
-import { fluxDistribution, upstreamCrds, type CrdComponent } from "./upstream";
+import { fluxDistribution, upstreamCrds, type CrdComponent } from "../tools/upstream";
 
 /** What the simulated controllers need of the rehearsal around them. */
 export interface SimulationOptions {
@@ -27,6 +27,7 @@ export interface SimulationOptions {
 const fluxInstances = { apiVersion: "fluxcd.controlplane.io/v1", kind: "FluxInstance" };
 const helmReleases = { apiVersion: "helm.toolkit.fluxcd.io/v2", kind: "HelmRelease" };
 const sources = { apiVersion: "source.toolkit.fluxcd.io/v1", kind: "OCIRepository" };
+const repositories = { apiVersion: "source.toolkit.fluxcd.io/v1", kind: "HelmRepository" };
 type Served = typeof fluxInstances;
 
 /** The last part of a chart's address → what its HelmRelease would install that others need. */
@@ -36,6 +37,7 @@ const chartCrds: Readonly<Record<string, CrdComponent>> = {
   kyverno: "kyverno",
   traefik: "traefik",
   "flux-operator": "flux-operator",
+  "prometheus-operator-crds": "prometheus-operator",
 };
 
 /** Sources that no Kustomization applied: what the real source-controller is left with. */
@@ -69,7 +71,6 @@ export class SimulatedControllers {
   /** Tells how to find out what the tree holds: definitions of other kinds can wait. */
   use(objects: () => Promise<readonly Manifest[]>): void {
     let found: Promise<ReadonlySet<string>> | undefined;
-    const groupKind = ({ apiVersion, kind }: Manifest) => `${apiVersion.split("/")[0] ?? ""}/${kind}`;
     this.usedKinds = () => (found ??= objects().then((all) => new Set(all.map(groupKind))));
   }
 
@@ -102,8 +103,10 @@ export class SimulatedControllers {
           await this.bringCrds(release);
           return !helm || has(release, simulatedLabel);
         }),
-        this.each(sources, (source) =>
-          Promise.resolve(has(source, helm ? simulatedLabel : "kustomize.toolkit.fluxcd.io/name")),
+        ...[sources, repositories].map((kind) =>
+          this.each(kind, (source) =>
+            Promise.resolve(has(source, helm ? simulatedLabel : "kustomize.toolkit.fluxcd.io/name")),
+          ),
         ),
       ]);
     } catch (error) {
@@ -158,7 +161,20 @@ export class SimulatedControllers {
    * 300 MB (Kyverno alone has 22) and nobody waits for them: `completeCrds` brings them to who stays.
    */
   private async bringCrds(release: Manifest): Promise<void> {
-    const { chartRef } = release.spec as { chartRef?: { name: string; namespace?: string } };
+    const component = chartCrds[await this.chartName(release)];
+    if (component === undefined) return;
+    this.components.add(component);
+    const definitions = await definitionsOf(component);
+    const used = await this.usedKinds();
+    await this.define(definitions.filter((definition) => used.has(groupKindOf(definition))));
+  }
+
+  private async chartName(release: Manifest): Promise<string> {
+    const { chart, chartRef } = release.spec as {
+      chart?: { spec: { chart: string } };
+      chartRef?: { name: string; namespace?: string };
+    };
+    if (chart !== undefined) return chart.spec.chart;
     const ref = {
       ...{ apiVersion: sources.apiVersion, kind: sources.kind, name: chartRef?.name ?? "" },
       namespace: chartRef?.namespace ?? release.metadata.namespace ?? "",
@@ -167,12 +183,7 @@ export class SimulatedControllers {
     // Flux may apply the source a moment later; a look that fails is repeated.
     if (source === undefined) throw new Error(`${nameOf(refOf(release))} waits for ${nameOf(ref)}.`);
     const { url = "" } = source.spec as { url?: string };
-    const component = chartCrds[url.slice(url.lastIndexOf("/") + 1)];
-    if (component === undefined) return;
-    this.components.add(component);
-    const definitions = await definitionsOf(component);
-    const used = await this.usedKinds();
-    await this.define(definitions.filter((definition) => used.has(groupKindOf(definition))));
+    return url.slice(url.lastIndexOf("/") + 1);
   }
 
   /** Brings the definitions that `bringCrds` left out. */
@@ -268,8 +279,13 @@ async function definitionsOf(component: CrdComponent): Promise<Manifest[]> {
   return (await upstreamCrds(component)) as unknown as Manifest[];
 }
 
+/** `group/Kind` of an object. */
+export function groupKind({ apiVersion, kind }: Manifest): string {
+  return `${apiVersion.split("/")[0] ?? ""}/${kind}`;
+}
+
 /** `group/Kind` of what a CustomResourceDefinition defines. */
-function groupKindOf(definition: Manifest): string {
+export function groupKindOf(definition: Manifest): string {
   const { group, names } = definition.spec as { group: string; names: { kind: string } };
   return `${group}/${names.kind}`;
 }

@@ -1,10 +1,12 @@
-import { join } from "node:path";
-import { parseAllDocuments } from "yaml";
+import { mkdtemp, realpath, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, relative } from "node:path";
+import { parseAllDocuments, stringify } from "yaml";
 import { run } from "../command";
 import type { Manifest } from "../kubernetes";
 import { sentence } from "../sentence";
 
-/** One Flux Kustomization of a cluster and what it applies, before Flux substitutes variables. */
+/** One Flux Kustomization of a cluster and what it applies: its patches done, its variables not substituted. */
 export interface Layer {
   readonly name: string;
   /** Path inside the tree, as the Flux Kustomization gives it. */
@@ -33,22 +35,27 @@ export async function renderCluster(
   cluster: string,
   only: { readonly layer?: string; readonly wanted?: (manifest: string) => boolean } = {},
 ): Promise<Rendered> {
-  const root = await build(tree, join("clusters", cluster), `cluster "${cluster}"`);
+  const root = await build(tree, join("clusters", cluster), `cluster "${cluster}"`, []);
   const wanted = root.filter(
     (object) =>
       isFluxKustomization(object) && (only.layer === undefined || object.metadata.name === only.layer),
   );
   const layers = wanted.map(async (kustomization): Promise<Layer> => {
-    const { path = "", dependsOn = [] } = kustomization.spec as {
+    const {
+      path = "",
+      dependsOn = [],
+      patches = [],
+    } = kustomization.spec as {
       path?: string;
       dependsOn?: readonly { name: string }[];
+      patches?: readonly unknown[];
     };
     const { name } = kustomization.metadata;
     return {
       name,
       path,
       dependsOn: dependsOn.map((dependency) => dependency.name),
-      manifests: await build(tree, path, `layer "${name}" of cluster "${cluster}"`, only.wanted),
+      manifests: await build(tree, path, `layer "${name}" of cluster "${cluster}"`, patches, only.wanted),
     };
   });
   return { root, layers: await Promise.all(layers) };
@@ -62,17 +69,19 @@ export function isFluxKustomization(object: Manifest): boolean {
 /**
  * One `kustomize build`, parsed.
  *
+ * @param patches of the Flux Kustomization, which Flux adds to the directory's own
  * @param wanted parsing a megabyte of CRDs takes longer than building it: what nobody wants is not parsed
  */
 async function build(
   tree: string,
   path: string,
   subject: string,
+  patches: readonly unknown[],
   wanted: (manifest: string) => boolean = () => true,
 ): Promise<Manifest[]> {
   let text: string;
   try {
-    text = await run("kustomize", ["build", join(tree, path)]);
+    text = await kustomize(join(tree, path), patches);
   } catch (error) {
     const said = (error as Error).message.replaceAll(`${tree}/`, "");
     throw new Error(`Building ${subject} failed: ${sentence(said)} Nothing was released.`, { cause: error });
@@ -81,4 +90,18 @@ async function build(
   // kustomize writes no key twice.
   const documents = parseAllDocuments(manifests.join("---\n"), { uniqueKeys: false, prettyErrors: false });
   return documents.map((document) => document.toJS() as Manifest);
+}
+
+async function kustomize(directory: string, patches: readonly unknown[]): Promise<string> {
+  if (patches.length === 0) return run("kustomize", ["build", directory]);
+  const patched = await mkdtemp(join(tmpdir(), "platform-layer-"));
+  try {
+    // kustomize takes no absolute path, and resolves a relative one from where a link leads to.
+    const resource = relative(await realpath(patched), await realpath(directory).catch(() => directory));
+    const kustomization = stringify({ resources: [resource], patches });
+    await writeFile(join(patched, "kustomization.yaml"), kustomization);
+    return await run("kustomize", ["build", patched]);
+  } finally {
+    await rm(patched, { recursive: true, force: true });
+  }
 }

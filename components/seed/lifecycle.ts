@@ -6,7 +6,7 @@ import { applyInOrder } from "../apply";
 import { substitute } from "../substitution";
 import { variablesName } from "../artifact/check";
 import { renderCluster } from "../artifact/render";
-import { chartOf, type ChartRenderer } from "./chart";
+import { chartOf, type ChartRenderer } from "../chart";
 
 /** What is seeded: an object of the tree. */
 export interface SeedInputs {

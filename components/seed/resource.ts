@@ -1,7 +1,7 @@
 import { dynamic, type CustomResourceOptions, type Input } from "@pulumi/pulumi";
 import { SystemClock } from "../clock";
 import { KubernetesClient } from "../kubernetes";
-import { Helm } from "./chart";
+import { Helm } from "../chart";
 import { SeedLifecycle, type SeedInputs, type SeedOutputs } from "./lifecycle";
 
 class SeedProvider implements dynamic.ResourceProvider<SeedInputs, SeedOutputs> {

@@ -1,6 +1,6 @@
 import { deepEqual, equal, match, rejects, throws } from "node:assert/strict";
 import type { KubernetesApi, Manifest, ManifestRef } from "../../components/kubernetes";
-import type { Chart, ChartRenderer } from "../../components/seed/chart";
+import type { Chart, ChartRenderer } from "../../components/chart";
 import { SeedLifecycle, type SeedInputs } from "../../components/seed/lifecycle";
 import { substitute } from "../../components/substitution";
 import { ensureTools } from "../../tools/tools";
@@ -103,7 +103,8 @@ describe("seed", () => {
     await lifecycle.create(inputs);
     deepEqual(charts.rendered, [
       {
-        ...{ release: "web", namespace: "web", url: "oci://ghcr.io/example/charts/web", version: "1.2.3" },
+        ...{ release: "web", namespace: "web", repository: "oci://ghcr.io/example/charts",
+        name: "web", version: "1.2.3" },
         values: { replicas: 2, text: "is from the run", channel: "stable" },
       },
     ]);

@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import type { KubernetesObject, V1Deployment } from "@kubernetes/client-node";
 import { parse, parseAllDocuments, stringify } from "yaml";
 import { run } from "../../../../components/command";
-import { fluxDistribution, upstreamFiles } from "../../../../rehearsal/upstream";
+import { fluxDistribution, upstreamFiles } from "../../../../tools/upstream";
 import { readGoModule } from "../../../../tools/go-module";
 
 const projectDirectory = join(__dirname, "../../../..");

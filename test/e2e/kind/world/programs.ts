@@ -1,7 +1,7 @@
 import { mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { run } from "../../../../components/command";
-import { upstreamFiles } from "../../../../rehearsal/upstream";
+import { upstreamFiles } from "../../../../tools/upstream";
 import { readGoModule } from "../../../../tools/go-module";
 import { operatorModule, operatorVersion } from "./flux";
 import { goBuild, type GoBuild } from "./go-build";

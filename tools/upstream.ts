@@ -6,23 +6,26 @@ import { promisify } from "node:util";
 import type { KubernetesObject, V1CustomResourceDefinition } from "@kubernetes/client-node";
 import { unzipSync } from "fflate";
 import { parseAllDocuments, parseDocument } from "yaml";
-import { cacheDirectory } from "../tools/cache";
-import { readGoModule, type GoModule } from "../tools/go-module";
+import { cacheDirectory } from "./cache";
+import { readGoModule, type GoModule } from "./go-module";
 
 /** A component whose CustomResourceDefinitions come from its Go module. */
 export type CrdComponent =
-  "cilium" | "cert-manager" | "kyverno" | "traefik" | "gateway-api" | "flux-operator";
+  "cilium" | "cert-manager" | "kyverno" | "traefik" | "gateway-api" | "flux-operator" | "prometheus-operator";
 
 /** A component whose Go module has its Helm chart. */
-export type ChartComponent = "cilium" | "cert-manager";
+export type ChartComponent = "cilium" | "cert-manager" | "kyverno" | "metrics-server" | "loki";
 
-const modules: Readonly<Record<CrdComponent, string>> = {
+const modules: Readonly<Record<CrdComponent | ChartComponent, string>> = {
   cilium: "github.com/cilium/cilium",
   "cert-manager": "github.com/cert-manager/cert-manager",
   kyverno: "github.com/kyverno/kyverno",
   traefik: "github.com/traefik/traefik/v3",
   "gateway-api": "sigs.k8s.io/gateway-api",
   "flux-operator": "github.com/controlplaneio-fluxcd/flux-operator",
+  "prometheus-operator": "github.com/prometheus-operator/prometheus-operator",
+  "metrics-server": "sigs.k8s.io/metrics-server",
+  loki: "github.com/grafana/loki/v3",
 };
 
 const crdPaths: Readonly<Record<CrdComponent, RegExp>> = {
@@ -32,12 +35,21 @@ const crdPaths: Readonly<Record<CrdComponent, RegExp>> = {
   traefik: /^docs\/content\/reference\/dynamic-configuration\/kubernetes-crd-definition-v1\.yml$/,
   "gateway-api": /^config\/crd\/standard\/.*\.yaml$/,
   "flux-operator": /^config\/crd\/bases\/.*\.yaml$/,
+  "prometheus-operator": /^example\/prometheus-operator-crd\/.*\.yaml$/,
 };
 
 const chartPaths: Readonly<Record<ChartComponent, string>> = {
   cilium: "install/kubernetes/cilium/",
   "cert-manager": "deploy/charts/cert-manager/",
+  kyverno: "charts/kyverno/",
+  "metrics-server": "charts/metrics-server/",
+  loki: "production/helm/loki/",
 };
+
+/** Whether a chart of this name comes with a Go module. */
+export function isChartComponent(name: string): name is ChartComponent {
+  return name in chartPaths;
+}
 
 /**
  * Files of a Go module at the version that a go.mod under `tools/` pins, by their path inside the module. What was
@@ -83,25 +95,47 @@ export async function fluxDistribution(version: string): Promise<KubernetesObjec
   return objects(modules["flux-operator"], `flux-${version}`, (path) => files.has(path));
 }
 
-/** A directory with a component's Helm chart, versioned as the module is. @throws as {@link upstreamFiles} does. */
-export async function upstreamChart(component: ChartComponent): Promise<string> {
+/** A chart as its Go module carries it. */
+export interface UpstreamChart {
+  /** Absolute path of the chart. */
+  readonly directory: string;
+  /** Charts that it depends on and that are not in the module; they are taken out of its `Chart.yaml`. */
+  readonly absent: readonly { readonly name: string; readonly condition?: string }[];
+}
+
+/** A component's Helm chart, versioned as the module is. @throws as {@link upstreamFiles} does. */
+export async function upstreamChart(component: ChartComponent): Promise<UpstreamChart> {
   const root = chartPaths[component];
   const module = modules[component];
   const directory = await extracted(
     module,
-    "chart",
+    "whole-chart",
     (path) => path.startsWith(root),
-    (path, content) => {
-      if (path !== `${root}Chart.yaml`) return content;
+    (files) => {
+      const manifest = `${root}Chart.yaml`;
+      const chart = parseDocument(new TextDecoder().decode(files.get(manifest)));
       // cert-manager's own build fills its versions in; the template holds none, or a placeholder.
-      const chart = parseDocument(new TextDecoder().decode(content));
       if (component === "cert-manager")
         for (const key of ["version", "appVersion"]) chart.set(key, pinnedModule(module).version);
-      return new TextEncoder().encode(chart.toString());
+      const { dependencies = [] } = chart.toJS() as { dependencies?: { name: string; condition?: string }[] };
+      const absent = dependencies.filter(({ name }) => !files.has(`${root}charts/${name}/Chart.yaml`));
+      chart.set(
+        "dependencies",
+        dependencies.filter((dependency) => !absent.includes(dependency)),
+      );
+      const encode = (text: string) => new TextEncoder().encode(text);
+      return new Map([
+        ...files,
+        [manifest, encode(chart.toString())],
+        [absentFile, encode(JSON.stringify(absent))],
+      ]);
     },
   );
-  return join(directory, root);
+  const absent = JSON.parse(await readFile(join(directory, absentFile), "utf8")) as UpstreamChart["absent"];
+  return { directory: join(directory, root), absent };
 }
+
+const absentFile = "absent.json";
 
 interface PinnedModule {
   readonly goModule: GoModule;
@@ -110,7 +144,7 @@ interface PinnedModule {
 
 function pinnedModule(module: string): PinnedModule {
   for (const folder of ["upstream", "control-plane"]) {
-    const goModule = readGoModule(join(__dirname, "..", "tools", folder));
+    const goModule = readGoModule(join(__dirname, folder));
     const version = goModule.versions.get(module);
     if (version !== undefined) return { goModule, version };
   }
@@ -145,20 +179,20 @@ async function objects(
   return JSON.parse(await readFile(cached, "utf8")) as KubernetesObject[];
 }
 
-/** The directory that holds the selected files, each passed through `edit` when it is first written. */
+/** The directory that holds the selected files, passed through `edit` when they are first written. */
 async function extracted(
   module: string,
   selection: string,
   select: (path: string) => boolean,
-  edit: (path: string, content: Uint8Array) => Uint8Array = (_, content) => content,
+  edit: (files: ReadonlyMap<string, Uint8Array>) => ReadonlyMap<string, Uint8Array> = (files) => files,
 ): Promise<string> {
   const directory = cachePath(module, pinnedModule(module).version, selection);
   if (existsSync(directory)) return directory;
   const draft = `${directory}.${process.pid}`;
   try {
-    for (const [path, content] of await readModule(module, selection, select)) {
+    for (const [path, content] of edit(await readModule(module, selection, select))) {
       mkdirSync(dirname(join(draft, path)), { recursive: true });
-      writeFileSync(join(draft, path), edit(path, content));
+      writeFileSync(join(draft, path), content);
     }
     renameSync(draft, directory);
   } catch (error) {
@@ -194,7 +228,7 @@ async function readModule(
   if (selected.length === 0)
     throw new Error(
       `Reading module ${module} ${version}: it has no file of "${selection}". ` +
-        `Choose what this version has, or change where rehearsal/upstream.ts looks.`,
+        `Choose what this version has, or change where tools/upstream.ts looks.`,
     );
   return new Map(selected);
 }

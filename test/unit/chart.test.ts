@@ -1,5 +1,5 @@
 import { deepEqual, equal, throws } from "node:assert/strict";
-import { chartOf, Helm, type Chart } from "../../components/seed/chart";
+import { chartOf, Helm, type Chart } from "../../components/chart";
 import type { Manifest } from "../../components/kubernetes";
 import { fakeTools, withEnvironment } from "./temporary";
 
@@ -14,6 +14,13 @@ const source = (namespace: string, ref: object | undefined): Manifest => ({
   spec: { url: `oci://ghcr.io/${namespace}/web`, ref },
 });
 const tagged = source("apps", { tag: "1.2.3" });
+const sourceRef = { kind: "HelmRepository", name: "web" };
+const inRepository = { chartRef: undefined, chart: { spec: { chart: "web", version: "1.2.3", sourceRef } } };
+const repository: Manifest = {
+  ...{ apiVersion: "source.toolkit.fluxcd.io/v1", kind: "HelmRepository" },
+  metadata: { name: "web", namespace: "apps" },
+  spec: { url: "https://charts.example.com" },
+};
 
 describe("chartOf", () => {
   it("finds the chart in the release's own namespace", () => {
@@ -21,11 +28,17 @@ describe("chartOf", () => {
       ...{
         release: "web",
         namespace: "apps",
-        url: "oci://ghcr.io/apps/web",
+        repository: "oci://ghcr.io/apps",
+        name: "web",
         version: "1.2.3",
         values: { a: 1 },
       },
     });
+  });
+
+  it("finds the chart of a repository that is no registry", () => {
+    const { repository: url, name, version } = chartOf(release(inRepository), [tagged, repository]);
+    deepEqual([url, name, version], ["https://charts.example.com", "web", "1.2.3"]);
   });
 
   it("finds the chart in the namespace that the reference names", () => {
@@ -39,10 +52,10 @@ describe("chartOf", () => {
     equal(chartOf(release({ targetNamespace: "prod", releaseName: "site" }), [tagged]).release, "site");
   });
 
-  it("refuses values from elsewhere, which a seed cannot read", () => {
+  it("refuses values from elsewhere, which only the cluster knows", () => {
     throws(() => chartOf(release({ valuesFrom: [{ kind: "ConfigMap", name: "v" }] }), [tagged]), {
       message:
-        'Reading the seed from HelmRelease apps/web failed: it uses "valuesFrom". Put the values of a seed into "values".',
+        'Reading the chart of HelmRelease apps/web failed: it uses "valuesFrom". Put the values into "values".',
     });
   });
 
@@ -53,11 +66,17 @@ describe("chartOf", () => {
     ["without a reference", {}, [source("apps", undefined)]],
     ["of another kind", { chartRef: { kind: "HelmChart", name: "web" } }, [tagged]],
     ["that it does not name", { chartRef: undefined }, [tagged]],
+    [
+      "of charts without a version",
+      { chartRef: undefined, chart: { spec: { chart: "web", sourceRef } } },
+      [repository],
+    ],
+    ["of charts that is not in the tree", inRepository, [tagged]],
   ] as const) {
     it(`refuses a source ${what}`, () => {
       throws(() => chartOf(release(spec), manifests), {
         message:
-          'Reading the seed from HelmRelease apps/web failed: its "chartRef" names no OCIRepository with "ref.tag". Add one to its layer.',
+          'Reading the chart of HelmRelease apps/web failed: it names no OCIRepository with "ref.tag" by "chartRef", and no HelmRepository with a version by "chart.spec". Add one to its layer.',
       });
     });
   }
@@ -65,15 +84,16 @@ describe("chartOf", () => {
 
 describe("Helm", () => {
   const chart: Chart = {
-    ...{ release: "web", namespace: "apps", url: "oci://ghcr.io/apps/web", version: "1.2.3" },
+    ...{ release: "web", namespace: "apps", repository: "oci://ghcr.io/apps", name: "web" },
+    version: "1.2.3",
     values: { password: "hunter2", replicas: 2 },
   };
   // Shows what it was given as an object; the empty document before it is what charts often render.
   const helm = fakeTools({
     helm: 'echo "---"; echo "---"; echo "kind: Seen"; echo "arguments: >-"; echo "  $*"; echo "values:"; sed "s/^/  /"',
   });
-  const seen = async (mirror: string | undefined) => {
-    const objects = await withEnvironment(helm, () => new Helm(mirror).template(chart));
+  const seen = async (mirror: string | undefined, of: Chart = chart) => {
+    const objects = await withEnvironment(helm, () => new Helm(mirror).template(of));
     equal(objects.length, 1);
     return objects[0] as unknown as { arguments: string; values: unknown };
   };
@@ -94,6 +114,19 @@ describe("Helm", () => {
         arguments: `template web ${reference} --namespace apps --include-crds --no-hooks --values -`,
         values: { password: "hunter2", replicas: 2 },
       });
+    });
+  }
+
+  for (const [what, mirror, reference] of [
+    ["its own address", undefined, "web --repo https://charts.example.com/stable --version 1.2.3"],
+    ["a mirror", "oci://mirror", "oci://mirror/charts.example.com/stable/web --version 1.2.3"],
+  ] as const) {
+    it(`renders a chart of a repository that is no registry from ${what}`, async () => {
+      const { arguments: given } = await seen(mirror, {
+        ...chart,
+        repository: "https://charts.example.com/stable",
+      });
+      equal(given, `template web ${reference} --namespace apps --include-crds --no-hooks --values -`);
     });
   }
 });

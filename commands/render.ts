@@ -1,0 +1,113 @@
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { stringify } from "yaml";
+import { finalLayers, type RenderChart } from "../components/artifact/final";
+import { helmTemplate } from "../components/chart";
+import { run } from "../components/command";
+import { registryName } from "../components/registry-name";
+import { readStackConfig, type PlatformConfig } from "../config";
+import { chartDirectory, findChart } from "../tools/charts";
+import { ensureTools } from "../tools/tools";
+import { exitWith } from "./exit";
+
+const usage = `Usage: npm run --silent render -- --stack <name> [options]
+
+Prints the final objects of each layer: kustomize, variables, and the charts that are at hand.
+
+  --stack <name>  a stack of this project
+  --layer <name>  this layer only
+  --pull          fetch the charts that are not at hand
+`;
+
+/**
+ * What only a run knows, as far as the settings tell it. The range of load balancers of a cluster that is yet to be
+ * made is one that RFC 5737 keeps for documentation.
+ *
+ * @returns values of the ConfigMap `platform-runtime`
+ */
+export function presumedRuntime({
+  stack,
+  domain,
+  cluster,
+  registry,
+}: PlatformConfig): Record<string, string> {
+  const repository = registry.kind === "local" ? `${registryName(stack)}:5000/platform` : registry.repository;
+  return {
+    artifact_repository: repository,
+    channel: stack,
+    domain,
+    load_balancer_cidr: cluster.kind === "existing" ? cluster.loadBalancerCidr : "192.0.2.0/28",
+    registry_address: repository.split("/")[0] ?? "",
+  };
+}
+
+/**
+ * Renders charts from this machine.
+ *
+ * @param tell receives a line for each chart that is not at hand or not whole
+ * @param pull fetches what is not at hand
+ */
+export function localCharts(tell: (line: string) => void, pull = false): RenderChart {
+  return async (chart) => {
+    const { repository, name, version } = chart;
+    const address = repository.startsWith("oci://")
+      ? [`${repository}/${name}`]
+      : [name, "--repo", repository];
+    const fetching = [...["pull", ...address, "--version", version], "--destination", chartDirectory()];
+    let found = await findChart(chart);
+    if (found === undefined && pull) {
+      await mkdir(chartDirectory(), { recursive: true });
+      await run("helm", fetching);
+      found = await findChart(chart);
+    }
+    if (found === undefined) {
+      tell(`Chart ${name} ${version} is not at hand: its objects are left out. --pull fetches it.`);
+      return undefined;
+    }
+    for (const lacking of found.lacks) {
+      tell(`Chart ${name} ${version} is rendered without ${lacking}, which its Go module does not carry.`);
+    }
+    return helmTemplate(chart, [found.path]);
+  };
+}
+
+/** @returns the exit code */
+async function main(args: string[]): Promise<number> {
+  const { values } = parseArgs({
+    args,
+    options: {
+      stack: { type: "string" },
+      layer: { type: "string" },
+      pull: { type: "boolean", default: false },
+      help: { type: "boolean", short: "h" },
+    },
+  });
+  if (values.help === true || values.stack === undefined) {
+    process.stderr.write(usage);
+    return values.help === true ? 0 : 1;
+  }
+  const tell = (line: string) => {
+    process.stderr.write(`${line}\n`);
+  };
+  const config = await readStackConfig(values.stack, join(__dirname, ".."), process.env);
+  await ensureTools(["helm", "kustomize"], { report: tell });
+  const { tree, cluster } = config.gitops;
+  const layers = await finalLayers(tree, cluster, presumedRuntime(config), localCharts(tell, values.pull));
+  const wanted = layers.filter(({ name }) => values.layer === undefined || name === values.layer);
+  if (wanted.length === 0) {
+    throw new Error(
+      `Rendering stack "${values.stack}" failed: there is no layer "${values.layer ?? ""}". Layers are ${layers.map(({ name }) => name).join(", ")}.`,
+    );
+  }
+  for (const { name, objects } of wanted) {
+    process.stdout.write(`# Layer ${name}: ${objects.length} objects\n`);
+    for (const { manifest, release } of objects) {
+      const origin = release === undefined ? "" : `# ${release}\n`;
+      process.stdout.write(`---\n${origin}${stringify(manifest, { lineWidth: 0, sortMapEntries: true })}`);
+    }
+  }
+  return 0;
+}
+
+if (require.main === module) exitWith(main(process.argv.slice(2)));

@@ -1,0 +1,80 @@
+import { chartOf, type Chart } from "../chart";
+import { nameOf, refOf, type Manifest } from "../kubernetes";
+import { substitute } from "../substitution";
+import { inOrder, variablesName } from "./check";
+import { renderCluster } from "./render";
+
+/** A layer as it ends up in the cluster: variables filled in, charts rendered. */
+export interface FinalLayer {
+  readonly name: string;
+  /** Sorted by API group, kind, namespace and name. */
+  readonly objects: readonly FinalObject[];
+}
+
+/** An object of a layer. */
+export interface FinalObject {
+  readonly manifest: Manifest;
+  /** The HelmRelease that brings it; undefined for what Flux applies itself. */
+  readonly release?: string;
+}
+
+/** Renders a chart as Helm does, or tells that it cannot be had. */
+export type RenderChart = (chart: Chart) => Promise<readonly Manifest[] | undefined>;
+
+/**
+ * Builds everything that a cluster's part of the tree brings, as Flux and Helm do.
+ *
+ * @param tree absolute path of the gitops tree
+ * @param runtime values of the ConfigMap `platform-runtime`
+ * @returns the layers, those that others depend on first
+ * @throws Error naming what does not build, or the variable that is not set
+ */
+export async function finalLayers(
+  tree: string,
+  cluster: string,
+  runtime: Readonly<Record<string, string>>,
+  render: RenderChart,
+): Promise<FinalLayer[]> {
+  const { root, layers } = await renderCluster(tree, cluster);
+  const facts = root.find(({ kind, metadata }) => kind === "ConfigMap" && metadata.name === variablesName);
+  const variables = { ...(facts?.data as Record<string, string> | undefined), ...runtime };
+  return Promise.all(
+    inOrder(layers).map(async ({ name, manifests }) => {
+      const concrete = manifests.map((manifest) => substitute(manifest, variables));
+      const releases = concrete.filter(({ kind }) => kind === "HelmRelease");
+      const charts = releases.map(async (manifest) => {
+        const chart = chartOf(manifest, concrete);
+        const rendered = (await render(chart)) ?? [];
+        return rendered.map((object) => ({
+          manifest: inNamespace(object, chart.namespace),
+          release: nameOf(refOf(manifest)),
+        }));
+      });
+      const brought = (await Promise.all(charts)).flat();
+      return { name, objects: sorted([...concrete.map((manifest) => ({ manifest })), ...brought]) };
+    }),
+  );
+}
+
+/** Kinds without a namespace, of those that charts bring. */
+const clusterWide = new Set([
+  ...["APIService", "CSIDriver", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"],
+  ...["GatewayClass", "IngressClass", "Namespace", "PriorityClass", "StorageClass", "VolumeSnapshotClass"],
+  ...["MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding", "MutatingWebhookConfiguration"],
+  ...["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ValidatingWebhookConfiguration"],
+]);
+
+/** Charts leave the release's namespace out, and Helm puts it in. */
+function inNamespace(object: Manifest, namespace: string): Manifest {
+  if (clusterWide.has(object.kind)) return object;
+  return { ...object, metadata: { ...object.metadata, namespace: object.metadata.namespace ?? namespace } };
+}
+
+function sorted(objects: readonly FinalObject[]): FinalObject[] {
+  const key = ({ manifest: { apiVersion, kind, metadata } }: FinalObject) =>
+    [apiVersion.includes("/") ? apiVersion : `/${apiVersion}`, kind, metadata.namespace ?? "", metadata.name]
+      .join("\0")
+      .toLowerCase();
+  const keyed = objects.map((object) => ({ object, key: key(object) }));
+  return keyed.sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : 0)).map(({ object }) => object);
+}
