@@ -1,5 +1,14 @@
 import { execFile } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { promisify } from "node:util";
@@ -221,7 +230,8 @@ export class Machine {
   private async stage(): Promise<void> {
     const listed = await execute("git", ["ls-files", "-co", "--exclude-standard", "-z"], { cwd: root });
     for (const file of listed.stdout.split("\0")) {
-      if (file === "" || file.startsWith("test/")) continue;
+      // Git lists what was deleted and not committed, too.
+      if (file === "" || file.startsWith("test/") || !existsSync(join(root, file))) continue;
       cpSync(join(root, file), join(this.project, file), { recursive: true });
     }
     cpSync(join(__dirname, "gitops"), join(this.project, "gitops"), { recursive: true });
