@@ -102,7 +102,6 @@ export class Rehearsal {
       if (helm) await serveRealCharts(controlPlane.kubeconfig, directory, controlPlane.registry);
       const simulation = new SimulatedControllers({
         kubeconfig: controlPlane.kubeconfig,
-        directory,
         startFlux: async (flags) => {
           try {
             await controlPlane.startFlux(flags);
@@ -125,7 +124,7 @@ export class Rehearsal {
 
   /** Everything that was stood in for so far, by name. */
   get simulated(): string[] {
-    return ["pods and nodes (KWOK)", ...this.simulation.simulated].sort();
+    return ["pods and nodes (KWOK)", "volumes", ...this.simulation.simulated].sort();
   }
 
   /**

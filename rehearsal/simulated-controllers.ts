@@ -1,10 +1,7 @@
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { join } from "node:path";
-import { parseAllDocuments, stringify } from "yaml";
 import { applyInOrder } from "../components/apply";
 import { SystemClock } from "../components/clock";
-import { run } from "../components/command";
 import { nameOf, KubernetesClient, refOf, type Manifest } from "../components/kubernetes";
+import { kustomized } from "../components/kustomize";
 import type { FluxController, FluxFlags } from "./control-plane";
 import { simulatedLabel } from "./real-charts";
 import { fluxDistribution, upstreamCrds, type CrdComponent } from "../tools/upstream";
@@ -12,8 +9,6 @@ import { fluxDistribution, upstreamCrds, type CrdComponent } from "../tools/upst
 /** What the simulated controllers need of the rehearsal around them. */
 export interface SimulationOptions {
   readonly kubeconfig: string;
-  /** Scratch directory, absolute. */
-  readonly directory: string;
   /**
    * Starts the Flux controllers that run for real, with the flags that the FluxInstance gives them. A failure is
    * its own to report: it is not tried again.
@@ -27,6 +22,7 @@ export interface SimulationOptions {
 const fluxInstances = { apiVersion: "fluxcd.controlplane.io/v1", kind: "FluxInstance" };
 const helmReleases = { apiVersion: "helm.toolkit.fluxcd.io/v2", kind: "HelmRelease" };
 const sources = { apiVersion: "source.toolkit.fluxcd.io/v1", kind: "OCIRepository" };
+const claims = { apiVersion: "v1", kind: "PersistentVolumeClaim" };
 const repositories = { apiVersion: "source.toolkit.fluxcd.io/v1", kind: "HelmRepository" };
 type Served = typeof fluxInstances;
 
@@ -97,6 +93,10 @@ export class SimulatedControllers {
         this.each(fluxInstances, async (instance) => {
           await this.install(instance);
           return true;
+        }),
+        this.each(claims, async (claim) => {
+          await this.provision(claim);
+          return false;
         }),
         this.each(helmReleases, async (release) => {
           // Beside a real helm-controller too: Cilium's definitions come from its pods, which are simulated.
@@ -169,6 +169,25 @@ export class SimulatedControllers {
     await this.define(definitions.filter((definition) => used.has(groupKindOf(definition))));
   }
 
+  /** Makes the volume that a claim waits for, as the provisioner of its class would; the controller-manager binds it. */
+  private async provision({ metadata, spec }: Manifest): Promise<void> {
+    const { accessModes, resources, storageClassName } = spec as {
+      accessModes: readonly string[];
+      resources: { requests: { storage: string } };
+      storageClassName?: string;
+    };
+    const { name, namespace, uid } = metadata;
+    const volume = {
+      ...{ apiVersion: "v1", kind: "PersistentVolume", metadata: { name: `rehearsal-${uid ?? ""}` } },
+      spec: {
+        ...{ accessModes, capacity: resources.requests, hostPath: { path: "/nonexistent" } },
+        ...(storageClassName === undefined ? {} : { storageClassName }),
+        claimRef: { ...claims, name, namespace },
+      },
+    };
+    await this.api.apply(volume, "rehearsal");
+  }
+
   private async chartName(release: Manifest): Promise<string> {
     const { chart, chartRef } = release.spec as {
       chart?: { spec: { chart: string } };
@@ -235,23 +254,7 @@ export class SimulatedControllers {
         },
       },
     ];
-    const directory = await mkdtemp(join(this.options.directory, "flux-instance-"));
-    try {
-      await writeFile(
-        join(directory, "objects.yaml"),
-        objects.map((object) => stringify(object)).join("---\n"),
-      );
-      await writeFile(
-        join(directory, "kustomization.yaml"),
-        stringify({ resources: ["objects.yaml"], patches: kustomize?.patches ?? [] }),
-      );
-      const text = await run("kustomize", ["build", directory]);
-      return parseAllDocuments(text, { uniqueKeys: false, prettyErrors: false }).map(
-        (document) => document.toJS() as Manifest,
-      );
-    } finally {
-      await rm(directory, { recursive: true, force: true });
-    }
+    return kustomized(objects, { patches: kustomize?.patches ?? [] });
   }
 
   /** The flags that the FluxInstance's patches add to the controllers' Deployments. */

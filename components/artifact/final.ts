@@ -1,5 +1,6 @@
 import { chartOf, type Chart } from "../chart";
 import { nameOf, refOf, type Manifest } from "../kubernetes";
+import { kustomized } from "../kustomize";
 import { substitute } from "../substitution";
 import { inOrder, variablesName } from "./check";
 import { renderCluster } from "./render";
@@ -44,9 +45,16 @@ export async function finalLayers(
       const releases = concrete.filter(({ kind }) => kind === "HelmRelease");
       const charts = releases.map(async (manifest) => {
         const chart = chartOf(manifest, concrete);
-        const rendered = (await render(chart)) ?? [];
+        let rendered = (await render(chart)) ?? [];
+        const { commonMetadata, postRenderers = [] } = manifest.spec as {
+          commonMetadata?: CommonMetadata;
+          postRenderers?: readonly { kustomize?: object }[];
+        };
+        for (const { kustomize } of rendered.length === 0 ? [] : postRenderers) {
+          if (kustomize !== undefined) rendered = await kustomized(rendered, kustomize);
+        }
         return rendered.map((object) => ({
-          manifest: inNamespace(object, chart.namespace),
+          manifest: withMetadata(object, chart.namespace, commonMetadata),
           release: nameOf(refOf(manifest)),
         }));
       });
@@ -64,10 +72,16 @@ const clusterWide = new Set([
   ...["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ValidatingWebhookConfiguration"],
 ]);
 
-/** Charts leave the release's namespace out, and Helm puts it in. */
-function inNamespace(object: Manifest, namespace: string): Manifest {
-  if (clusterWide.has(object.kind)) return object;
-  return { ...object, metadata: { ...object.metadata, namespace: object.metadata.namespace ?? namespace } };
+/** Labels and annotations that a HelmRelease puts on everything it installs. */
+type CommonMetadata = Pick<Manifest["metadata"], "labels" | "annotations">;
+
+/** Charts leave the release's namespace out, and Helm puts it in; the helm-controller adds what is common to all. */
+function withMetadata(object: Manifest, namespace: string, common: CommonMetadata = {}): Manifest {
+  const { metadata } = object;
+  const merged = (key: keyof CommonMetadata) =>
+    common[key] === undefined ? {} : { [key]: { ...metadata[key], ...common[key] } };
+  const scope = clusterWide.has(object.kind) ? {} : { namespace: metadata.namespace ?? namespace };
+  return { ...object, metadata: { ...metadata, ...scope, ...merged("labels"), ...merged("annotations") } };
 }
 
 function sorted(objects: readonly FinalObject[]): FinalObject[] {

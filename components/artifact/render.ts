@@ -1,9 +1,8 @@
-import { mkdtemp, realpath, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { realpath } from "node:fs/promises";
 import { join, relative } from "node:path";
-import { parseAllDocuments, stringify } from "yaml";
 import { run } from "../command";
 import type { Manifest } from "../kubernetes";
+import { kustomize, manifestsIn } from "../kustomize";
 import { sentence } from "../sentence";
 
 /** One Flux Kustomization of a cluster and what it applies: its patches done, its variables not substituted. */
@@ -81,27 +80,31 @@ async function build(
 ): Promise<Manifest[]> {
   let text: string;
   try {
-    text = await kustomize(join(tree, path), patches);
+    text = await buildPatched(join(tree, path), patches);
   } catch (error) {
     const said = (error as Error).message.replaceAll(`${tree}/`, "");
     throw new Error(`Building ${subject} failed: ${sentence(said)} Nothing was released.`, { cause: error });
   }
-  const manifests = text.split(/^---\n/m).filter(wanted);
-  // kustomize writes no key twice.
-  const documents = parseAllDocuments(manifests.join("---\n"), { uniqueKeys: false, prettyErrors: false });
-  return documents.map((document) => document.toJS() as Manifest);
+  return manifestsIn(
+    text
+      .split(/^---\n/m)
+      .filter(wanted)
+      .join("---\n"),
+  );
 }
 
-async function kustomize(directory: string, patches: readonly unknown[]): Promise<string> {
-  if (patches.length === 0) return run("kustomize", ["build", directory]);
-  const patched = await mkdtemp(join(tmpdir(), "platform-layer-"));
+async function buildPatched(directory: string, patches: readonly unknown[]): Promise<string> {
+  const plain = () => run("kustomize", ["build", directory]);
+  if (patches.length === 0) return plain();
   try {
-    // kustomize takes no absolute path, and resolves a relative one from where a link leads to.
-    const resource = relative(await realpath(patched), await realpath(directory).catch(() => directory));
-    const kustomization = stringify({ resources: [resource], patches });
-    await writeFile(join(patched, "kustomization.yaml"), kustomization);
-    return await run("kustomize", ["build", patched]);
-  } finally {
-    await rm(patched, { recursive: true, force: true });
+    return await kustomize(async (at) => {
+      // kustomize takes no absolute path, and resolves a relative one from where a link leads to.
+      const resource = relative(await realpath(at), await realpath(directory).catch(() => directory));
+      return { resources: [resource], patches };
+    });
+  } catch (error) {
+    // What is wrong with the directory itself is said better without the patches around it.
+    await plain();
+    throw error;
   }
 }

@@ -107,6 +107,7 @@ describe("rehearsal of local", function () {
       "Kind cluster local",
       "container platform-local-registry (a registry process)",
       "pods and nodes (KWOK)",
+      "volumes",
       "HelmRelease cert-manager/cert-manager",
       "FluxInstance flux-system/flux",
     ]) {

@@ -6,6 +6,7 @@ import { parse } from "yaml";
 import { inOrder } from "../../components/artifact/check";
 import { renderCluster, type Rendered } from "../../components/artifact/render";
 import { inspectTree } from "../../components/artifact/tree";
+import { chartOf } from "../../components/chart";
 import type { Manifest } from "../../components/kubernetes";
 import { readSecretFiles } from "../../components/sops/files";
 import { isEncrypted, recipientsOf, secretKeys } from "../../components/sops/secret-file";
@@ -99,21 +100,17 @@ for (const cluster of clusters) {
       );
     });
 
-    it("takes every chart from an OCIRepository of its own, by a pinned tag", () => {
+    it("takes every chart from a source of its own, by a pinned version", () => {
       const releases = objects.filter(({ kind }) => kind === "HelmRelease");
       ok(releases.length > 0);
-      for (const { metadata, spec } of releases) {
-        const { chartRef } = spec as { chartRef?: { kind: string; name: string; namespace?: string } };
-        equal(chartRef?.kind, "OCIRepository", metadata.name);
-        const source = objects.find(
-          (object) =>
-            object.kind === "OCIRepository" &&
-            object.metadata.name === chartRef.name &&
-            object.metadata.namespace === (chartRef.namespace ?? metadata.namespace),
+      for (const release of releases) {
+        const { name, repository, version } = chartOf(release, objects);
+        match(
+          repository,
+          /^(oci|https):\/\//,
+          `the chart of HelmRelease ${release.metadata.name} has no source`,
         );
-        const { url, ref } = (source?.spec ?? {}) as { url?: string; ref?: { tag?: string } };
-        match(url ?? "", /^oci:\/\//, `HelmRelease ${metadata.name} has no source`);
-        match(ref?.tag ?? "", /^v?\d+\.\d+\.\d+$/, `the chart of HelmRelease ${metadata.name} is not pinned`);
+        match(version, /^v?\d+\.\d+\.\d+$/, `chart ${name} is not pinned`);
       }
     });
 

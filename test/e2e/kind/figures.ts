@@ -13,8 +13,13 @@ export class Figures {
   async time<T>(what: string, work: () => Promise<T>): Promise<T> {
     const start = Date.now();
     const result = await work();
-    this.seconds.set(what, [...(this.seconds.get(what) ?? []), (Date.now() - start) / 1000]);
+    this.add(what, (Date.now() - start) / 1000);
     return result;
+  }
+
+  /** Keeps a figure that was taken elsewhere. */
+  add(what: string, seconds: number): void {
+    this.seconds.set(what, [...(this.seconds.get(what) ?? []), seconds]);
   }
 
   /** A line for each name: minimum, median, maximum and how many there are; and the machine. */

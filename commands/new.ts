@@ -1,0 +1,110 @@
+import { existsSync } from "node:fs";
+import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { isSeq, parseDocument } from "yaml";
+import { exitWith } from "./exit";
+
+const usage = `Usage: npm run new app <name> -- [--image <image>] [--tree <directory>]
+
+Adds an application to every cluster: a folder in gitops/bases/apps, and its line in the list beside it. It starts as
+a copy of whoami, with the platform's policies, quota and network policies.
+
+  --image <image>     the container image, with a tag [default: that of whoami]
+  --tree <directory>  the gitops tree [default: gitops]
+`;
+
+/** The application that a new one starts as a copy of. */
+const model = "whoami";
+
+/** An application to add. */
+export interface NewApp {
+  /** Absolute path of the gitops tree. */
+  readonly tree: string;
+  /** Of its folder, namespace, objects and host: a DNS label. */
+  readonly name: string;
+  /** With a tag or digest. @default that of the model */
+  readonly image?: string;
+}
+
+/**
+ * Adds an application to the tree.
+ *
+ * @returns the files that were written, relative to the tree
+ * @throws Error when the name or the image will not do, or the application is there; nothing is written then
+ */
+export async function newApp({ tree, name, image }: NewApp): Promise<string[]> {
+  const operation = `Adding app "${name}" failed:`;
+  // Source: https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names
+  if (!/^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$/.test(name)) {
+    throw new Error(
+      `${operation} it is no DNS label. Choose up to 63 of a-z, 0-9 and "-", with a letter first and no "-" last.`,
+    );
+  }
+  if (
+    image !== undefined &&
+    (!/^[\w./:@-]+$/.test(image) || !/(:[\w.-]+|@sha256:[0-9a-f]{64})$/.test(image))
+  ) {
+    throw new Error(`${operation} image "${image}" has no tag. Name it as registry/image:tag.`);
+  }
+  if (image?.endsWith(":latest") === true) {
+    throw new Error(`${operation} image "${image}" is whatever is newest. Name a version as its tag.`);
+  }
+  const apps = join(tree, "bases", "apps");
+  const directory = join(apps, name);
+  if (existsSync(directory)) {
+    throw new Error(`${operation} ${directory} is there. Choose another name, or change that one.`);
+  }
+  const list = join(apps, "kustomization.yaml");
+  const document = parseDocument(await readFile(list, "utf8"));
+  const resources = document.get("resources");
+  if (!isSeq(resources)) {
+    throw new Error(`${operation} ${list} has no list "resources". Restore it from Git.`);
+  }
+  const names = await readdir(join(apps, model));
+  const files = await Promise.all(
+    names.map(async (file): Promise<[string, string]> => {
+      const text = await readFile(join(apps, model, file), "utf8");
+      // The image's own name may hold the model's.
+      const parts = text.split(/^(.*\bimage: )(\S+)$/m);
+      const renamed = parts.map((part, index) =>
+        index % 3 === 2 ? (image ?? part) : part.replaceAll(model, name),
+      );
+      return [file, renamed.join("")];
+    }),
+  );
+  resources.add(name);
+  (resources.items as { value?: string }[]).sort((a, b) => ((a.value ?? a) < (b.value ?? b) ? -1 : 1));
+  await mkdir(directory);
+  for (const [file, text] of files) await writeFile(join(directory, file), text);
+  await writeFile(list, document.toString());
+  return [
+    ...files.map(([file]) => join("bases", "apps", name, file)),
+    join("bases", "apps", "kustomization.yaml"),
+  ];
+}
+
+/** @returns the exit code */
+async function main(args: string[]): Promise<number> {
+  const { values, positionals } = parseArgs({
+    args,
+    allowPositionals: true,
+    options: {
+      image: { type: "string" },
+      tree: { type: "string", default: join(__dirname, "..", "gitops") },
+      help: { type: "boolean", short: "h" },
+    },
+  });
+  const [what, name, ...rest] = positionals;
+  if (values.help === true || what !== "app" || name === undefined || rest.length > 0) {
+    process.stderr.write(usage);
+    return values.help === true ? 0 : 1;
+  }
+  const { tree, image } = values;
+  const written = await newApp({ tree, name, ...(image === undefined ? {} : { image }) });
+  for (const file of written) console.log(file);
+  console.log(`App "${name}" is in every cluster. See docs/add-an-app.md for what to change in it.`);
+  return 0;
+}
+
+if (require.main === module) exitWith(main(process.argv.slice(2)));

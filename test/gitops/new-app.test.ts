@@ -1,0 +1,77 @@
+import { deepEqual, equal, ok, rejects } from "node:assert/strict";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { renderCluster } from "../../components/artifact/render";
+import { inspectTree } from "../../components/artifact/tree";
+import { newApp } from "../../commands/new";
+import { ensureTools } from "../../tools/tools";
+
+const gitops = join(__dirname, "..", "..", "gitops");
+
+describe("npm run new app", function () {
+  this.timeout(600_000);
+  let tree: string;
+
+  before(() => ensureTools(["kustomize"], { report: console.error }));
+
+  beforeEach(() => {
+    tree = mkdtempSync(join(tmpdir(), "platform-new-app-"));
+    cpSync(gitops, tree, { recursive: true });
+  });
+
+  afterEach(() => {
+    rmSync(tree, { recursive: true });
+  });
+
+  const everyFile = () => readdirSync(tree, { recursive: true, encoding: "utf8" }).sort();
+
+  it("adds a folder and a line, and every cluster has the app", async () => {
+    const before = everyFile();
+    const list = readFileSync(join(tree, "bases/apps/kustomization.yaml"), "utf8");
+    const written = await newApp({ tree, name: "blog", image: "ghcr.io/example/whoami:1.4.2" });
+    deepEqual(
+      everyFile().filter((file) => !before.includes(file)),
+      ["bases/apps/blog", ...written.filter((file) => file.startsWith("bases/apps/blog/"))].sort(),
+    );
+    const added = readFileSync(join(tree, "bases/apps/kustomization.yaml"), "utf8")
+      .split("\n")
+      .filter((line) => !list.split("\n").includes(line));
+    deepEqual(added, ["  - blog"]);
+    for (const cluster of ["local", "dev", "prod"]) {
+      deepEqual((await inspectTree(tree, cluster)).findings, []);
+      const { layers } = await renderCluster(tree, cluster);
+      const objects = layers.flatMap(({ manifests }) => manifests);
+      const own = objects.filter(({ metadata }) => metadata.namespace === "blog");
+      const deployment = own.find(({ kind }) => kind === "Deployment");
+      const { template } = deployment?.spec as { template: { spec: { containers: { image: string }[] } } };
+      equal(template.spec.containers[0]?.image, "ghcr.io/example/whoami:1.4.2");
+      ok(objects.some(({ kind, metadata }) => kind === "Namespace" && metadata.name === "blog"));
+      ok(own.some(({ kind }) => kind === "ResourceQuota"));
+      ok(own.some(({ kind }) => kind === "NetworkPolicy"));
+      ok(!JSON.stringify(own).replace("example/whoami", "").includes("whoami"));
+    }
+  });
+
+  for (const [what, name, image, message] of [
+    [
+      "a name that is no DNS label",
+      "My_App",
+      undefined,
+      /: Adding app "My_App" failed: it is no DNS label\./,
+    ],
+    ["a name that leads elsewhere", "../x", undefined, /it is no DNS label/],
+    ["a name of 64 characters", "a".repeat(64), undefined, /it is no DNS label/],
+    ["an app that is there", "homepage", undefined, /failed: .*bases\/apps\/homepage is there\. Choose/],
+    ["an image without a tag", "blog", "ghcr.io/example/blog", /has no tag\. Name it as/],
+    ["the image of a registry with a port and no tag", "blog", "localhost:5000/blog", /has no tag/],
+    ["an image of the newest version", "blog", "example/blog:latest", /whatever is newest/],
+    ["an image that is more than one line", "blog", "a:1\n  x", /has no tag/],
+  ] as const) {
+    it(`refuses ${what}, and writes nothing`, async () => {
+      const before = everyFile();
+      await rejects(newApp({ tree, name, ...(image === undefined ? {} : { image }) }), message);
+      deepEqual(everyFile(), before);
+    });
+  }
+});
