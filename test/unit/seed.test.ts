@@ -103,8 +103,13 @@ describe("seed", () => {
     await lifecycle.create(inputs);
     deepEqual(charts.rendered, [
       {
-        ...{ release: "web", namespace: "web", repository: "oci://ghcr.io/example/charts",
-        name: "web", version: "1.2.3" },
+        ...{
+          release: "web",
+          namespace: "web",
+          repository: "oci://ghcr.io/example/charts",
+          name: "web",
+          version: "1.2.3",
+        },
         values: { replicas: 2, text: "is from the run", channel: "stable" },
       },
     ]);
