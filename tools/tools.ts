@@ -20,7 +20,7 @@ import { withLock } from "./lock";
 
 interface Tool {
   /** Folder of the go.mod that pins it. */
-  readonly module: "cli" | "control-plane";
+  readonly module: "cli" | "control-plane" | "policies";
   /** The Go package it is built from. */
   readonly package: string;
   /** CPU seconds of a first build, after the tools above it (measured, Go 1.26). */
@@ -115,6 +115,12 @@ const tools = {
     versionArgs: ["version"],
   },
   kind: { module: "cli", package: "sigs.k8s.io/kind", cost: 9, versionArgs: ["version"] },
+  kyverno: {
+    module: "policies",
+    package: "github.com/kyverno/kyverno/cmd/cli/kubectl-kyverno",
+    cost: 406,
+    versionArgs: ["version"],
+  },
 } as const satisfies Record<string, Tool>;
 
 /** A tool that a go.mod of this folder pins. */

@@ -3,6 +3,7 @@ import { spawn } from "node:child_process";
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { renderCluster } from "../../components/artifact/render";
 import type { RehearsalResult } from "../../rehearsal/rehearsal";
 
 const project = join(__dirname, "..", "..");
@@ -56,35 +57,41 @@ async function rehearse(
 describe("npm run rehearse", function () {
   this.timeout(180_000);
 
-  it("rehearses prod without its identity, and prints one JSON document", async () => {
-    const { code, stdout, stderr, left } = await rehearse(["--stack", "prod", "--output", "json"]);
-    equal(code, 0, stderr);
-    const result = JSON.parse(stdout) as RehearsalResult;
-    deepEqual(Object.keys(result).sort(), [
-      "layers",
-      "objects",
-      "ready",
-      "revision",
-      "seconds",
-      "simulated",
-      "stack",
-    ]);
-    deepEqual([result.stack, result.ready], ["prod", true]);
-    deepEqual(
-      result.layers.map(({ name, ready }) => [name, ready]),
-      [
-        ["flux-system", true],
-        ["controllers", true],
-        ["certs", true],
-        ["apps", true],
-      ],
-    );
-    equal(
-      result.objects,
-      result.layers.reduce((sum, { objects }) => sum + objects, 0),
-    );
-    deepEqual(left, []);
-  });
+  for (const stack of ["dev", "prod"]) {
+    it(`rehearses ${stack} without its identity, and prints one JSON document`, async () => {
+      const { code, stdout, stderr, left } = await rehearse(["--stack", stack, "--output", "json"]);
+      equal(code, 0, stderr);
+      const result = JSON.parse(stdout) as RehearsalResult;
+      deepEqual(Object.keys(result).sort(), [
+        "layers",
+        "objects",
+        "ready",
+        "revision",
+        "seconds",
+        "simulated",
+        "stack",
+      ]);
+      deepEqual([result.stack, result.ready], [stack, true]);
+      deepEqual(
+        result.layers.map(({ name, ready }) => [name, ready]),
+        [
+          ["flux-system", true],
+          ["controllers", true],
+          ["certs", true],
+          ["apps", true],
+        ],
+      );
+      equal(
+        result.objects,
+        result.layers.reduce((sum, { objects }) => sum + objects, 0),
+      );
+      const { layers } = await renderCluster(join(project, "gitops"), stack);
+      for (const { name, manifests } of layers) {
+        equal(result.layers.find((layer) => layer.name === name)?.objects, manifests.length, name);
+      }
+      deepEqual(left, []);
+    });
+  }
 
   for (const [name, args, message] of [
     [

@@ -79,13 +79,16 @@ suiteOnKind("pulumi up on Kind, killed", (prepared) => {
   for (let number = 1; number <= kills; number++) {
     it(`at moment ${number} of ${kills}, converges in the next run`, async function () {
       await nothing();
-      const moment = (whole * (number - 0.5)) / kills;
+      // Nine tenths of the whole: a run that is faster this time is killed all the same.
+      const moment = (0.9 * whole * (number - 0.5)) / kills;
       const killed = await pulumi("up", "--yes", "--skip-preview", { killAfter: moment });
-      if (killed.code === 0) return; // It was faster this time, and whole before its moment.
+      if (killed.code === 0) {
+        console.log(`      whole after ${killed.seconds.toFixed(1)} s, before its moment`);
+        return;
+      }
       const run = await next();
-      if (run.code !== 0) console.log(`      killed after ${moment.toFixed(1)} s:\n${run.output}`);
       equal(run.code, 0, `killed after ${moment.toFixed(1)} s; the next run said:\n${run.output}`);
-      match(run.output, /ready *: true/);
+      equal(await machine.run("pulumi", "stack", "output", "ready", "--stack", stackName), "true\n");
       const state = await machine.run("pulumi", "stack", "export", "--stack", stackName);
       ok(state.includes("release:Gate"), "the release is not in state");
       console.log(`      killed after ${moment.toFixed(1)} s, Ready ${run.seconds.toFixed(1)} s later`);
