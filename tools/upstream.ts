@@ -14,7 +14,7 @@ export type CrdComponent =
   "cilium" | "cert-manager" | "kyverno" | "traefik" | "gateway-api" | "flux-operator" | "prometheus-operator";
 
 /** A component whose Go module has its Helm chart. */
-export type ChartComponent = "cilium" | "cert-manager" | "kyverno" | "metrics-server" | "loki";
+export type ChartComponent = "cilium" | "cert-manager" | "kyverno" | "metrics-server";
 
 const modules: Readonly<Record<CrdComponent | ChartComponent, string>> = {
   cilium: "github.com/cilium/cilium",
@@ -25,7 +25,6 @@ const modules: Readonly<Record<CrdComponent | ChartComponent, string>> = {
   "flux-operator": "github.com/controlplaneio-fluxcd/flux-operator",
   "prometheus-operator": "github.com/prometheus-operator/prometheus-operator",
   "metrics-server": "sigs.k8s.io/metrics-server",
-  loki: "github.com/grafana/loki/v3",
 };
 
 const crdPaths: Readonly<Record<CrdComponent, RegExp>> = {
@@ -43,7 +42,6 @@ const chartPaths: Readonly<Record<ChartComponent, string>> = {
   "cert-manager": "deploy/charts/cert-manager/",
   kyverno: "charts/kyverno/",
   "metrics-server": "charts/metrics-server/",
-  loki: "production/helm/loki/",
 };
 
 /** Whether a chart of this name comes with a Go module. */

@@ -7,7 +7,6 @@ require (
 	github.com/cert-manager/cert-manager v1.21.2
 	github.com/cilium/cilium v1.20.2
 	github.com/controlplaneio-fluxcd/flux-operator v0.59.0
-	github.com/grafana/loki/v3 v3.7.8
 	github.com/kyverno/kyverno v1.19.1
 	github.com/prometheus-operator/prometheus-operator v0.85.0
 	github.com/traefik/traefik/v3 v3.7.13
