@@ -3,9 +3,10 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { stringify } from "yaml";
 import { finalLayers, type RenderChart } from "../components/artifact/final";
-import { helmTemplate } from "../components/chart";
+import { helmTemplate, type Chart } from "../components/chart";
 import { run } from "../components/command";
 import { registryName } from "../components/registry-name";
+import { sentence } from "../components/sentence";
 import { readStackConfig, type PlatformConfig } from "../config";
 import { chartDirectory, findChart } from "../tools/charts";
 import { ensureTools } from "../tools/tools";
@@ -50,15 +51,10 @@ export function presumedRuntime({
  */
 export function localCharts(tell: (line: string) => void, pull = false): RenderChart {
   return async (chart) => {
-    const { repository, name, version } = chart;
-    const address = repository.startsWith("oci://")
-      ? [`${repository}/${name}`]
-      : [name, "--repo", repository];
-    const fetching = [...["pull", ...address, "--version", version], "--destination", chartDirectory()];
+    const { name, version } = chart;
     let found = await findChart(chart);
     if (found === undefined && pull) {
-      await mkdir(chartDirectory(), { recursive: true });
-      await run("helm", fetching);
+      await pullChart(chart);
       found = await findChart(chart);
     }
     if (found === undefined) {
@@ -70,6 +66,19 @@ export function localCharts(tell: (line: string) => void, pull = false): RenderC
     }
     return helmTemplate(chart, [found.path]);
   };
+}
+
+async function pullChart({ repository, name, version }: Chart): Promise<void> {
+  const address = repository.startsWith("oci://") ? [`${repository}/${name}`] : [name, "--repo", repository];
+  await mkdir(chartDirectory(), { recursive: true });
+  try {
+    await run("helm", ["pull", ...address, "--version", version, "--destination", chartDirectory()]);
+  } catch (error) {
+    throw new Error(
+      `Fetching chart ${name} ${version} failed: ${sentence((error as Error).message)} Render without --pull to leave it out.`,
+      { cause: error },
+    );
+  }
 }
 
 /** @returns the exit code */
