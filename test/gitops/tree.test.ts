@@ -114,6 +114,52 @@ for (const cluster of clusters) {
       }
     });
 
+    it("labels every namespace, workload and release with its name, its whole and its manager", () => {
+      const owned = objects.filter(({ kind }) =>
+        /^(Namespace|Deployment|StatefulSet|DaemonSet|CronJob|Job|HelmRelease)$/.test(kind),
+      );
+      ok(owned.length > 0);
+      for (const { kind, metadata } of owned) {
+        const labels = metadata.labels ?? {};
+        const subject = `${kind} ${metadata.name}`;
+        match(labels["app.kubernetes.io/name"] ?? "", /./, subject);
+        equal(labels["app.kubernetes.io/part-of"], "platform", subject);
+        match(labels["app.kubernetes.io/managed-by"] ?? "", /^(flux|Helm)$/, subject);
+      }
+    });
+
+    it("gives every namespace a Pod Security level", () => {
+      for (const { kind, metadata } of objects.filter((object) => object.kind === "Namespace")) {
+        match(
+          metadata.labels?.["pod-security.kubernetes.io/enforce"] ?? "",
+          /^(privileged|baseline|restricted)$/,
+          `${kind} ${metadata.name}`,
+        );
+      }
+    });
+
+    it("installs, retries and rolls back every release as the one patch of all says", () => {
+      const releases = objects.filter(({ kind }) => kind === "HelmRelease");
+      for (const { metadata, spec } of releases) {
+        const { interval, timeout, install, upgrade, driftDetection } = spec as Record<string, unknown>;
+        deepEqual(
+          { interval, timeout, driftDetection },
+          { interval: "10m", timeout: "5m", driftDetection: { mode: "enabled" } },
+          metadata.name,
+        );
+        deepEqual(
+          (install as { remediation?: object } | undefined)?.remediation,
+          { retries: 3 },
+          metadata.name,
+        );
+        deepEqual(
+          (upgrade as { remediation?: object } | undefined)?.remediation,
+          { retries: 3, strategy: "rollback" },
+          metadata.name,
+        );
+      }
+    });
+
     it("pins every image", () => {
       const images = objects
         .filter(({ kind }) => kind !== "CustomResourceDefinition")
@@ -191,6 +237,23 @@ describe("gitops overlays", () => {
       ),
       [],
     );
+  });
+
+  it("leave to the one patch what all releases have in common", () => {
+    const files = readdirSync(tree, { recursive: true, encoding: "utf8" }).filter((name) =>
+      name.endsWith("helm-release.yaml"),
+    );
+    ok(files.length > 0);
+    for (const file of files) {
+      const { spec } = parse(readFileSync(join(tree, file), "utf8")) as { spec: Record<string, unknown> };
+      const { install = {}, upgrade = {} } = spec as { install?: object; upgrade?: object };
+      const own = [...Object.keys(spec), ...Object.keys(install), ...Object.keys(upgrade)];
+      deepEqual(
+        own.filter((key) => ["interval", "timeout", "driftDetection", "remediation"].includes(key)),
+        [],
+        file,
+      );
+    }
   });
 
   it("have the same variables in every cluster, but for those of its certificates", () => {
