@@ -20,11 +20,13 @@ import { withLock } from "./lock";
 
 interface Tool {
   /** Folder of the go.mod that pins it. */
-  readonly module: "cli" | "control-plane" | "policies";
+  readonly module: "cli" | "control-plane" | "monitoring" | "policies";
   /** The Go package it is built from. */
   readonly package: string;
   /** CPU seconds of a first build, after the tools above it (measured, Go 1.26). */
   readonly cost: number;
+  /** Build tags that leave out what is not used. @default none */
+  readonly tags?: readonly string[];
   /** What makes it print its version; without it, one on PATH cannot be told from any other and is not used. */
   readonly versionArgs?: readonly string[];
   /** Go variable that the linker sets to the version, where upstream's own build does. */
@@ -32,6 +34,7 @@ interface Tool {
 }
 
 const kubernetesVersion = "k8s.io/component-base/version.gitVersion";
+const prometheusVersion = "github.com/prometheus/common/version.Version";
 
 const tools = {
   etcd: {
@@ -120,6 +123,32 @@ const tools = {
     package: "github.com/kyverno/kyverno/cmd/cli/kubectl-kyverno",
     cost: 406,
     versionArgs: ["version"],
+  },
+  prometheus: {
+    module: "monitoring",
+    package: "github.com/prometheus/prometheus/cmd/prometheus",
+    cost: 194,
+    tags: ["remove_all_sd"],
+  },
+  promtool: {
+    module: "monitoring",
+    package: "github.com/prometheus/prometheus/cmd/promtool",
+    cost: 83,
+    tags: ["remove_all_sd"],
+  },
+  "kube-state-metrics": {
+    module: "monitoring",
+    package: "k8s.io/kube-state-metrics/v2",
+    cost: 98,
+    versionArgs: ["version"],
+    versionVariable: prometheusVersion,
+  },
+  amtool: {
+    module: "monitoring",
+    package: "github.com/prometheus/alertmanager/cmd/amtool",
+    cost: 30,
+    versionArgs: ["--version"],
+    versionVariable: prometheusVersion,
   },
 } as const satisfies Record<string, Tool>;
 
@@ -217,7 +246,8 @@ function pin(name: ToolName, read: ModuleReader): PinnedTool {
 
 /** Where a tool belongs. All that changes the binary is in the path, so what is there never needs a check. */
 function installedPath(tool: PinnedTool, env: NodeJS.ProcessEnv): string {
-  const recipe = [tool.goModule.hash, process.platform, process.arch, ...linkerFlags(tool)].join("\n");
+  const flags = [...linkerFlags(tool), ...(tool.tags ?? [])];
+  const recipe = [tool.goModule.hash, process.platform, process.arch, ...flags].join("\n");
   const key = createHash("sha256").update(recipe).digest("hex").slice(0, 12);
   return join(cacheDirectory(env), "tools", tool.name, `${tool.version}-${key}`, tool.name);
 }
@@ -303,7 +333,11 @@ function goBuild(
   return new Promise((resolve, reject) => {
     const child = spawn(
       "go",
-      ["build", "-ldflags", linkerFlags(tool).join(" "), "-o", output, tool.package],
+      [
+        ...["build", "-ldflags", linkerFlags(tool).join(" ")],
+        ...(tool.tags ? ["-tags", tool.tags.join(",")] : []),
+        ...["-o", output, tool.package],
+      ],
       {
         cwd: tool.goModule.directory,
         env: { ...env, CGO_ENABLED: "0", GOWORK: "off", GOTMPDIR: scratch },
