@@ -97,6 +97,14 @@ export interface PlatformConfig {
     readonly generate: "none" | "empty" | "all";
     /** Absolute path of the identity. @default ~/.config/platform/age/<stack>.agekey */
     readonly identityFile: string;
+    /** A command, such as that of a password manager, whose output is the identity. @default none */
+    readonly ageKeyCommand?: readonly string[];
+    /** Whom the secrets are encrypted for, `age1…`, the stack's own identity among them. @default none */
+    readonly recipients?: readonly string[];
+    /** The public half of a key that is kept offline and also opens the secrets. @default none */
+    readonly recoveryRecipient?: string;
+    /** Another number makes up the values of generated secrets anew. @default 0 */
+    readonly valuesRevision?: number;
   };
   readonly release: {
     /** How long a release may take until every layer is Ready. @default 900 */
@@ -159,6 +167,7 @@ export function parseConfig(
     sops: {
       generate: sops.oneOf("generate", ["none", "empty", "all"], "none"),
       identityFile: path(sops.string("identityFile", join(userConfig, "platform", "age", `${stack}.agekey`))),
+      ...sopsRecipients(sops),
     },
     release: { timeoutSeconds: release.integer("timeoutSeconds", 900, 10, 7200) },
     ...(chartMirror === undefined
@@ -206,6 +215,17 @@ export async function readStackFile(stack: string, project: string): Promise<Rec
       { cause: error },
     );
   }
+}
+
+/**
+ * The age identity that the settings hold, as a Pulumi config secret. It is no part of `PlatformConfig`, which is
+ * shown and handed on.
+ *
+ * @param all as `parseConfig` takes it, decrypted
+ */
+export function ageKeyOf(all: Readonly<Record<string, string>>): string | undefined {
+  const { ageKey } = (fromJson(all["platform:sops"] ?? "{}") ?? {}) as { ageKey?: unknown };
+  return typeof ageKey === "string" && ageKey !== "" ? ageKey : undefined;
 }
 
 /** Settings as Pulumi hands them to a program: what is no text is JSON. */
@@ -311,6 +331,39 @@ function registryConfig(section: Section): RegistryConfig {
   };
 }
 
+/** The public half of an age identity. Source: https://github.com/C2SP/C2SP/blob/main/age.md#the-x25519-recipient-type */
+export function isRecipient(text: string): boolean {
+  return /^age1[02-9ac-hj-np-z]{58}$/.test(text);
+}
+
+function sopsRecipients(section: Section): Omit<PlatformConfig["sops"], "generate" | "identityFile"> {
+  const expected = 'recipients, each once, such as "age-keygen -y" prints them: "age1…"';
+  const recipients = section.strings("recipients");
+  if (!recipients.every(isRecipient) || new Set(recipients).size < recipients.length) {
+    throw section.wrong("recipients", recipients, expected);
+  }
+  const recoveryRecipient = section.optionalString("recoveryRecipient");
+  if (
+    recoveryRecipient !== undefined &&
+    (!isRecipient(recoveryRecipient) || recipients.includes(recoveryRecipient))
+  ) {
+    throw section.wrong(
+      "recoveryRecipient",
+      recoveryRecipient,
+      'the "age1…" of a key that is not among the recipients',
+    );
+  }
+  section.secret("ageKey", 'an age identity, with "npm run secrets -- init"');
+  const ageKeyCommand = section.words("ageKeyCommand");
+  const valuesRevision = section.integer("valuesRevision", 0, 0, 1_000_000);
+  return {
+    ...(recipients.length === 0 ? {} : { recipients }),
+    ...(recoveryRecipient === undefined ? {} : { recoveryRecipient }),
+    ...(ageKeyCommand.length === 0 ? {} : { ageKeyCommand }),
+    ...(valuesRevision === 0 ? {} : { valuesRevision }),
+  };
+}
+
 /** Settings below one key, read one by one, so that what nobody read is known to be unknown. */
 class Section {
   private readonly read = new Set<string>();
@@ -363,6 +416,22 @@ class Section {
     const isText = (entry: unknown): entry is string => typeof entry === "string" && entry !== "";
     if (!Array.isArray(value) || !value.every(isText)) throw this.wrong(key, value, "a list of texts");
     return value;
+  }
+
+  /** A command: a list of texts, or one text whose words are separated by spaces. No shell reads it. */
+  words(key: string): string[] {
+    const value = this.take(key);
+    return typeof value === "string" ? value.split(" ").filter((word) => word !== "") : this.strings(key);
+  }
+
+  /** A secret that stands here as Pulumi decrypted it, or as it is in the file; it is not shown. */
+  secret(key: string, expected: string): void {
+    const value = this.take(key);
+    const sealed = (value as { secure?: unknown } | null | undefined)?.secure;
+    if (value === undefined || typeof value === "string" || typeof sealed === "string") return;
+    throw new Error(
+      `Reading the config of ${this.owner} failed: "${this.prefix}${key}" is no text and no secret. Set it to ${expected}.`,
+    );
   }
 
   /** A list of maps, each a section of its own. */

@@ -5,7 +5,8 @@ import { provenance } from "./components/artifact/git";
 import { inspectTree } from "./components/artifact/tree";
 import { Platform } from "./components/platform";
 import { readGeneratedFiles } from "./components/sops/files";
-import { parseConfig, type ClusterConfig, type PlatformConfig } from "./config";
+import { checkSecretFiles, readersOf } from "./components/sops/place";
+import { ageKeyOf, parseConfig, type ClusterConfig, type PlatformConfig } from "./config";
 import { ensureTools } from "./tools/tools";
 
 /** The program: what it reads is read, and refused, before the first resource is registered. */
@@ -28,12 +29,17 @@ async function main(): Promise<Record<string, unknown>> {
   );
 
   const { tree, cluster, requireClean } = config.gitops;
-  const [{ content, findings }, kubeconfig] = await Promise.all([
+  const [{ content, findings: ofTree }, ofSecrets, kubeconfig] = await Promise.all([
     inspectTree(tree, cluster),
+    // What cannot be read at all, the tree's findings say better.
+    checkSecretFiles(tree, readersOf(config)).catch(() => []),
     readKubeconfig(config.cluster),
     examineHost(config),
   ]);
+  // Of a secret file that is wrong these say more.
+  const findings = ofSecrets.length > 0 ? ofSecrets : ofTree;
   if (findings.length > 0) throw new Error(findings.join("\n"));
+  const ageKey = ageKeyOf(runtime.allConfig());
 
   const platform = new Platform("platform", {
     config,
@@ -41,6 +47,7 @@ async function main(): Promise<Record<string, unknown>> {
     provenance: await provenance(tree, requireClean),
     generated: await readGeneratedFiles(tree, cluster, config.sops.generate),
     ...(kubeconfig === undefined ? {} : { kubeconfig }),
+    ...(ageKey === undefined ? {} : { ageKey }),
   });
   return {
     kubeconfig: platform.kubeconfig,

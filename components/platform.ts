@@ -37,6 +37,8 @@ export interface PlatformArgs {
   readonly generated: ReadonlyMap<string, string>;
   /** Admin kubeconfig of an existing cluster; a cluster that is made has its own. */
   readonly kubeconfig?: string;
+  /** The age identity, where the stack's settings hold it. */
+  readonly ageKey?: string;
 }
 
 /**
@@ -64,6 +66,8 @@ export class Platform extends ComponentResource {
         generate: config.sops.generate,
         tree: config.gitops.tree,
         cluster: config.gitops.cluster,
+        ...(args.ageKey === undefined ? {} : { key: secret(args.ageKey) }),
+        ...(config.sops.ageKeyCommand === undefined ? {} : { command: [...config.sops.ageKeyCommand] }),
       },
       { parent: this },
     );
@@ -136,7 +140,7 @@ export class Platform extends ComponentResource {
         content: args.content,
         tree: config.gitops.tree,
         cluster: config.gitops.cluster,
-        files: this.generatedSecrets(name, args.generated, identity),
+        files: this.generatedSecrets(name, args.generated, identity, config.sops.valuesRevision),
         repository: registry.repository,
         insecure: config.registry.kind === "remote" && config.registry.insecure,
         kubeconfig: cluster.kubeconfig,
@@ -258,7 +262,9 @@ export class Platform extends ComponentResource {
     name: string,
     files: ReadonlyMap<string, string>,
     identity: AgeIdentity,
+    revision: number | undefined,
   ): Output<Record<string, string>> {
+    const keepers = revision === undefined ? {} : { keepers: { revision: String(revision) } };
     const values = [...files].map(([path, content]) => {
       const file = path
         .replace(/^clusters\/[^/]+\//, "")
@@ -268,8 +274,11 @@ export class Platform extends ComponentResource {
         (key) =>
           [
             key,
-            new RandomPassword(`${name}-${file}-${key}`, { length: 32, special: false }, { parent: this })
-              .result,
+            new RandomPassword(
+              `${name}-${file}-${key}`,
+              { length: 32, special: false, ...keepers },
+              { parent: this },
+            ).result,
           ] as const,
       );
       return [path, all(Object.fromEntries(passwords))] as const;

@@ -71,7 +71,11 @@ export class LiveMocks implements runtime.Mocks {
     const standIn = this.standIns.find(({ type }) => type === args.type);
     if (standIn !== undefined) {
       this.simulated.push(standIn.describe(inputs));
-      const { id, state } = this.state[key] ?? standIn.state(inputs);
+      const kept = this.state[key];
+      const keepers = (of: Readonly<Record<string, unknown>>) => JSON.stringify(of.keepers ?? {});
+      // As with `@pulumi/random`: other keepers make another value.
+      const same = kept !== undefined && keepers(kept.state) === keepers(inputs);
+      const { id, state } = same ? kept : standIn.state(inputs);
       return { id, state: { ...inputs, ...state } };
     }
     if (args.type.startsWith("pulumi-nodejs:dynamic")) return this.dynamic(key, args.name, inputs);

@@ -1,6 +1,7 @@
 import { parseAllDocuments } from "yaml";
 import type { Layer, Rendered } from "./render";
 import type { Manifest } from "../kubernetes";
+import { leaksIn } from "../sops/leaks";
 import { variablesOf } from "../substitution";
 
 /** Keys of the ConfigMap `platform-runtime`: facts that only a run knows, substituted by Flux. */
@@ -43,13 +44,20 @@ export function isChecked(manifest: string): boolean {
  * @param path relative to the tree
  */
 export function checkFile(path: string, content: string): string[] {
-  const secrets = secretsIn(path, content).flatMap(checkSecret);
-  const key = /AGE-SECRET-KEY-1[0-9A-Z]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY-----/.exec(content);
-  if (key === null) return secrets;
-  return [
-    ...secrets,
-    `File ${path} holds a private key ("${key[0].slice(0, 15)}…"). Remove it from the tree and its history, and replace the key.`,
-  ];
+  return [...secretsIn(path, content).flatMap(checkSecret), ...checkLeaks(`File ${path}`, content)];
+}
+
+/**
+ * Checks a text for keys, tokens and random values that nobody may know.
+ *
+ * @param subject what holds the text: "File a/b"
+ */
+export function checkLeaks(subject: string, content: string): string[] {
+  return leaksIn(content).map(({ what, start }) => {
+    const shown = start === "" ? "" : ` ("${start}…")`;
+    const replaced = what === "a private key" ? "the key" : "it";
+    return `${subject} holds ${what}${shown}. Remove it from the tree and its history, and replace ${replaced}.`;
+  });
 }
 
 /** The Secrets that a file holds as they stand; what does not parse is kustomize's to refuse. */

@@ -10,6 +10,8 @@ export interface Sops {
   decrypt(content: string, path: string, identity: string): Promise<string>;
   /** The recipients (`age1…`) of an identity file: one for each identity in it. */
   recipients(identity: string): Promise<string[]>;
+  /** Makes a new identity, in memory alone. */
+  keygen(): Promise<string>;
   /** Makes a new identity file, mode 0600, and returns its content. */
   generate(file: string): Promise<string>;
 }
@@ -20,7 +22,7 @@ export class SopsCli implements Sops {
     return run(
       "sops",
       [
-        ...["--config", "/dev/null", "encrypt", "--age", recipients.join(",")],
+        ...["--config", "/dev/null", "--indent", "2", "encrypt", "--age", recipients.join(",")],
         ...["--encrypted-regex", "^(data|stringData)$"],
         ...["--input-type", "yaml", "--output-type", "yaml", "--filename-override", path],
       ],
@@ -50,6 +52,10 @@ export class SopsCli implements Sops {
 
   async recipients(identity: string): Promise<string[]> {
     return (await run("age-keygen", ["-y"], { input: identity })).trim().split("\n");
+  }
+
+  async keygen(): Promise<string> {
+    return run("age-keygen", []);
   }
 
   async generate(file: string): Promise<string> {

@@ -2,7 +2,7 @@ import { parse, stringify } from "yaml";
 import type { Manifest } from "../kubernetes";
 
 /** A Secret manifest as it stands in an `*.enc.yaml` file. */
-interface SecretFile extends Manifest {
+export interface SecretFile extends Manifest {
   readonly data?: Readonly<Record<string, string>>;
   readonly stringData?: Readonly<Record<string, string>>;
   readonly sops?: { readonly age?: readonly { readonly recipient: string }[] };
@@ -49,14 +49,69 @@ export function withValues(content: string, values: Readonly<Record<string, stri
         return [key, encode(value)];
       }),
     );
-  return stringify({
-    apiVersion: file.apiVersion,
-    kind: file.kind,
-    metadata: file.metadata,
-    ...(file.type === undefined ? {} : { type: file.type }),
-    ...(file.data === undefined
-      ? {}
-      : { data: fill(file.data, (value) => Buffer.from(value).toString("base64")) }),
-    ...(file.stringData === undefined ? {} : { stringData: fill(file.stringData, (value) => value) }),
-  });
+  const base64 = (value: string) => Buffer.from(value).toString("base64");
+  return asYaml(
+    {
+      ...{ apiVersion: file.apiVersion, kind: file.kind, metadata: file.metadata },
+      ...(file.type === undefined ? {} : { type: file.type }),
+    },
+    {
+      ...(file.data === undefined ? {} : { data: fill(file.data, base64) }),
+      ...(file.stringData === undefined ? {} : { stringData: fill(file.stringData, (value) => value) }),
+    },
+  );
+}
+
+/**
+ * A Secret manifest in plain text: never write it to disk, unless its values are empty.
+ *
+ * A value with spaces, lines or odd characters stands in `data`, as base64: what SOPS prints of some texts, such as
+ * "!!str x" or one that starts with a tab, is not what they were.
+ */
+export function secretManifest(secret: {
+  readonly name: string;
+  readonly namespace: string;
+  readonly type?: string;
+  readonly values: Readonly<Record<string, string>>;
+}): string {
+  const { name, namespace, type, values } = secret;
+  const isSimple = (value: string) => /^([A-Za-z0-9][!-~]*)?$/.test(value);
+  const plain = Object.fromEntries(Object.entries(values).filter(([, value]) => isSimple(value)));
+  const encoded = Object.fromEntries(
+    Object.entries(values)
+      .filter(([, value]) => !isSimple(value))
+      .map(([key, value]) => [key, Buffer.from(value).toString("base64")]),
+  );
+  return asYaml(
+    {
+      ...{ apiVersion: "v1", kind: "Secret", metadata: { name, namespace } },
+      ...(type === undefined ? {} : { type }),
+    },
+    {
+      ...(Object.keys(encoded).length === 0 ? {} : { data: encoded }),
+      ...(Object.keys(plain).length === 0 ? {} : { stringData: plain }),
+    },
+  );
+}
+
+/**
+ * A manifest whose values are texts for every reader: SOPS takes a plain `2026-01-01` for a time, `0o17` for 15, and
+ * what YAML counts among line breaks for a space.
+ */
+function asYaml(head: object, values: Readonly<Record<string, Readonly<Record<string, string>>>>): string {
+  const plain = (key: string) =>
+    /^[A-Za-z_][\w.-]*$/.test(key) && stringify(key, { version: "1.1" }) === `${key}\n`;
+  const lines = Object.entries(values).flatMap(([part, entries]) => [
+    Object.keys(entries).length === 0 ? `${part}: {}` : `${part}:`,
+    ...Object.entries(entries).map(([key, value]) => `  ${plain(key) ? key : quoted(key)}: ${quoted(value)}`),
+  ]);
+  return `${stringify(head, { version: "1.1", lineWidth: 0 })}${lines.join("\n")}\n`;
+}
+
+/** A double-quoted scalar on one line. Source: https://yaml.org/spec/1.2.2/#57-escaped-characters */
+function quoted(text: string): string {
+  return JSON.stringify(text).replace(
+    /[\u007f-\u00a0\u2028\u2029\ufeff]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
 }

@@ -128,7 +128,8 @@ describe("rehearsal of local", function () {
       string,
       { state: { result?: string } }
     >;
-    const password = Object.entries(state).find(([key]) => key.startsWith("random:"))?.[1].state.result;
+    const isHomepages = (key: string) => key.startsWith("random:") && key.includes("apps-homepage");
+    const password = Object.entries(state).find(([key]) => isHomepages(key))?.[1].state.result;
     equal(value.length, 32);
     equal(value, password);
     const file = await readFile(join(project, "gitops/clusters/local/apps/homepage.enc.yaml"), "utf8");

@@ -1,5 +1,5 @@
 import { deepEqual, equal, throws } from "node:assert/strict";
-import { asPulumiConfig, parseConfig, readStackConfig, readStackFile } from "../../config";
+import { ageKeyOf, asPulumiConfig, parseConfig, readStackConfig, readStackFile } from "../../config";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { rejects } from "node:assert";
@@ -15,6 +15,9 @@ const local = {
 };
 const parse = (settings: Record<string, unknown>) =>
   parseConfig("local", asPulumiConfig({ ...local, ...settings }), context);
+
+/** The form of a recipient; nobody has its key. */
+const recipient = (letter: string) => `age1${letter.repeat(58)}`;
 
 describe("config", () => {
   it("fills in what a stack does not say", () => {
@@ -87,6 +90,37 @@ describe("config", () => {
       ...{ keep: 1, retain: true, image: "registry:3.0.0" },
     };
     deepEqual(parse({ "platform:registry": registry, "platform:chartMirror": "/charts" }).registry, registry);
+  });
+
+  it("reads every setting of a stack's secrets", () => {
+    const sops = {
+      ...{ generate: "none", identityFile: "/keys/a.agekey", ageKeyCommand: ["pass", "show", "a b"] },
+      ...{
+        recipients: [recipient("q"), recipient("p")],
+        recoveryRecipient: recipient("z"),
+        valuesRevision: 3,
+      },
+    };
+    deepEqual(parse({ "platform:sops": sops }).sops, sops);
+    deepEqual(parse({ "platform:sops": { ageKeyCommand: "pass show  platform/dev" } }).sops.ageKeyCommand, [
+      "pass",
+      "show",
+      "platform/dev",
+    ]);
+  });
+
+  it("keeps the identity of a config secret out of the settings, sealed or not", () => {
+    const key = "AGE-SECRET-KEY-1X";
+    for (const ageKey of [key, { secure: "v1:abc" }]) {
+      equal(JSON.stringify(parse({ "platform:sops": { ageKey } })).includes("ageKey"), false);
+    }
+    equal(ageKeyOf(asPulumiConfig({ "platform:sops": { ageKey: key } })), key);
+    equal(ageKeyOf(asPulumiConfig({ "platform:sops": { ageKey: { secure: "v1:abc" } } })), undefined);
+    equal(ageKeyOf({}), undefined);
+    throws(() => parse({ "platform:sops": { ageKey: [key] } }), {
+      message:
+        'Reading the config of stack "local" failed: "platform:sops.ageKey" is no text and no secret. Set it to an age identity, with "npm run secrets -- init".',
+    });
   });
 
   it("protects a stack that says so", () => {
@@ -290,6 +324,26 @@ describe("config", () => {
     ],
     [registry({ keep: 0 }), '"platform:registry.keep" is 0. Set it to a whole number from 1 to 10000.'],
     [registry({ keep: 1.5 }), '"platform:registry.keep" is 1.5. Set it to a whole number from 1 to 10000.'],
+    [
+      { "platform:sops": { recipients: ["age1short"] } },
+      '"platform:sops.recipients" is ["age1short"]. Set it to recipients, each once, such as "age-keygen -y" prints them: "age1…".',
+    ],
+    [
+      { "platform:sops": { recipients: [recipient("q"), recipient("q")] } },
+      `"platform:sops.recipients" is ["${recipient("q")}","${recipient("q")}"]. Set it to recipients, each once, such as "age-keygen -y" prints them: "age1…".`,
+    ],
+    [
+      { "platform:sops": { recipients: [recipient("q")], recoveryRecipient: recipient("q") } },
+      `"platform:sops.recoveryRecipient" is "${recipient("q")}". Set it to the "age1…" of a key that is not among the recipients.`,
+    ],
+    [
+      { "platform:sops": { valuesRevision: -1 } },
+      '"platform:sops.valuesRevision" is -1. Set it to a whole number from 0 to 1000000.',
+    ],
+    [
+      { "platform:sops": { ageKeyCommand: { pass: 1 } } },
+      '"platform:sops.ageKeyCommand" is {"pass":1}. Set it to a list of texts.',
+    ],
     [registry({ retain: "yes" }), '"platform:registry.retain" is "yes". Set it to true or false.'],
     [registry({ airGapped: 1 }), '"platform:registry.airGapped" is 1. Set it to true or false.'],
     [

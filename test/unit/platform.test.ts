@@ -195,7 +195,7 @@ describe("Platform of a stack on this machine", () => {
       cluster: "local",
     });
     deepEqual(identity.dependencies, []);
-    deepEqual(identity.secretOutputs, ["identity"]);
+    deepEqual(identity.secretOutputs, ["identity", "key"]);
     deepEqual(find(resources, "platform-network").dependencies, ["platform-identity"]);
     deepEqual(find(resources, "platform-cluster-kind").dependencies, ["platform-network"]);
     for (const name of ["volume", "image"]) {
@@ -641,6 +641,24 @@ describe("Platform", () => {
       (find(resources, "platform-runtime").inputs.data as Record<string, string>).registry_address,
       "r.lan:5000",
     );
+  });
+
+  it("makes passwords anew where the settings count on, and no others", async () => {
+    const { resources } = await compose(
+      { ...local, sops: { ...local.sops, valuesRevision: 2 } },
+      { generated: new Map([["clusters/local/apps/homepage.enc.yaml", homepage]]) },
+    );
+    const { inputs } = find(resources, "platform-apps-homepage-KEY");
+    deepEqual(inputs, { length: 32, special: false, keepers: { revision: "2" } });
+  });
+
+  it("takes the identity of the settings as a secret, and the command that prints one", async () => {
+    const sops = { ...prod.sops, ageKeyCommand: ["pass", "show", "prod"] };
+    const { resources } = await compose({ ...prod, sops }, { kubeconfig: "k", ageKey: "the key" });
+    const identity = find(resources, "platform-identity");
+    deepEqual(identity.secrets, ["key"]);
+    const { key, command } = dynamicInputs(identity);
+    deepEqual([key, command], ["the key", ["pass", "show", "prod"]]);
   });
 
   it("refuses an existing cluster without its kubeconfig", async () => {

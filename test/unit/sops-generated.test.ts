@@ -19,6 +19,10 @@ class FakeSops implements Sops {
     throw new Error("recipients are inputs");
   }
 
+  keygen(): Promise<string> {
+    throw new Error("the identity is an input");
+  }
+
   generate(): Promise<string> {
     throw new Error("the identity is an input");
   }
@@ -55,7 +59,11 @@ describe("generated secrets", () => {
     });
     for (const { manifest, path, recipients } of sops.encrypted) {
       const name = path.slice(-"x.enc.yaml".length)[0] ?? "";
-      equal(manifest.includes(`A: value-${name}a`) && manifest.includes(`B: value-${name}b`), true, manifest);
+      equal(
+        manifest.includes(`A: "value-${name}a"`) && manifest.includes(`B: "value-${name}b"`),
+        true,
+        manifest,
+      );
       deepEqual(recipients, ["age1local"]);
     }
     equal(sops.encrypted.length, 2);

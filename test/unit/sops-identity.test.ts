@@ -32,6 +32,10 @@ class FakeSops implements Sops {
     return Promise.resolve("of generated");
   }
 
+  keygen(): Promise<string> {
+    throw new Error("the identity is a file's");
+  }
+
   private recipient(identity: string): string {
     return `age1${/of (\w+)/.exec(identity)?.[1] ?? "nobody"}`;
   }
@@ -48,6 +52,8 @@ function stack(options: {
   readonly identity?: string;
   readonly env?: NodeJS.ProcessEnv;
   readonly generate?: IdentityInputs["generate"];
+  readonly key?: string;
+  readonly command?: readonly string[];
 }) {
   const directory = temporaryDirectory();
   writeFiles(directory, {
@@ -66,6 +72,8 @@ function stack(options: {
       tree: join(directory, "tree"),
       cluster: "dev",
     },
+    ...(options.key === undefined ? {} : { key: options.key }),
+    ...(options.command === undefined ? {} : { command: options.command }),
   };
   const sops = new FakeSops();
   return { directory, file, inputs, sops, lifecycle: new IdentityLifecycle(sops, options.env ?? {}) };
@@ -98,6 +106,34 @@ describe("age identity", () => {
       const { inputs, lifecycle } = stack({ identity: "of file", env });
       equal((await lifecycle.create(inputs)).identity, expected);
     }
+  });
+
+  it("comes from the config's secret or command before the file of the stack, and after the user's variables", async () => {
+    const command = ["printf", "%s\\n", "# from the manager", "of manager"];
+    for (const [options, expected] of [
+      [{ key: "of config", command, env: { SOPS_AGE_KEY: "of env" } }, "of env"],
+      [{ key: "of config", command }, "of config"],
+      [{ command }, "of manager\n"],
+      [{ generate: "empty", key: "of config", command }, "of file"],
+    ] as const) {
+      const { inputs, lifecycle } = stack({ identity: "of file", ...options });
+      equal((await lifecycle.create(inputs)).identity, expected);
+    }
+  });
+
+  it("names a command that fails, and nothing of what it said", async () => {
+    const { inputs, lifecycle } = stack({ command: ["sh", "-c", "echo half a key; echo half >&2; exit 3"] });
+    await rejects(lifecycle.check(inputs), {
+      message:
+        'Reading the age identity of stack "dev" failed: "sh" of platform:sops.ageKeyCommand ended with an error. Run it by hand, or correct the setting.',
+    });
+    const missing = stack({ command: ["no-such-manager"] });
+    await rejects(missing.lifecycle.check(missing.inputs), /"no-such-manager" of .* is not on PATH\./);
+  });
+
+  it("is what its file holds, without the comments", async () => {
+    const { inputs, lifecycle } = stack({ identity: "# created: 2026\n# public key: x\nof me\n" });
+    equal((await lifecycle.create(inputs)).identity, "of me\n");
   });
 
   for (const generate of ["empty", "all"] as const) {
@@ -215,6 +251,8 @@ describe("age identity", () => {
     equal(lifecycle.diff(outputs, { ...inputs, stack: "prod" }), true);
     equal(lifecycle.diff(outputs, { ...inputs, file: "/x" }), true);
     equal(lifecycle.diff(outputs, { ...inputs, generate: "all" }), true);
+    equal(lifecycle.diff(outputs, { ...inputs, key: "of config" }), true);
+    equal(lifecycle.diff(outputs, { ...inputs, command: ["pass"] }), true);
   });
 
   it("names the file of SOPS_AGE_KEY_FILE when that one is missing", async () => {

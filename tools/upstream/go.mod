@@ -8,7 +8,7 @@ require (
 	github.com/cilium/cilium v1.20.2
 	github.com/controlplaneio-fluxcd/flux-operator v0.59.0
 	github.com/kyverno/kyverno v1.19.1
-	github.com/prometheus-operator/prometheus-operator v0.85.0
+	github.com/prometheus-operator/prometheus-operator v0.93.1
 	github.com/traefik/traefik/v3 v3.7.13
 	sigs.k8s.io/gateway-api v1.6.3
 	sigs.k8s.io/metrics-server v0.9.0

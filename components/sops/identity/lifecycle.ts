@@ -1,6 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { isGenerated, readSecretFiles, type Generate } from "../files";
 import { isEncrypted, recipientsOf } from "../secret-file";
+import { run } from "../../command";
 import type { Sops } from "../client";
 
 /** What identifies a stack's age identity. Paths are absolute. */
@@ -13,6 +14,10 @@ export interface IdentityInputs {
   /** The gitops tree, whose `*.enc.yaml` files of `cluster` the identity must open. */
   readonly tree: string;
   readonly cluster: string;
+  /** The identity itself, from a Pulumi config secret; a secret input. @default none */
+  readonly key?: string;
+  /** A command and its arguments, which prints the identity. @default none */
+  readonly command?: readonly string[];
 }
 
 /** The stack's identity; `identity` is a secret output. */
@@ -26,8 +31,9 @@ export interface IdentityOutputs extends IdentityInputs {
 /**
  * The age identity of a stack, and the proof that it opens every encrypted file of the stack's cluster.
  *
- * An identity that the stack does not make comes from `SOPS_AGE_KEY`, `SOPS_AGE_KEY_FILE` or `file`, in this order, as
- * with the `sops` program. A generated one is always `file`: the user's own keys stay out of the cluster.
+ * An identity that the stack does not make comes from `SOPS_AGE_KEY` or `SOPS_AGE_KEY_FILE`, as with the `sops`
+ * program, or else from `key`, `command` or `file`, in this order. A generated one is always `file`: the user's own
+ * keys stay out of the cluster.
  */
 export class IdentityLifecycle {
   constructor(
@@ -45,7 +51,7 @@ export class IdentityLifecycle {
   async create(inputs: IdentityInputs): Promise<IdentityOutputs> {
     const findings = await this.check(inputs);
     if (findings.length > 0) throw new Error(findings.join("\n"));
-    const identity = (await this.load(inputs)) ?? (await this.sops.generate(inputs.file));
+    const identity = (await this.load(inputs)) ?? withoutComments(await this.sops.generate(inputs.file));
     return { ...inputs, identity, recipients: await this.sops.recipients(identity) };
   }
 
@@ -58,28 +64,56 @@ export class IdentityLifecycle {
 
   /** Whether anything but the place of files changed. */
   diff(olds: IdentityInputs, news: IdentityInputs): boolean {
-    return olds.stack !== news.stack || olds.file !== news.file || olds.generate !== news.generate;
+    const source = ({ stack, file, generate, key, command }: IdentityInputs) =>
+      JSON.stringify([stack, file, generate, key ?? "", command ?? []]);
+    return source(olds) !== source(news);
   }
 
-  private async load(inputs: IdentityInputs): Promise<string | undefined> {
-    const { SOPS_AGE_KEY: key = "" } = this.env;
-    if (inputs.generate === "none" && key !== "") return key;
-    const file = this.file(inputs);
+  /** The identity as it stands in its source, comments left out; undefined when there is none. */
+  async load(inputs: IdentityInputs): Promise<string | undefined> {
+    const identity = await this.source(inputs);
+    return identity === undefined ? undefined : withoutComments(identity);
+  }
+
+  private async source(inputs: IdentityInputs): Promise<string | undefined> {
+    const { SOPS_AGE_KEY: fromEnvironment = "" } = this.env;
+    const { key = "", command = [] } = inputs;
+    const [program = "", ...args] = command;
+    const place = this.place(inputs);
+    if (place === "SOPS_AGE_KEY") return fromEnvironment;
+    if (place === "platform:sops.ageKey") return key;
+    if (place === "platform:sops.ageKeyCommand") return this.ask(inputs.stack, program, args);
     try {
-      return await readFile(file, "utf8");
+      return await readFile(place, "utf8");
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
       throw new Error(
-        `Reading the age identity of stack "${inputs.stack}" failed: ${(error as Error).message}. Make ${file} readable for this user.`,
+        `Reading the age identity of stack "${inputs.stack}" failed: ${(error as Error).message}. Make ${place} readable for this user.`,
         { cause: error },
       );
     }
   }
 
-  /** The file that holds the identity when SOPS_AGE_KEY does not. */
-  private file(inputs: IdentityInputs): string {
-    const { SOPS_AGE_KEY_FILE: named = "" } = this.env;
-    return inputs.generate === "none" && named !== "" ? named : inputs.file;
+  /** What a password manager prints is kept in memory alone; what it says when it fails may hold anything. */
+  private async ask(stack: string, program: string, args: readonly string[]): Promise<string> {
+    try {
+      return await run(program, args);
+    } catch (error) {
+      const missing = (error as Error).message.startsWith("Unable to execute");
+      throw new Error(
+        `Reading the age identity of stack "${stack}" failed: "${program}" of platform:sops.ageKeyCommand ${missing ? "is not on PATH" : "ended with an error"}. Run it by hand, or correct the setting.`,
+      );
+    }
+  }
+
+  /** Where the identity comes from: a name of a variable or setting, or the path of a file. */
+  place({ generate, file, key = "", command = [] }: IdentityInputs): string {
+    const { SOPS_AGE_KEY: own = "", SOPS_AGE_KEY_FILE: named = "" } = this.env;
+    if (generate !== "none") return file;
+    if (own !== "") return "SOPS_AGE_KEY";
+    if (named !== "") return named;
+    if (key !== "") return "platform:sops.ageKey";
+    return command.length > 0 ? "platform:sops.ageKeyCommand" : file;
   }
 
   private async unopened(inputs: IdentityInputs, identity: string | undefined): Promise<string[]> {
@@ -87,10 +121,8 @@ export class IdentityLifecycle {
     try {
       if (identity !== undefined) own = await this.sops.recipients(identity);
     } catch (error) {
-      const { SOPS_AGE_KEY: key = "" } = this.env;
-      const place = inputs.generate === "none" && key !== "" ? "SOPS_AGE_KEY" : this.file(inputs);
       return [
-        `Reading the age identity of stack "${inputs.stack}" failed: ${place} holds none (${(error as Error).message}). Put the content of an age-keygen file there.`,
+        `Reading the age identity of stack "${inputs.stack}" failed: ${this.place(inputs)} holds none (${(error as Error).message}). Put the content of an age-keygen file there.`,
       ];
     }
     const files = [...(await readSecretFiles(inputs.tree, inputs.cluster))];
@@ -131,6 +163,11 @@ export class IdentityLifecycle {
   }
 
   private missing(inputs: IdentityInputs): string {
-    return `Reading the age identity of stack "${inputs.stack}" failed: SOPS_AGE_KEY is not set, and ${this.file(inputs)} does not exist. Put the identity there, or set SOPS_AGE_KEY or SOPS_AGE_KEY_FILE to it.`;
+    return `Reading the age identity of stack "${inputs.stack}" failed: SOPS_AGE_KEY is not set, and ${this.place(inputs)} does not exist. Put the identity there, or set SOPS_AGE_KEY or SOPS_AGE_KEY_FILE to it.`;
   }
+}
+
+/** The keys of an identity file: what is noted beside them is no part of the identity. */
+function withoutComments(identity: string): string {
+  return identity.replace(/^#.*\n?/gm, "");
 }

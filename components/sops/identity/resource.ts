@@ -35,7 +35,7 @@ class AgeIdentityProvider implements dynamic.ResourceProvider<IdentityInputs, Id
 }
 
 /** Arguments of `AgeIdentity`: `IdentityInputs`, each of which may be an output. */
-export type AgeIdentityArgs = { readonly [K in keyof IdentityInputs]: Input<IdentityInputs[K]> };
+export type AgeIdentityArgs = { readonly [K in keyof IdentityInputs]: Input<NonNullable<IdentityInputs[K]>> };
 
 /** The age identity of a stack; depends on nothing, so that a wrong one is refused before anything is made. */
 export class AgeIdentity extends dynamic.Resource {
@@ -49,7 +49,7 @@ export class AgeIdentity extends dynamic.Resource {
       new AgeIdentityProvider(),
       name,
       { ...args, recipients: undefined, identity: undefined },
-      { ...opts, additionalSecretOutputs: ["identity"] },
+      { ...opts, additionalSecretOutputs: ["identity", "key"] },
       "sops",
       "AgeIdentity",
     );

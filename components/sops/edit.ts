@@ -1,0 +1,107 @@
+import { spawn } from "node:child_process";
+import { mkdtemp, readdir, readFile, rm, stat, statfs } from "node:fs/promises";
+import { delimiter, join, relative, resolve, sep } from "node:path";
+import { binDirectory } from "../../tools/tools";
+import { checkForm } from "./form";
+import type { SecretStore } from "./store";
+
+/** File systems in memory. Source: linux/magic.h, TMPFS_MAGIC and RAMFS_MAGIC */
+const inMemory: readonly number[] = [0x01021994, 0x858458f6];
+const prefix = "platform-secrets-";
+/** What `sops edit` ends with when nothing was changed. Source: getsops/sops, cmd/sops/codes/codes.go */
+const unchanged = 200;
+
+/**
+ * Opens an encrypted file in the user's editor. The plain text is in a directory in memory, of this user alone, while
+ * the editor runs; what a kill leaves there is removed by the next call.
+ *
+ * @param file as the user names it: relative to the working directory or the tree, or absolute
+ * @returns the file's path relative to the tree
+ * @throws Error when there is no file system in memory, the file is none of the stack's, or what was written is wrong
+ */
+export async function editSecret(
+  store: SecretStore,
+  file: string,
+  env: NodeJS.ProcessEnv = process.env,
+): Promise<string> {
+  const operation = `Editing ${file} failed:`;
+  const { tree } = (await store.config()).gitops;
+  const files = await store.files();
+  const named = [resolve(file), resolve(tree, file)].map((path) => relative(tree, path).split(sep).join("/"));
+  const path = named.find((candidate) => files.has(candidate));
+  if (path === undefined) {
+    throw new Error(
+      `${operation} it is no encrypted file of stack "${store.stack}". Those are ${[...files.keys()].join(", ") || "none"}.`,
+    );
+  }
+  const identity = await store.identity();
+  if (identity === undefined) {
+    throw new Error(
+      `${operation} the identity of stack "${store.stack}" is not in ${await store.identityPlace()}. Put it there.`,
+    );
+  }
+  const memory = await memoryDirectory(env);
+  if (memory === undefined) {
+    throw new Error(
+      `${operation} there is no file system in memory to hold the plain text. Set XDG_RUNTIME_DIR to a directory on one.`,
+    );
+  }
+  await removeStale(memory);
+  const directory = await mkdtemp(join(memory, `${prefix}${process.pid}-`));
+  try {
+    const code = await sopsEdit(join(tree, path), { ...env, SOPS_AGE_KEY: identity, TMPDIR: directory });
+    if (code !== 0 && code !== unchanged) {
+      throw new Error(`${operation} sops ended with exit code ${code}. The file is as it was.`);
+    }
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+  const { generate } = (await store.config()).sops;
+  const findings = checkForm(path, await readFile(join(tree, path), "utf8"), generate);
+  if (findings.length > 0) throw new Error(findings.join("\n"));
+  return path;
+}
+
+function sopsEdit(file: string, env: NodeJS.ProcessEnv): Promise<number> {
+  const PATH = [binDirectory(env), env.PATH ?? ""].join(delimiter);
+  return new Promise((resolve, reject) => {
+    const child = spawn("sops", ["edit", file], { env: { ...env, PATH }, stdio: "inherit" });
+    // Ctrl-C is the editor's.
+    const ignore = () => undefined;
+    process.on("SIGINT", ignore);
+    child.once("error", reject);
+    child.once("exit", (code) => {
+      process.off("SIGINT", ignore);
+      resolve(code ?? 1);
+    });
+  });
+}
+
+async function memoryDirectory({
+  XDG_RUNTIME_DIR: runtime = "",
+}: NodeJS.ProcessEnv): Promise<string | undefined> {
+  for (const directory of [runtime, "/dev/shm"].filter((name) => name !== "")) {
+    const { type } = await statfs(directory).catch(() => ({ type: 0 }));
+    if (inMemory.includes(type)) return directory;
+  }
+  return undefined;
+}
+
+/** Removes what killed calls of this user left. */
+async function removeStale(memory: string): Promise<void> {
+  for (const name of (await readdir(memory)).filter((entry) => entry.startsWith(prefix))) {
+    const [, pid = ""] = /^platform-secrets-(\d+)-/.exec(name) ?? [];
+    const path = join(memory, name);
+    const owner = await stat(path).catch(() => undefined);
+    if (pid === "" || isAlive(Number(pid)) || owner?.uid !== process.getuid?.()) continue;
+    await rm(path, { recursive: true, force: true });
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
+}

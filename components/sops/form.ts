@@ -1,0 +1,117 @@
+import { parseDocument } from "yaml";
+import { sentence } from "../sentence";
+import { isGenerated, type Generate } from "./files";
+import { encryptedRegex } from "./rules";
+import { isEncrypted, type SecretFile } from "./secret-file";
+
+/**
+ * Checks what anybody can see of an `*.enc.yaml` file: that it is a Secret whose values, and nothing else, SOPS
+ * encrypted with age. Each finding is one sentence with operation, subject, cause and remedy.
+ *
+ * @param path relative to the tree
+ * @param generate what the stack makes up: a file of its own is left alone
+ */
+export function checkForm(path: string, content: string, generate: Generate): string[] {
+  const operation = `Checking ${path} failed:`;
+  const restore = "Restore it from Git.";
+  let file: SecretFile | null;
+  try {
+    const document = parseDocument(content);
+    // A tag that nobody knows is a warning; in a file of SOPS it is a byte that was changed.
+    const [wrong] = [...document.errors, ...document.warnings];
+    if (wrong !== undefined) throw wrong;
+    file = document.toJS() as SecretFile | null;
+  } catch (error) {
+    const [reason = ""] = (error as Error).message.split("\n");
+    return [`${operation} ${sentence(reason.replace(/:\s*$/, ""))} ${restore}`];
+  }
+  if (
+    typeof file !== "object" ||
+    file?.kind !== "Secret" ||
+    typeof (file.metadata as { name?: unknown } | undefined)?.name !== "string"
+  ) {
+    return [`${operation} it is no Secret. Name it without ".enc", or make it a Secret.`];
+  }
+  if (generate === "all") return [];
+  const values = Object.entries({ ...file.data, ...file.stringData });
+  if (!isEncrypted(content) && values.some(([, value]) => isSealed(value))) {
+    return [`${operation} SOPS's own part of it is missing: the file was cut off. ${restore}`];
+  }
+  if (isGenerated(content, generate)) return [];
+  if (!isEncrypted(content)) {
+    return [`${operation} it is not encrypted. Run "sops encrypt --in-place ${path}".`];
+  }
+  const sops = file.sops as Readonly<Record<string, unknown>>;
+  const foreign = Object.entries(sops).filter(
+    ([key, value]) => foreignKeys().includes(key) && Array.isArray(value) && value.length > 0,
+  );
+  const plain = values.filter(([, value]) => !isSealed(value) && !isEmpty(value)).map(([key]) => key);
+  // SOPS's MAC holds values and not names: one that was changed is known by being none that is expected here.
+  const unknown = [
+    ...Object.keys(file).filter((key) => !partsOf("Secret").includes(key)),
+    ...Object.keys(file.metadata)
+      .filter((key) => !partsOf("metadata").includes(key))
+      .map((key) => `metadata.${key}`),
+    ...Object.keys(sops)
+      .filter((key) => !partsOf("sops").includes(key) && !foreignKeys().includes(key))
+      .map((key) => `sops.${key}`),
+  ];
+  const rest = Object.entries(file).filter(([key]) => !["data", "stringData", "sops"].includes(key));
+  return [
+    ...(isSealed(sops.mac)
+      ? []
+      : [
+          `${operation} it has no MAC: the file was cut off or changed by something else than sops. ${restore}`,
+        ]),
+    ...(sops.encrypted_regex === encryptedRegex
+      ? []
+      : [
+          `${operation} it was encrypted with "encrypted_regex" ${JSON.stringify(sops.encrypted_regex ?? null)}, not "${encryptedRegex}". Decrypt it, and encrypt it under the rules of .sops.yaml.`,
+        ]),
+    ...(typeof sops.version !== "string" || /^\d+\.\d+\.\d+$/.test(sops.version)
+      ? []
+      : [`${operation} "${sops.version}" is no version of SOPS. ${restore}`]),
+    ...unknown.map(
+      (key) =>
+        `${operation} it holds "${key}", which is no part of a Secret that SOPS encrypted. Remove it, or restore the file from Git.`,
+    ),
+    ...foreign.map(
+      ([key]) =>
+        `${operation} a key of kind "${key}" opens it, and secrets are encrypted with age alone. Decrypt it, and encrypt it under the rules of .sops.yaml.`,
+    ),
+    ...(plain.length === 0
+      ? []
+      : [
+          `${operation} it holds "${plain.join('", "')}" in plain text. Take the values back, replace them where they are used, and change the file with "npm run secrets -- edit".`,
+        ]),
+    ...(rest.some(([, value]) => JSON.stringify(value).includes("ENC[AES256_GCM,"))
+      ? [
+          `${operation} more than "data" and "stringData" is encrypted. Decrypt it, and encrypt it under the rules of .sops.yaml.`,
+        ]
+      : []),
+  ];
+}
+
+/** The parts of an encrypted file that are known. */
+function partsOf(part: "Secret" | "metadata" | "sops"): readonly string[] {
+  const parts = {
+    Secret: ["apiVersion", "kind", "metadata", "type", "immutable", "data", "stringData", "sops"],
+    metadata: ["name", "namespace", "labels", "annotations"],
+    sops: ["age", "encrypted_regex", "lastmodified", "mac", "version"],
+  };
+  return parts[part];
+}
+
+/** Keys of SOPS metadata that list others than age recipients. Source: `Metadata` in getsops/sops, stores/stores.go */
+function foreignKeys(): string[] {
+  return ["shamir_threshold", "key_groups", "kms", "gcp_kms", "hckms", "azure_kv", "hc_vault", "pgp"];
+}
+
+function isSealed(value: unknown): boolean {
+  return typeof value === "string" && /^ENC\[AES256_GCM,data:[^\]]+\]$/.test(value);
+}
+
+/** SOPS leaves alone what holds nothing. */
+function isEmpty(value: unknown): boolean {
+  return value === "" || value === null;
+}

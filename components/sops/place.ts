@@ -1,0 +1,66 @@
+import { existsSync } from "node:fs";
+import { readdir, readFile } from "node:fs/promises";
+import { dirname, join, relative } from "node:path";
+import type { PlatformConfig } from "../../config";
+import { readSecretFiles } from "./files";
+import { checkForm } from "./form";
+import { checkRules, type Readers, type RuledFiles } from "./rules";
+import { isSecretPath } from "./secret-file";
+
+/** Whom the secrets of a stack are encrypted for, by its settings. */
+export function readersOf({ stack, gitops, sops }: PlatformConfig): Readers {
+  const { generate, recipients = [], recoveryRecipient } = sops;
+  return {
+    ...{ stack, cluster: gitops.cluster, generate, recipients },
+    ...(recoveryRecipient === undefined ? {} : { recoveryRecipient }),
+  };
+}
+
+/**
+ * Where the rules of a tree are: the nearest `.sops.yaml` in the directories above it.
+ *
+ * @param tree absolute path
+ * @returns undefined when there is none
+ */
+export function findRules(tree: string): string | undefined {
+  const directory = dirname(tree);
+  const file = join(directory, ".sops.yaml");
+  if (existsSync(file)) return file;
+  return directory === tree ? undefined : findRules(directory);
+}
+
+/** Every `*.enc.yaml` of all clusters, sorted, relative to the tree. */
+export async function secretPaths(tree: string): Promise<string[]> {
+  const paths = await readdir(join(tree, "clusters"), { recursive: true });
+  return paths
+    .filter(isSecretPath)
+    .map((path) => join("clusters", path))
+    .sort();
+}
+
+/** What rules say of the files of a tree. */
+export async function ruledFiles(
+  tree: string,
+  cluster: string,
+  rules: string | undefined,
+): Promise<RuledFiles> {
+  const [own, all] = await Promise.all([readSecretFiles(tree, cluster), secretPaths(tree)]);
+  return { own, all, tree: relative(dirname(rules ?? tree), tree) };
+}
+
+/**
+ * What can be checked of the secrets of a stack without its identity: rules, recipients, form and encryption.
+ *
+ * @param tree absolute path
+ * @returns the findings; none means that nothing is wrong with what anybody can see
+ * @throws Error when a file cannot be read or holds no Secret
+ */
+export async function checkSecretFiles(tree: string, readers: Readers): Promise<string[]> {
+  const rules = findRules(tree);
+  const files = await ruledFiles(tree, readers.cluster, rules);
+  const text = rules === undefined ? undefined : await readFile(rules, "utf8");
+  return [
+    ...[...files.own].flatMap(([path, content]) => checkForm(path, content, readers.generate)),
+    ...checkRules(text, readers, files),
+  ];
+}

@@ -1,0 +1,150 @@
+import type { SecretStore } from "./store";
+
+/** How an identity is replaced. */
+export interface RotationOptions {
+  /** Releases the stack and resolves when every layer is Ready. @throws Error when it does not become Ready */
+  readonly release: () => Promise<void>;
+  /** Receives a line after each step, which is done for good. */
+  readonly tell: (line: string) => void;
+  /** Also makes up the values of generated secrets anew. @default false */
+  readonly values?: boolean;
+  /** Recipients that leave with the old identity, such as a person's. @default none */
+  readonly without?: readonly string[];
+}
+
+/** A rotation under way, as the identity file notes it: public halves alone. */
+interface Rotation {
+  /** What is replaced. */
+  readonly from: readonly string[];
+  /** What replaces it. */
+  readonly to: string;
+  readonly without: readonly string[];
+  /** `valuesRevision` of the end. */
+  readonly values?: number;
+}
+
+/**
+ * Replaces the identity of a stack, so that at any moment what is in the cluster opens what is released to it.
+ *
+ * 1. The identity file holds the old key and the new one; settings, rules and files name both; release: Secret
+ *    `sops-age` holds both keys before the files that need the new one arrive.
+ * 2. Settings, rules and files name the new one alone, the old key leaves the identity file; release.
+ *
+ * Every step is one file written at once, and what is there says which step is next: after a kill the same call goes
+ * on where it was. A release that was cut off is done again, which changes nothing where it was done.
+ *
+ * @throws Error when the identity cannot be replaced here, or a release fails; the same call goes on then
+ */
+export async function rotate(store: SecretStore, options: RotationOptions): Promise<void> {
+  const { release, tell } = options;
+  const rotation = await begin(store, options);
+  const { from, to, without, values } = rotation;
+  const keys = await keysOf(store);
+  const own = keys.map(({ recipient }) => recipient);
+  const identity = keys.map(({ key }) => `${key}\n`).join("");
+  if (own.some((recipient) => from.includes(recipient))) {
+    const before = (await store.config()).sops.recipients ?? [];
+    // Without recipients all files are generated, for whatever the identity file holds.
+    if (before.length === 0 || before.some((recipient) => from.includes(recipient))) {
+      if (before.length > 0) {
+        await agree(store, identity, tell, { recipients: before.includes(to) ? before : [...before, to] });
+      }
+      await release();
+      tell(`released: ${from.join(", ")} and ${to} open the secrets of stack "${store.stack}"`);
+    }
+    const { recipients = [], recoveryRecipient } = (await store.config()).sops;
+    const left = recipients.filter((recipient) => ![to, ...from, ...without].includes(recipient));
+    await agree(store, identity, tell, {
+      ...(recipients.length === 0 ? {} : { recipients: [...left, to] }),
+      ...(recoveryRecipient !== undefined && without.includes(recoveryRecipient)
+        ? { recoveryRecipient: undefined }
+        : {}),
+      ...(values === undefined ? {} : { valuesRevision: values }),
+    });
+    const kept = keys.filter(({ recipient }) => !from.includes(recipient)).map(({ key }) => key);
+    await store.writeIdentityFile({ keys: kept, notes: { rotation } });
+    tell(`identity file: ${from.join(", ")} left it`);
+  }
+  await release();
+  tell(`released: ${from.join(", ")} opens nothing of stack "${store.stack}" any more`);
+  const { keys: kept } = (await store.readIdentityFile()) ?? { keys: [] };
+  await store.writeIdentityFile({ keys: kept, notes: {} });
+  tell(`rotated: the identity of stack "${store.stack}" is ${to}`);
+}
+
+/** The rotation that is under way, or a new one. */
+async function begin(store: SecretStore, options: RotationOptions): Promise<Rotation> {
+  const { values = false, without = [], tell } = options;
+  const operation = `Rotating the identity of stack "${store.stack}" failed:`;
+  const { sops } = await store.config();
+  const place = await store.identityPlace();
+  if (place !== sops.identityFile) {
+    throw new Error(
+      `${operation} it comes from ${place}, which cannot be written here. Put it into ${sops.identityFile}, and take ${place} away until it is replaced.`,
+    );
+  }
+  const file = await store.readIdentityFile();
+  const going = file?.notes.rotation as Rotation | undefined;
+  if (going !== undefined) {
+    tell(`going on: ${going.from.join(", ")} is being replaced by ${going.to}`);
+    return going;
+  }
+  if (file === undefined) {
+    throw new Error(
+      `${operation} ${place} does not exist. Put the identity there, or run "npm run secrets -- recover --stack ${store.stack}".`,
+    );
+  }
+  const findings = await store.unopened();
+  if (findings.length > 0) throw new Error(findings.join("\n"));
+  const { recipients = [], recoveryRecipient, valuesRevision = 0 } = sops;
+  const own = (await keysOf(store)).map(({ recipient }) => recipient);
+  const from = recipients.length === 0 ? own : own.filter((recipient) => recipients.includes(recipient));
+  if (from.length === 0) {
+    throw new Error(
+      `${operation} ${own.join(", ")} is none of its recipients ${recipients.join(", ")}. Put the identity of one of them into ${place}.`,
+    );
+  }
+  const stranger = without.find(
+    (recipient) => ![...recipients, recoveryRecipient].includes(recipient) || from.includes(recipient),
+  );
+  if (stranger !== undefined) {
+    const others = [...recipients, ...(recoveryRecipient === undefined ? [] : [recoveryRecipient])].filter(
+      (recipient) => !from.includes(recipient),
+    );
+    throw new Error(
+      `${operation} ${stranger} is none of its other recipients. Those are ${others.join(", ") || "none"}.`,
+    );
+  }
+  const { key, recipient: to } = await store.newKey();
+  const rotation: Rotation = {
+    ...{ from, to, without: [...without] },
+    ...(values ? { values: valuesRevision + 1 } : {}),
+  };
+  await store.writeIdentityFile({ keys: [...file.keys, key], notes: { rotation } });
+  tell(`identity file: ${to} is in it, beside ${from.join(", ")}`);
+  return rotation;
+}
+
+/** Makes settings, rules and files say the same; each of them is left alone where it does. */
+async function agree(
+  store: SecretStore,
+  identity: string,
+  tell: RotationOptions["tell"],
+  settings: Parameters<SecretStore["change"]>[0],
+): Promise<void> {
+  if (await store.change(settings)) tell(`settings: ${store.settingsFile}`);
+  if (await store.writeRules()) tell("rules: .sops.yaml");
+  await store.encryptDue(identity, (path) => {
+    tell(`encrypted anew: ${path}`);
+  });
+}
+
+async function keysOf(store: SecretStore): Promise<{ key: string; recipient: string }[]> {
+  const { keys } = (await store.readIdentityFile()) ?? { keys: [] };
+  return Promise.all(
+    keys.map(async (key) => {
+      const [recipient = ""] = await store.sops.recipients(`${key}\n`);
+      return { key, recipient };
+    }),
+  );
+}

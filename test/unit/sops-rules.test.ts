@@ -1,0 +1,197 @@
+import { deepEqual, equal, match } from "node:assert/strict";
+import { join } from "node:path";
+import { readFileSync, writeFileSync } from "node:fs";
+import { parse } from "yaml";
+import { checkSecretFiles, findRules, readersOf, secretPaths } from "../../components/sops/place";
+import { checkRules, everyRecipient, renderRules, type Readers } from "../../components/sops/rules";
+import { readStackConfig } from "../../config";
+import { temporaryDirectory, writeFiles } from "./temporary";
+
+const dev: Readers = { stack: "dev", cluster: "dev", generate: "none", recipients: ["age1a", "age1b"] };
+const prod: Readers = {
+  ...{ stack: "prod", cluster: "prod", generate: "none", recipients: ["age1p"], recoveryRecipient: "age1r" },
+};
+const local: Readers = { stack: "local", cluster: "local", generate: "all", recipients: ["age1l"] };
+const sealed = (...recipients: readonly string[]) =>
+  `kind: Secret\nmetadata: {name: s}\nstringData: {A: "ENC[AES256_GCM,data:x]"}\nsops:\n  encrypted_regex: ^(data|stringData)$\n  mac: ENC[AES256_GCM,data:x]\n  age:\n${recipients.map((recipient) => `    - recipient: ${recipient}\n`).join("")}`;
+const file = "clusters/dev/apps/a.enc.yaml";
+const all = [file, "clusters/local/apps/a.enc.yaml", "clusters/prod/a.enc.yaml"];
+const rules = renderRules([prod, dev, local], { tree: "gitops", all });
+const check = (
+  text: string | undefined,
+  stack: Readers = dev,
+  content = sealed(...everyRecipient(stack)),
+  path = file,
+) => checkRules(text, stack, { tree: "gitops", own: new Map([[path, content]]), all });
+const run = 'Run "npm run secrets -- init --stack dev".';
+
+describe("rules of SOPS", () => {
+  it("are one for each stack that has recipients and secrets, the recovery key's among its recipients", () => {
+    deepEqual(parse(rules), {
+      creation_rules: [
+        {
+          path_regex: "^gitops/clusters/dev/.*\\.enc\\.yaml$",
+          encrypted_regex: "^(data|stringData)$",
+          age: "age1a,age1b",
+        },
+        {
+          path_regex: "^gitops/clusters/prod/.*\\.enc\\.yaml$",
+          encrypted_regex: "^(data|stringData)$",
+          age: "age1p,age1r",
+        },
+      ],
+      stores: { yaml: { indent: 2 } },
+    });
+    equal(renderRules([dev], { tree: "gitops", all: [] }).includes("clusters"), false);
+  });
+
+  it("of this project are those that its stacks make, and nothing is wrong with its secrets", async () => {
+    const project = join(__dirname, "..", "..");
+    const tree = join(project, "gitops");
+    const configs = await Promise.all(
+      ["local", "dev", "prod"].map((stack) => readStackConfig(stack, project, {})),
+    );
+    const expected = renderRules(configs.map(readersOf), { tree: "gitops", all: await secretPaths(tree) });
+    equal(readFileSync(join(project, ".sops.yaml"), "utf8"), expected);
+    for (const config of configs) deepEqual(await checkSecretFiles(tree, readersOf(config)), []);
+  });
+
+  it("have nothing wrong with them where they say what the stacks say", () => {
+    deepEqual(check(rules), []);
+    deepEqual(check(rules, prod, sealed("age1r", "age1p"), "clusters/prod/a.enc.yaml"), []);
+    deepEqual(check(rules, local, "kind: Secret", "clusters/local/apps/a.enc.yaml"), []);
+  });
+
+  for (const [what, text, finding] of [
+    [
+      "a rule that no file matches",
+      rules.replace("stores:", "  - path_regex: ^gitops/clusters/old/\n    age: age1a\nstores:"),
+      'Checking rule 3 of .sops.yaml failed: no file matches "^gitops/clusters/old/" first. Remove the rule, or run "npm run secrets -- init --stack dev".',
+    ],
+    [
+      "a file that no rule matches",
+      renderRules([prod], { tree: "gitops", all }),
+      `Checking gitops/${file} failed: no rule of .sops.yaml matches it. ${run}`,
+    ],
+    [
+      "a regular expression that is none",
+      rules.replace("^gitops/clusters/dev/", "("),
+      `Checking rule 1 of .sops.yaml failed: "(.*\\.enc\\.yaml$" is no regular expression. ${run}`,
+    ],
+    [
+      "other values than those of a Secret",
+      rules.replace("^(data|stringData)$", "^data$"),
+      `Checking rule 1 of .sops.yaml failed: "encrypted_regex" is "^data$", not "^(data|stringData)$". ${run}`,
+    ],
+    [
+      "another kind of key",
+      rules.replace("    age: age1a", "    pgp: ABCD\n    age: age1a"),
+      'Checking rule 1 of .sops.yaml failed: it sets "pgp", and secrets are encrypted with age alone. Remove that key, or run "npm run secrets -- init --stack dev".',
+    ],
+    ["no rules", "{}", `Reading .sops.yaml failed: it has no list "creation_rules". ${run}`],
+    [
+      "no file",
+      undefined,
+      `Checking the rules of stack "dev" failed: there is no .sops.yaml beside its tree. ${run}`,
+    ],
+  ] as const) {
+    it(`are refused for ${what}`, () => {
+      deepEqual(check(text), [finding]);
+    });
+  }
+
+  it("name a recipient that is not the stack's, one that lacks, and a file that is for others", () => {
+    deepEqual(check(rules.replace("age1a,age1b", "age1a,age1x")), [
+      'Checking rule 1 of .sops.yaml failed: recipient age1x is none of stack "dev". Add it to platform:sops.recipients of Pulumi.dev.yaml, or run "npm run secrets -- init --stack dev".',
+      `Checking rule 1 of .sops.yaml failed: it lacks recipient age1b of stack "dev". ${run}`,
+      `Checking gitops/${file} failed: it is encrypted for age1a, age1b, its rule in .sops.yaml says age1a, age1x. ${run}`,
+    ]);
+    deepEqual(check(rules, dev, sealed("age1a")), [
+      `Checking gitops/${file} failed: it is encrypted for age1a, its rule in .sops.yaml says age1a, age1b. ${run}`,
+    ]);
+  });
+
+  it("may not be there for a stack without recipients", () => {
+    match(
+      check(rules, { ...dev, recipients: [] }).join("\n"),
+      /rule 1 of \.sops\.yaml failed: it matches files of stack "dev", which has no recipients\./,
+    );
+    deepEqual(check(undefined, { ...dev, recipients: [] }), []);
+  });
+
+  it("are found beside the tree or above it", () => {
+    const directory = temporaryDirectory();
+    const tree = join(directory, "a", "gitops");
+    equal(findRules(tree), undefined);
+    writeFileSync(join(directory, ".sops.yaml"), "");
+    equal(findRules(tree), join(directory, ".sops.yaml"));
+  });
+});
+
+describe("form of secret files", () => {
+  const good = sealed("age1a", "age1b");
+  async function findings(content: string, stack: Readers = dev): Promise<string[]> {
+    const directory = temporaryDirectory();
+    writeFiles(directory, { [`gitops/${file}`]: content, ".sops.yaml": rules });
+    writeFiles(directory, { "gitops/clusters/prod/a.enc.yaml": sealed("age1p", "age1r") });
+    return checkSecretFiles(join(directory, "gitops"), stack);
+  }
+
+  it("is right as SOPS leaves it, empty values included", async () => {
+    deepEqual(await findings(good), []);
+    deepEqual(await findings(good.replace("stringData:", 'data: {B: "", C: null}\nstringData:')), []);
+  });
+
+  for (const [what, content, expected] of [
+    ["was cut off", good.replace(/sops:[^]*/, ""), /failed: SOPS's own part of it is missing: .* cut off\./],
+    ["has no MAC", good.replace(/ {2}mac:.*\n/, ""), /failed: it has no MAC/],
+    [
+      "has a plain value",
+      good.replace("stringData: {", "stringData: {B: hunter2, "),
+      /failed: it holds "B" in plain text\. (?!.*hunter2)/,
+    ],
+    [
+      "has a value that only starts as an encrypted one",
+      good.replace("stringData: {", "stringData: {B: 'ENC[AES256_GCM,data:x] hunter2', "),
+      /failed: it holds "B" in plain text\./,
+    ],
+    ["is plain", good.replace(/sops:[^]*/, "").replace(/ENC[^"]*/, "x"), /failed: it is not encrypted\./],
+    [
+      "was encrypted under another expression",
+      good.replace("  encrypted_regex: ^(data|stringData)$\n", ""),
+      /failed: it was encrypted with "encrypted_regex" null, not /,
+    ],
+    [
+      "has its name encrypted",
+      good.replace("name: s", 'name: "ENC[AES256_GCM,data:x]"'),
+      /failed: more than "data" and "stringData" is encrypted\./,
+    ],
+    [
+      "has a name that is none of a Secret's",
+      good.replace("{name: s}", "{name: s, namespacf: x}"),
+      /failed: it holds "metadata\.namespacf", which is no part of a Secret/,
+    ],
+    [
+      "has a setting of SOPS that weakens its MAC",
+      good.replace("sops:\n", "sops:\n  mac_only_encrypted: true\n"),
+      /failed: it holds "sops\.mac_only_encrypted", which is no part/,
+    ],
+    [
+      "is opened by a key of another kind",
+      good.replace("sops:\n", "sops:\n  pgp: [{fp: ABCD}]\n"),
+      /failed: a key of kind "pgp" opens it/,
+    ],
+  ] as const) {
+    it(`is wrong where a file ${what}`, async () => {
+      const found = await findings(content);
+      equal(found.length, 1, found.join("\n"));
+      match(found[0] ?? "", expected);
+      match(found[0] ?? "", new RegExp(`^Checking ${file} failed: `));
+    });
+  }
+
+  it("is the stack's own where it makes the values up", async () => {
+    const empty = 'kind: Secret\nmetadata: {name: s}\nstringData: {A: ""}\n';
+    deepEqual(await findings(empty, { ...dev, generate: "empty" }), []);
+  });
+});
