@@ -156,8 +156,18 @@ describe("rehearsal of local", function () {
     );
     const replicas = async () => ((await api.get(whoami))?.spec as { replicas: number }).replicas;
     equal(await replicas(), 3);
-    await api.annotate(layer("apps"), { "reconcile.fluxcd.io/requestedAt": new Date().toISOString() });
+    const requestedAt = new Date().toISOString();
+    await api.annotate(layer("apps"), { "reconcile.fluxcd.io/requestedAt": requestedAt });
     await eventually("the replicas are back at 1", async () => (await replicas()) === 1);
+    // What is deleted while Flux looks at its health is missed until that look times out.
+    await eventually("Flux has looked at it", async () => {
+      const { lastHandledReconcileAt, conditions = [] } = ((await api.get(layer("apps")))?.status ?? {}) as {
+        lastHandledReconcileAt?: string;
+        conditions?: readonly { type: string; status: string }[];
+      };
+      const ready = conditions.find(({ type }) => type === "Ready")?.status;
+      return lastHandledReconcileAt === requestedAt && ready === "True";
+    });
   });
 
   it("brings a deleted object back", async () => {
