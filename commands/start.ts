@@ -1,8 +1,9 @@
 import { join } from "node:path";
+import { onTerminal } from "../components/command";
 import { readStackConfig } from "../config";
 import { examine, thisHost } from "./doctor";
 import { exitWith } from "./exit";
-import { onTerminal, project, up } from "./up";
+import { project, up } from "./up";
 
 const stack = "local";
 
@@ -15,7 +16,10 @@ async function main(): Promise<number> {
   if (instead.length > 0) {
     process.stderr.write(`Rehearsing stack "${stack}" on a throw-away control plane instead.\n`);
     const rehearse = [join(project, "rehearsal", "main.ts"), "--stack", stack, "--keep"];
-    return onTerminal(process.execPath, ["-r", "ts-node/register/transpile-only", ...rehearse], process.env);
+    return onTerminal(process.execPath, ["-r", "ts-node/register/transpile-only", ...rehearse], {
+      cwd: project,
+      env: process.env,
+    });
   }
   return fatal.length > 0 ? 1 : up(stack, ["--yes"]);
 }

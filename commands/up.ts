@@ -1,6 +1,6 @@
-import { spawn } from "node:child_process";
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { onTerminal } from "../components/command";
 import { readStackConfig, stateDirectory } from "../config";
 import { pulumiEnvironment, removeStaleLocks } from "./backend";
 import { examine, thisHost } from "./doctor";
@@ -14,25 +14,6 @@ const usage = `Usage: npm run up -- --stack <name> [options of "pulumi up"]
 
 Checks what the stack needs, removes the lock of a run that was killed, and runs "pulumi up".
 `;
-
-/** Runs a command on this terminal; resolves with its exit code. */
-export function onTerminal(
-  command: string,
-  args: readonly string[],
-  env: NodeJS.ProcessEnv,
-): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(command, [...args], { cwd: project, env, stdio: "inherit" });
-    // Ctrl-C reaches the child too, which ends in its own time.
-    const ignore = () => undefined;
-    process.on("SIGINT", ignore);
-    child.once("error", reject);
-    child.once("exit", (code) => {
-      process.off("SIGINT", ignore);
-      resolve(code ?? 1);
-    });
-  });
-}
 
 /**
  * Runs `pulumi up` on a stack that has all it needs.
@@ -49,7 +30,7 @@ export async function up(stack: string, options: readonly string[]): Promise<num
     await rm(scratch, { recursive: true, force: true });
     await mkdir(scratch, { recursive: true, mode: 0o700 });
     // Pulumi's Kubernetes plugin writes the kubeconfig into a temporary file and leaves it there.
-    const inScratch = { ...env, TMPDIR: scratch };
+    const inScratch = { cwd: project, env: { ...env, TMPDIR: scratch } };
     const selected = await onTerminal("pulumi", ["stack", "select", "--create", stack], inScratch);
     return selected === 0
       ? await onTerminal("pulumi", ["up", "--stack", stack, ...options], inScratch)

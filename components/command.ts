@@ -1,4 +1,4 @@
-import { execFile, type ChildProcess } from "node:child_process";
+import { execFile, spawn, type ChildProcess } from "node:child_process";
 import { existsSync, fstatSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { cacheDirectory } from "../tools/cache";
@@ -88,4 +88,23 @@ function endWithEngine(): Set<ChildProcess> {
     });
   }
   return running;
+}
+
+/** Runs a command on this terminal; resolves with its exit code. */
+export function onTerminal(
+  command: string,
+  args: readonly string[],
+  options: { readonly cwd?: string; readonly env: NodeJS.ProcessEnv },
+): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, [...args], { ...options, stdio: "inherit" });
+    // Ctrl-C reaches the child too, which ends in its own time.
+    const ignore = () => undefined;
+    process.on("SIGINT", ignore);
+    child.once("error", reject);
+    child.once("exit", (code) => {
+      process.off("SIGINT", ignore);
+      resolve(code ?? 1);
+    });
+  });
 }

@@ -1,7 +1,7 @@
-import { spawn } from "node:child_process";
 import { mkdtemp, readdir, readFile, rm, stat, statfs } from "node:fs/promises";
 import { delimiter, join, relative, resolve, sep } from "node:path";
 import { binDirectory } from "../../tools/tools";
+import { onTerminal } from "../command";
 import { checkForm } from "./form";
 import type { SecretStore } from "./store";
 
@@ -64,17 +64,7 @@ export async function editSecret(
 
 function sopsEdit(file: string, env: NodeJS.ProcessEnv): Promise<number> {
   const PATH = [binDirectory(env), env.PATH ?? ""].join(delimiter);
-  return new Promise((resolve, reject) => {
-    const child = spawn("sops", ["edit", file], { env: { ...env, PATH }, stdio: "inherit" });
-    // Ctrl-C is the editor's.
-    const ignore = () => undefined;
-    process.on("SIGINT", ignore);
-    child.once("error", reject);
-    child.once("exit", (code) => {
-      process.off("SIGINT", ignore);
-      resolve(code ?? 1);
-    });
-  });
+  return onTerminal("sops", ["edit", file], { env: { ...env, PATH } });
 }
 
 async function memoryDirectory({
