@@ -1,7 +1,8 @@
-import { mkdir, rm } from "node:fs/promises";
+import { randomUUID } from "node:crypto";
 import { join } from "node:path";
 import { onTerminal } from "../components/command";
 import { readStackConfig, stateDirectory } from "../config";
+import { ScratchDirectory } from "../tools/scratch-directory";
 import { pulumiEnvironment, removeStaleLocks } from "./backend";
 import { examine, thisHost } from "./doctor";
 import { exitWith } from "./exit";
@@ -24,19 +25,16 @@ Checks what the stack needs, removes the lock of a run that was killed, and runs
 export async function up(stack: string, options: readonly string[]): Promise<number> {
   const { env, backend } = await pulumiEnvironment(process.env);
   for (const line of await removeStaleLocks(backend, projectName, stack)) process.stderr.write(`${line}\n`);
-  const scratch = join(stateDirectory(process.env), "tmp", stack);
+  const scratch = new ScratchDirectory(join(stateDirectory(process.env), "tmp", randomUUID()));
   try {
-    // What a killed run left goes too: the lock says that nobody works here.
-    await rm(scratch, { recursive: true, force: true });
-    await mkdir(scratch, { recursive: true, mode: 0o700 });
     // Pulumi's Kubernetes plugin writes the kubeconfig into a temporary file and leaves it there.
-    const inScratch = { cwd: project, env: { ...env, TMPDIR: scratch } };
+    const inScratch = { cwd: project, env: { ...env, TMPDIR: scratch.path } };
     const selected = await onTerminal("pulumi", ["stack", "select", "--create", stack], inScratch);
     return selected === 0
       ? await onTerminal("pulumi", ["up", "--stack", stack, ...options], inScratch)
       : selected;
   } finally {
-    await rm(scratch, { recursive: true, force: true });
+    await scratch.remove();
   }
 }
 

@@ -1,6 +1,7 @@
 import { execFile, spawn, type ChildProcess } from "node:child_process";
 import { existsSync, fstatSync } from "node:fs";
 import { delimiter, join } from "node:path";
+import type { Writable } from "node:stream";
 import { cacheDirectory } from "../tools/cache";
 
 /** How a command is run. */
@@ -14,6 +15,9 @@ export interface RunOptions {
   /** Deadline in milliseconds. @default 120 000 */
   readonly timeout?: number;
 }
+
+/** A program in Go that holds secrets dumps its core on no signal, unless this variable asks it to. */
+const noCore = { GOTRACEBACK: undefined };
 
 /**
  * Runs an official tool and returns its standard output.
@@ -34,7 +38,7 @@ export function run(command: string, args: readonly string[], options: RunOption
       [...args],
       {
         cwd: options.cwd,
-        env: { ...process.env, ...options.env, PATH: path },
+        env: { ...process.env, ...noCore, ...options.env, PATH: path },
         timeout: options.timeout ?? 120_000,
         maxBuffer: 256 * 1024 * 1024,
       },
@@ -90,14 +94,28 @@ function endWithEngine(): Set<ChildProcess> {
   return running;
 }
 
+/** How a command is run on a terminal. */
+export interface TerminalOptions {
+  /** Working directory. @default the process's own */
+  readonly cwd?: string;
+  /** Its whole environment. */
+  readonly env: NodeJS.ProcessEnv;
+  /** A pipe that the command holds an end of. @default none */
+  readonly lifeline?: Writable;
+}
+
 /** Runs a command on this terminal; resolves with its exit code. */
 export function onTerminal(
   command: string,
   args: readonly string[],
-  options: { readonly cwd?: string; readonly env: NodeJS.ProcessEnv },
+  { lifeline, ...options }: TerminalOptions,
 ): Promise<number> {
   return new Promise((resolve, reject) => {
-    const child = spawn(command, [...args], { ...options, stdio: "inherit" });
+    const child = spawn(command, [...args], {
+      ...options,
+      env: { ...options.env, ...noCore },
+      stdio: ["inherit", "inherit", "inherit", ...(lifeline === undefined ? [] : [lifeline])],
+    });
     // Ctrl-C reaches the child too, which ends in its own time.
     const ignore = () => undefined;
     process.on("SIGINT", ignore);

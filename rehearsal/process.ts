@@ -1,11 +1,11 @@
 import { spawn, type ChildProcess } from "node:child_process";
-import { closeSync, mkdirSync, openSync, readFileSync } from "node:fs";
-import { rm } from "node:fs/promises";
+import { closeSync, openSync, readFileSync } from "node:fs";
 import { request as httpRequest, type RequestOptions } from "node:http";
 import { request as httpsRequest } from "node:https";
 import { join } from "node:path";
 import type { Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
+import { ScratchDirectory } from "../tools/scratch-directory";
 
 /** A program to run as part of a {@link ProcessGroup}. */
 export interface ProcessArgs {
@@ -54,13 +54,11 @@ export class ProcessDied extends Error {
  */
 export class ProcessGroup {
   readonly #processes = new Map<string, SupervisedProcess>();
-  readonly #guard: ChildProcess;
+  readonly #scratch: ScratchDirectory;
 
   /** @param directory holds logs and all else that goes with the group; made here, for this user only. */
   constructor(readonly directory: string) {
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
-    this.#guard = spawnShell(removeOnEof, [directory], { stdio: ["pipe", "ignore", "ignore"], cwd: "/" });
-    this.#guard.unref();
+    this.#scratch = new ScratchDirectory(directory);
   }
 
   /** The processes started last under each name. */
@@ -78,9 +76,7 @@ export class ProcessGroup {
   /** Stops every process and removes the directory; safe to call twice. @param grace milliseconds between SIGTERM and SIGKILL */
   async stop(grace = 2_000): Promise<void> {
     await Promise.all(this.processes.map((supervised) => supervised.stop(grace)));
-    await rm(this.directory, { recursive: true, force: true, maxRetries: 5, retryDelay: 50 });
-    // A word tells the shell that there is nothing left to remove.
-    if (this.#guard.stdin?.writableEnded === false) this.#guard.stdin.end("done\n");
+    await this.#scratch.remove();
   }
 }
 
@@ -214,10 +210,6 @@ export function lastLines(path: string, count = 5): string {
 // A word on the pipe means "let it live"; end of file without one means that this process is gone or done with it.
 const killGroupOnEof =
   '{ trap "" HUP INT TERM; read -r word || kill -KILL 0; } <&3 >/dev/null 2>&1 & exec "$@" 3<&-';
-
-// The processes die of the same end of file, so what they wrote while it was removed is removed again.
-const removeOnEof =
-  'read -r word && exit; n=0; while sleep 0.1; rm -rf -- "$1"; sleep 0.2; [ -e "$1" ] && [ $n -lt 50 ]; do n=$((n + 1)); done';
 
 function spawnShell(
   script: string,

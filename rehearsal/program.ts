@@ -1,17 +1,16 @@
-import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { randomBytes } from "node:crypto";
 import { runtime } from "@pulumi/pulumi";
 import program from "../index";
 import type { LayerResult } from "../components/gate/lifecycle";
 import { LiveMocks, type StackState, type StandIn } from "./live-mocks";
 
-/** What the parent asks of a run of the program. Paths are absolute. */
+/** What the parent asks of a run of the program. */
 export interface ProgramRequest {
   readonly stack: string;
   /** Every setting, `namespace:key` → text. */
   readonly config: Readonly<Record<string, string>>;
-  /** Where the state of the stack is kept between runs. */
-  readonly stateFile: string;
+  /** The stack as the last run left it. It holds secrets, and is kept in memory alone. */
+  readonly state: StackState;
   /** The control plane that stands in for a cluster. */
   readonly kubeconfig: string;
   /** `host:port` of the registry that stands in for the registry's container. */
@@ -20,7 +19,10 @@ export interface ProgramRequest {
 
 /** What a run tells its parent: progress, and in the end a result. */
 export type ProgramMessage =
-  | { readonly kind: "progress"; readonly line: string }
+  { readonly kind: "progress"; readonly line: string } | (ProgramResult & { readonly state: StackState });
+
+/** How a run ended. */
+type ProgramResult =
   | {
       readonly kind: "done";
       readonly digest: string;
@@ -78,17 +80,8 @@ function send(message: ProgramMessage): void {
   process.send?.(message);
 }
 
-function readState(file: string): StackState {
-  try {
-    return JSON.parse(readFileSync(file, "utf8")) as StackState;
-  } catch {
-    return {};
-  }
-}
-
-/** Runs the project's own program, `index.ts`, once. */
-async function run(request: ProgramRequest): Promise<ProgramMessage> {
-  const state = readState(request.stateFile);
+/** Runs the project's own program, `index.ts`, once, and changes `state` as Pulumi would its own. */
+async function run(request: ProgramRequest, state: StackState): Promise<ProgramResult> {
   const mocks = new LiveMocks(state, [...standIns(request), password], (line) => {
     send({ kind: "progress", line });
   });
@@ -107,9 +100,6 @@ async function run(request: ProgramRequest): Promise<ProgramMessage> {
     };
   } catch (error) {
     return { kind: "failed", message: (mocks.failure ?? (error as Error)).message };
-  } finally {
-    writeFileSync(`${request.stateFile}.new`, JSON.stringify(state), { mode: 0o600 });
-    renameSync(`${request.stateFile}.new`, request.stateFile);
   }
 }
 
@@ -119,7 +109,9 @@ process.once("disconnect", () => process.kill(-process.pid, "SIGKILL"));
 process.once("message", (request: ProgramRequest) => {
   // Pulumi rejects every output of a resource that failed; the first failure is the one that is reported.
   process.on("unhandledRejection", () => undefined);
-  void run(request).then((result) => {
-    process.send?.(result, () => process.exit(result.kind === "done" ? 0 : 1));
+  const state = { ...request.state };
+  void run(request, state).then((result) => {
+    const message: ProgramMessage = { ...result, state };
+    process.send?.(message, () => process.exit(result.kind === "done" ? 0 : 1));
   });
 });

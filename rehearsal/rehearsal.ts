@@ -9,6 +9,7 @@ import { renderCluster } from "../components/artifact/render";
 import { asPulumiConfig, parseConfig, readStackFile } from "../config";
 import { ensureTools, findOptional } from "../tools/tools";
 import { ControlPlane } from "./control-plane";
+import type { StackState } from "./live-mocks";
 import type { ProgramMessage, ProgramRequest } from "./program";
 import { killGroup } from "./process";
 import { serveRealCharts } from "./real-charts";
@@ -59,6 +60,8 @@ export class Rehearsal {
   private program: ChildProcess | undefined;
   /** The run under way, or the last one. */
   private running: ChildProcess | undefined;
+  /** The stack as the last run left it. */
+  private state: StackState = {};
 
   private constructor(
     private readonly options: RehearsalOptions,
@@ -141,6 +144,7 @@ export class Rehearsal {
     const request = this.request(config);
     this.simulation.use(() => this.objects(request));
     const [message] = await Promise.all([this.run(child, request), this.controlPlane.ready()]);
+    this.state = message.state;
     if (message.kind !== "done") throw new Error(message.message);
     return {
       stack: this.options.stack,
@@ -231,7 +235,7 @@ export class Rehearsal {
     return {
       stack,
       config: asPulumiConfig(rehearsed),
-      stateFile: join(this.directory, "state.json"),
+      state: this.state,
       kubeconfig: this.controlPlane.kubeconfig,
       registry: this.controlPlane.registry,
     };

@@ -1,5 +1,7 @@
-import { mkdtemp, readdir, readFile, rm, stat, statfs } from "node:fs/promises";
+import { randomUUID } from "node:crypto";
+import { readFile, statfs } from "node:fs/promises";
 import { delimiter, join, relative, resolve, sep } from "node:path";
+import { ScratchDirectory } from "../../tools/scratch-directory";
 import { binDirectory } from "../../tools/tools";
 import { onTerminal } from "../command";
 import { checkForm } from "./form";
@@ -7,13 +9,12 @@ import type { SecretStore } from "./store";
 
 /** File systems in memory. Source: linux/magic.h, TMPFS_MAGIC and RAMFS_MAGIC */
 const inMemory: readonly number[] = [0x01021994, 0x858458f6];
-const prefix = "platform-secrets-";
 /** What `sops edit` ends with when nothing was changed. Source: getsops/sops, cmd/sops/codes/codes.go */
 const unchanged = 200;
 
 /**
  * Opens an encrypted file in the user's editor. The plain text is in a directory in memory, of this user alone, while
- * the editor runs; what a kill leaves there is removed by the next call.
+ * the editor runs; it is gone as soon as this process, SOPS and the editor are, however they end.
  *
  * @param file as the user names it: relative to the working directory or the tree, or absolute
  * @returns the file's path relative to the tree
@@ -46,15 +47,14 @@ export async function editSecret(
       `${operation} there is no file system in memory to hold the plain text. Set XDG_RUNTIME_DIR to a directory on one.`,
     );
   }
-  await removeStale(memory);
-  const directory = await mkdtemp(join(memory, `${prefix}${process.pid}-`));
+  const directory = new ScratchDirectory(join(memory, `platform-secrets-${randomUUID()}`));
   try {
-    const code = await sopsEdit(join(tree, path), { ...env, SOPS_AGE_KEY: identity, TMPDIR: directory });
+    const code = await sopsEdit(join(tree, path), identity, directory, env);
     if (code !== 0 && code !== unchanged) {
       throw new Error(`${operation} sops ended with exit code ${code}. The file is as it was.`);
     }
   } finally {
-    await rm(directory, { recursive: true, force: true });
+    await directory.remove();
   }
   const { generate } = (await store.config()).sops;
   const findings = checkForm(path, await readFile(join(tree, path), "utf8"), generate);
@@ -62,9 +62,19 @@ export async function editSecret(
   return path;
 }
 
-function sopsEdit(file: string, env: NodeJS.ProcessEnv): Promise<number> {
+function sopsEdit(
+  file: string,
+  identity: string,
+  { path: TMPDIR, lifeline }: ScratchDirectory,
+  env: NodeJS.ProcessEnv,
+): Promise<number> {
   const PATH = [binDirectory(env), env.PATH ?? ""].join(delimiter);
-  return onTerminal("sops", ["edit", file], { env: { ...env, PATH } });
+  // The identity is SOPS's alone: an editor hands its environment on to whatever it starts.
+  const editor = `env -u SOPS_AGE_KEY ${[env.SOPS_EDITOR, env.EDITOR].find(Boolean) ?? "vi"}`;
+  return onTerminal("sops", ["edit", file], {
+    env: { ...env, PATH, TMPDIR, SOPS_AGE_KEY: identity, SOPS_EDITOR: editor },
+    lifeline,
+  });
 }
 
 async function memoryDirectory({
@@ -75,23 +85,4 @@ async function memoryDirectory({
     if (inMemory.includes(type)) return directory;
   }
   return undefined;
-}
-
-/** Removes what killed calls of this user left. */
-async function removeStale(memory: string): Promise<void> {
-  for (const name of (await readdir(memory)).filter((entry) => entry.startsWith(prefix))) {
-    const [, pid = ""] = /^platform-secrets-(\d+)-/.exec(name) ?? [];
-    const path = join(memory, name);
-    const owner = await stat(path).catch(() => undefined);
-    if (pid === "" || isAlive(Number(pid)) || owner?.uid !== process.getuid?.()) continue;
-    await rm(path, { recursive: true, force: true });
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0);
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
-  }
 }

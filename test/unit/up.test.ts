@@ -1,7 +1,8 @@
 import { deepEqual, equal, match } from "node:assert/strict";
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fakeTools, temporaryDirectory } from "./temporary";
 
 const project = join(__dirname, "..", "..");
@@ -53,6 +54,30 @@ describe("npm run up", () => {
     equal(refused.status, 4);
     deepEqual(refused.calls, calls("").slice(0, 2));
   });
+
+  it("leaves no temporary file of Pulumi, even when it is killed, and lets nothing dump its core", async () => {
+    const home = temporaryDirectory();
+    const seen = join(home, "seen");
+    const script = `[ "$1" = up ] || exit 0; touch "$TMPDIR/kubeconfig"; ulimit -c > ${home}/limit; echo "$TMPDIR" > ${seen}.new; mv ${seen}.new ${seen}; exec sleep 60`;
+    // As npm runs it, but for npm's own programs, which would come before the fake one.
+    const { scripts } = JSON.parse(readFileSync(join(project, "package.json"), "utf8")) as {
+      scripts: { up: string };
+    };
+    const npm = spawn("/bin/sh", ["-c", `ulimit -c unlimited; ${scripts.up} --stack dev`], {
+      ...{ cwd: project, detached: true, stdio: "ignore" as const },
+      env: {
+        ...{ ...process.env, ...fakeTools({ pulumi: script }) },
+        ...{ PULUMI_BACKEND_URL: `file://${home}/state`, XDG_STATE_HOME: home },
+      },
+    });
+    for (let tries = 0; !existsSync(seen) && tries < 200; tries++) await sleep(50);
+    const scratch = readFileSync(seen, "utf8").trim();
+    equal(existsSync(join(scratch, "kubeconfig")), true);
+    equal(readFileSync(join(home, "limit"), "utf8").trim(), "0");
+    process.kill(-(npm.pid ?? 0), "SIGKILL");
+    for (let tries = 0; existsSync(scratch) && tries < 200; tries++) await sleep(50);
+    equal(existsSync(scratch), false);
+  }).timeout(30_000);
 
   for (const [args, code, said] of [
     [[], 1, /^Usage: npm run up -- --stack <name>/],
