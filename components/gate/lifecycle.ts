@@ -65,6 +65,8 @@ interface FluxStatus {
   readonly conditions?: readonly Condition[];
   readonly lastAppliedRevision?: string;
   readonly lastAttemptedRevision?: string;
+  /** The value of the last annotation `reconcile.fluxcd.io/requestedAt` that was followed. */
+  readonly lastHandledReconcileAt?: string;
   readonly artifact?: { readonly revision: string };
   readonly inventory?: { readonly entries?: readonly unknown[] };
 }
@@ -73,8 +75,16 @@ interface FluxStatus {
 interface Look {
   readonly layers: readonly LayerState[];
   readonly ready: boolean;
-  /** The first failure that waiting does not mend. */
-  readonly failure?: string;
+  /** Failures that waiting does not mend. */
+  readonly failures: readonly Failure[];
+  /** The layers that tried the digest, by name, and the last request to do so that each of them followed. */
+  readonly tried: ReadonlyMap<string, string>;
+}
+
+interface Failure {
+  /** Of the layer. */
+  readonly name: string;
+  readonly message: string;
 }
 
 interface LayerState {
@@ -223,6 +233,11 @@ export class GateLifecycle {
       await this.api.annotate(ref, request).catch(() => undefined);
     };
 
+    /**
+     * What had been tried of this digest before. What a layer failed for may be mended by now, as where this very run
+     * brought a lost key back: its failure counts once it has tried again.
+     */
+    let before: Look["tried"] | undefined;
     let look: Look | undefined;
     let silence: { readonly since: number; readonly reason: string } | undefined;
     while (this.clock.now() < deadline) {
@@ -243,7 +258,10 @@ export class GateLifecycle {
           results.set(layer.ref.name, { name: layer.ref.name, ready: true, seconds, objects: layer.objects });
         }
       }
-      if (look?.failure !== undefined) return this.explain(look.failure);
+      const tried = look?.tried ?? new Map<string, string>();
+      before ??= tried;
+      const failure = look?.failures.find(({ name }) => before?.get(name) !== tried.get(name));
+      if (failure !== undefined) return this.explain(failure.message);
       if (look?.ready === true) return undefined;
       for (const layer of look?.layers ?? []) {
         if (layer.ready) failing.delete(layer.ref.name);
@@ -294,11 +312,15 @@ export class GateLifecycle {
       .filter((object) => (object.spec as { sourceRef?: { name?: string } }).sourceRef?.name === flux)
       .map((object) => layerState(object, revision));
     const root = layers.find((layer) => layer.ref.name === flux);
-    const failure = permanentFailure(kustomizations, revision);
     return {
       layers: served ? layers : [],
       ready: served && root !== undefined && layers.every((layer) => layer.ready),
-      ...(failure === undefined ? {} : { failure }),
+      failures: permanentFailures(kustomizations, revision),
+      tried: new Map(
+        kustomizations
+          .filter((object) => statusOf(object).lastAttemptedRevision === revision)
+          .map((object) => [object.metadata.name, statusOf(object).lastHandledReconcileAt ?? ""]),
+      ),
     };
   }
 }
@@ -374,20 +396,18 @@ function isFailure(object: Manifest, revision: string): boolean {
 }
 
 /**
- * The message of the first Kustomization whose failure no retry mends: the build failed, the API server refuses an
- * object as such, or Flux waited for its health as long as it is told to.
+ * The Kustomizations whose failure no retry mends: the build failed, the API server refuses an object as such, or Flux
+ * waited for its health as long as it is told to.
  */
-function permanentFailure(kustomizations: readonly Manifest[], revision: string): string | undefined {
-  const failed = kustomizations.find((object) => {
+function permanentFailures(kustomizations: readonly Manifest[], revision: string): Failure[] {
+  return kustomizations.flatMap((object) => {
     const { reason = "", message = "" } = condition(object, "Ready") ?? {};
-    if (!isFailure(object, revision)) return false;
-    return (
+    const isPermanent =
       ["BuildFailed", "HealthCheckFailed", "PruneFailed"].includes(reason) ||
       /\((Invalid|BadRequest)\)|is immutable|is invalid:|strict decoding error|field not declared in schema/.test(
         message,
-      )
-    );
+      );
+    if (!isPermanent || !isFailure(object, revision)) return [];
+    return [{ name: object.metadata.name, message: `${nameOf(refOf(object))}: ${message}` }];
   });
-  if (failed === undefined) return undefined;
-  return `${nameOf(refOf(failed))}: ${condition(failed, "Ready")?.message ?? ""}`;
 }

@@ -48,6 +48,7 @@ interface FakeLayer {
   applied: string;
   attempted: string;
   ready: { status: string; reason: string; message: string };
+  handled?: string;
 }
 
 /** As much of Flux as the gate sees: it reconciles what it is asked to, after its dependencies. */
@@ -94,6 +95,7 @@ class FakeFlux implements KubernetesApi {
           observedGeneration: layer.ready.status === "True" ? 1 : -1,
           lastAppliedRevision: layer.applied,
           lastAttemptedRevision: layer.attempted,
+          lastHandledReconcileAt: layer.handled,
           conditions: [{ type: "Ready", observedGeneration: 1, ...layer.ready }],
           inventory: { entries: [1, 2, 3] },
         },
@@ -101,7 +103,7 @@ class FakeFlux implements KubernetesApi {
     );
   }
 
-  annotate(ref: ManifestRef): Promise<void> {
+  annotate(ref: ManifestRef, annotations: Readonly<Record<string, string>> = {}): Promise<void> {
     this.nudges.push(ref.name);
     if (ref.kind === "OCIRepository") {
       this.served = `local@${this.registry.held.get("local") ?? ""}`;
@@ -109,7 +111,10 @@ class FakeFlux implements KubernetesApi {
         this.reconcile(layer);
     } else {
       const layer = this.layers.find(({ name }) => name === ref.name);
-      if (layer !== undefined) this.reconcile(layer);
+      if (layer !== undefined) {
+        this.reconcile(layer);
+        layer.handled = annotations["reconcile.fluxcd.io/requestedAt"] ?? "";
+      }
     }
     return Promise.resolve();
   }
@@ -194,6 +199,20 @@ describe("release gate", () => {
       ["local-ready", good],
     ]);
     equal(flux.served, `local@${good}`);
+  });
+
+  it("has a layer try again that had failed at this digest before, for what it failed for may be mended", async () => {
+    const { flux, clock, inputs, lifecycle } = gate();
+    const broken = { layer: "certs", reason: "BuildFailed", message: "decryption failed" };
+    flux.broken.set(next, { ...broken, times: 1 });
+    await rejects(lifecycle.release(inputs), /certs: decryption failed/);
+    equal((await lifecycle.release(inputs)).ready, true);
+
+    flux.broken.set(next, { ...broken, times: Infinity });
+    await flux.annotate({ apiVersion: "", kind: "Kustomization", name: "certs" });
+    const start = clock.time;
+    await rejects(lifecycle.release(inputs), /certs: decryption failed/);
+    equal(clock.time - start < 5_000, true, `it took ${clock.time - start} ms`);
   });
 
   it("tries again after a failure that passes", async () => {
