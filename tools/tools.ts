@@ -159,7 +159,7 @@ export type ToolName = keyof typeof tools;
 export const toolNames = Object.keys(tools) as readonly ToolName[];
 
 /** A controller that no Go module offers: used where it is found. */
-export type OptionalToolName = "helm-controller" | "notification-controller";
+export type OptionalToolName = "helm-controller" | "notification-controller" | "reloader";
 
 /** Options of {@link ensureTools}. */
 export interface EnsureToolsOptions {

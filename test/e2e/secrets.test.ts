@@ -1,19 +1,14 @@
 import { deepEqual, equal, match, ok, rejects } from "node:assert/strict";
 import { fork } from "node:child_process";
-import { randomBytes } from "node:crypto";
-import { cp, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { parse, stringify } from "yaml";
 import { KubernetesClient, type ManifestRef } from "../../components/kubernetes";
 import { SopsCli } from "../../components/sops/client";
-import { readSecretFiles } from "../../components/sops/files";
 import { recover } from "../../components/sops/recovery";
-import { recipientsOf, secretKeys, withValues, type SecretFile } from "../../components/sops/secret-file";
-import { SecretStore } from "../../components/sops/store";
-import { readStackFile } from "../../config";
+import { recipientsOf, secretKeys } from "../../components/sops/secret-file";
+import type { SecretStore } from "../../components/sops/store";
 import { Rehearsal } from "../../rehearsal/rehearsal";
-import { ensureTools } from "../../tools/tools";
+import { KnownSecrets } from "./known-secrets";
 import type { RotateMessage, RotateRequest } from "./rotate";
 
 const repository = join(__dirname, "..", "..");
@@ -29,51 +24,23 @@ const generated = "clusters/prod/apps/homepage.enc.yaml";
 describe("secrets of a rehearsed stack", function () {
   this.timeout(240_000);
   const progress: string[] = [];
+  let known: KnownSecrets;
   let project: string;
   let tree: string;
   let identityFile: string;
   let rehearsal: Rehearsal;
   let api: KubernetesClient;
   let store: SecretStore;
-  let recoveryKey: string;
   /** The encrypted file that the reader reads, its object, and one of its values. */
   let read: { path: string; ref: ManifestRef; key: string; value: string };
 
   before(async () => {
-    await ensureTools(["age-keygen", "sops"], { report: console.error });
-    project = await mkdtemp(join(tmpdir(), "platform-secrets-"));
-    tree = join(project, "gitops");
-    identityFile = join(project, "keys", "prod.agekey");
-    await cp(join(repository, "gitops"), tree, { recursive: true });
-    const own = await sops.keygen();
-    recoveryKey = await sops.keygen();
-    const [recipient = "", recoveryRecipient = ""] = await sops.recipients(`${own}${recoveryKey}`);
-    const settings = {
-      ...(await readStackFile(stack, repository)),
-      "platform:sops": { generate: "empty", identityFile, recipients: [recipient], recoveryRecipient },
-    };
-    await writeFile(join(project, `Pulumi.${stack}.yaml`), stringify({ config: settings }));
-    store = new SecretStore({ stack, project, sops, env: {} });
-    await store.writeIdentityFile({ keys: own.split("\n").filter((line) => /^AGE/.test(line)), notes: {} });
-    for (const [path, content] of await readSecretFiles(tree, stack)) {
-      const made = Object.fromEntries(
-        secretKeys(content).map((key) => [
-          key,
-          path === generated ? "" : `m${randomBytes(12).toString("hex")}`,
-        ]),
-      );
-      const plain = withValues(content, made);
-      const { metadata } = parse(content) as SecretFile;
-      if (path !== generated && metadata.namespace !== undefined) {
-        const [first] = Object.entries(made);
-        const [key, value] = first ?? ["", ""];
-        read = { path, key, value, ref: secretNamed(metadata.name, metadata.namespace) };
-      }
-      const sealed =
-        path === generated ? plain : await sops.encrypt(plain, path, [recipient, recoveryRecipient]);
-      await writeFile(join(tree, path), sealed);
-    }
-    await store.writeRules();
+    known = await KnownSecrets.make({ stack, generated: [generated] });
+    ({ project, tree, identityFile, store } = known);
+    const file = known.files.at(-1);
+    ok(file !== undefined);
+    const [[key, value] = ["", ""]] = Object.entries(file.values);
+    read = { path: file.path, ref: file.ref, key, value };
     rehearsal = await Rehearsal.start({
       ...{ stack, project, identity: true },
       report: (line) => progress.push(line),
@@ -83,13 +50,12 @@ describe("secrets of a rehearsed stack", function () {
 
   after(async () => {
     await rehearsal.stop();
-    await rm(project, { recursive: true, force: true });
+    await known.remove();
   });
 
   /** `pulumi up` with the settings as they are now. */
   async function up(): Promise<void> {
-    const { "platform:sops": settings } = await readStackFile(stack, project);
-    await rehearsal.up({ "platform:sops": settings, "platform:gitops": { tree } });
+    await rehearsal.up(await known.settings());
   }
 
   async function valueOf(ref: ManifestRef, key: string): Promise<string | undefined> {
@@ -253,14 +219,11 @@ describe("secrets of a rehearsed stack", function () {
 
     it("are recovered with the recovery key where the identity is lost", async () => {
       await rm(identityFile);
-      await recover(store, { key: recoveryKey, release: up, tell: () => undefined });
+      await recover(store, { key: known.recoveryKey, release: up, tell: () => undefined });
       const [key = ""] = (await store.readIdentityFile())?.keys ?? [];
       equal((await valueOf(sopsAge, "age.agekey"))?.trim(), key);
       equal(await valueOf(read.ref, read.key), read.value);
-      equal(
-        (await readFile(identityFile, "utf8")).includes(/AGE\S+/.exec(recoveryKey)?.[0] ?? "none"),
-        false,
-      );
+      equal((await readFile(identityFile, "utf8")).includes(known.recoveryKey), false);
     });
   });
 
