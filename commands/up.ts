@@ -12,8 +12,9 @@ export const project = join(__dirname, "..");
 const projectName = "platform";
 
 const usage = `Usage: npm run up -- --stack <name> [options of "pulumi up"]
+       npm run preview -- --stack <name> [options of "pulumi preview"]
 
-Checks what the stack needs, removes the lock of a run that was killed, and runs "pulumi up".
+Checks what the stack needs, removes the lock of a run that was killed, and runs "pulumi up"; or shows what it would do.
 `;
 
 /**
@@ -25,13 +26,23 @@ Checks what the stack needs, removes the lock of a run that was killed, and runs
 export async function up(stack: string, options: readonly string[]): Promise<number> {
   const { env, backend } = await pulumiEnvironment(process.env);
   for (const line of await removeStaleLocks(backend, projectName, stack)) process.stderr.write(`${line}\n`);
+  return pulumi("up", stack, options, env);
+}
+
+/** @returns the exit code of `pulumi <command>` on a stack */
+async function pulumi(
+  command: "up" | "preview",
+  stack: string,
+  options: readonly string[],
+  env: NodeJS.ProcessEnv,
+): Promise<number> {
   const scratch = new ScratchDirectory(join(stateDirectory(process.env), "tmp", randomUUID()));
   try {
     // Pulumi's Kubernetes plugin writes the kubeconfig into a temporary file and leaves it there.
     const inScratch = { cwd: project, env: { ...env, TMPDIR: scratch.path } };
     const selected = await onTerminal("pulumi", ["stack", "select", "--create", stack], inScratch);
     return selected === 0
-      ? await onTerminal("pulumi", ["up", "--stack", stack, ...options], inScratch)
+      ? await onTerminal("pulumi", [command, "--stack", stack, ...options], inScratch)
       : selected;
   } finally {
     await scratch.remove();
@@ -55,12 +66,16 @@ async function main(args: readonly string[]): Promise<number> {
     process.stderr.write(usage);
     return 0;
   }
-  const { stack, options } = splitStack(args);
+  const isPreview = args[0] === "--preview";
+  const { stack, options } = splitStack(isPreview ? args.slice(1) : args);
   if (stack === undefined) {
     process.stderr.write(usage);
     return 1;
   }
-  const findings = await examine(await readStackConfig(stack, project, process.env), thisHost);
+  const config = await readStackConfig(stack, project, process.env);
+  // A preview warns of what is missing, and holds no lock.
+  if (isPreview) return pulumi("preview", stack, options, (await pulumiEnvironment(process.env)).env);
+  const findings = await examine(config, thisHost);
   for (const { message } of findings) process.stderr.write(`${message}\n`);
   return findings.length > 0 ? 1 : up(stack, options);
 }

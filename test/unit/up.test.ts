@@ -46,6 +46,13 @@ describe("npm run up", () => {
     });
   }
 
+  it("previews with what only Pulumi's command differs in", () => {
+    const { status, stderr, calls: made } = up(["--preview", "--stack", "dev", "--diff"]);
+    equal(stderr, "");
+    equal(status, 0);
+    deepEqual(made, [calls("")[1], "[preview][--stack][dev][--diff]"]);
+  });
+
   it("ends with Pulumi's exit code, and does not update a stack that cannot be selected", () => {
     const failed = up(["--stack", "dev"], '[ "$1" != up ] || exit 3');
     equal(failed.status, 3);

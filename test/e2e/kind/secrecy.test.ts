@@ -1,128 +1,232 @@
 import { deepEqual, equal, match, ok, rejects } from "node:assert/strict";
-import { execFile } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { execFile, execFileSync, spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { createServer, type AddressInfo } from "node:net";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { parse } from "yaml";
+import { nameOf, refOf, type ManifestRef } from "../../../components/kubernetes";
+import { filesBelow, objectsOf, readNow, Search, unpacked, Watch } from "../leak-search";
 import { registryName, registryPort, stackName, type Machine } from "./machine";
 import { suiteOnKind } from "./suite";
 
 const execute = promisify(execFile);
+const secret = (name: string, namespace = name): ManifestRef => ({
+  ...{ apiVersion: "v1", kind: "Secret", name, namespace },
+});
+const sopsAge = secret("sops-age", "flux-system");
 
 suiteOnKind("pulumi up on Kind, kept to itself", (prepared) => {
+  const search = new Search();
   let machine: Machine;
-  /** What the runs printed. */
+  let watch: Watch;
+  /** What the commands printed. */
   let printed = "";
-  /** Files that `npm run up` left, with their content. */
-  let left: [string, string][] = [];
-  /** Arguments of every process that was seen while Pulumi ran. */
-  const seen = new Set<string>();
 
   before(async () => {
     machine = prepared();
-    const stack = await machine.stack();
-    const watch = setInterval(lookAtProcesses, 20);
-    const onOutput = (text: string) => (printed += text);
-    await stack.preview({ color: "never", onOutput, onError: onOutput, diff: true });
-    const command = ["--stack", stackName, "--yes", "--skip-preview", "--diff", "--color", "never"];
-    printed += await machine.run("npm", "run", "-s", "up", "--", ...command);
-    left = [...files(join(machine.directory, "tmp")), ...files(join(machine.directory, "state"))];
-    await stack.preview({ color: "never", onOutput, onError: onOutput, diff: true });
-    clearInterval(watch);
+    machine.configure({ sops: { generate: "empty" } });
+    watch = new Watch(search, [join(machine.directory, "tmp"), join(machine.directory, "state"), "/dev/shm"]);
+    watch.start();
+    const init = await machine.run("npm", "run", "-s", "secrets", "--", "init", "--recovery", ...onStack);
+    search.add({ what: "the recovery key", value: keysIn(init)[0] ?? "" });
+    const value = `m${randomBytes(16).toString("hex")}`;
+    search.add({ what: "an added value", value, home: secret("planted", "whoami") });
+    await feed(
+      `PLANTED=${value}\n`,
+      "npm",
+      "run",
+      "-s",
+      "secrets",
+      "--",
+      "add",
+      "planted",
+      "--namespace",
+      "whoami",
+      ...onStack,
+    );
+    noteIdentities();
+
+    const preview = () => npm("preview", ...onStack, "--diff", "--color", "never");
+    await preview();
+    await npm("up", ...onStack, "--yes", "--skip-preview", "--diff", "--color", "never");
+    await noteCluster();
+    await npm("secrets", "rotate", "--values", "--yes", ...onStack);
+    noteIdentities();
+    await noteCluster();
+    await preview();
+    watch.stop();
   });
 
-  function lookAtProcesses(): void {
-    for (const pid of readdirSync("/proc").filter((name) => /^\d+$/.test(name))) {
-      try {
-        seen.add(readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " "));
-      } catch {
-        // It ended meanwhile.
-      }
+  const onStack = ["--stack", stackName];
+  const keysIn = (text: string): string[] => [...(text.match(/AGE-SECRET-KEY-\S+/g) ?? [])];
+
+  /** Runs one of the project's commands, and keeps what it prints. */
+  async function npm(script: string, ...args: string[]): Promise<void> {
+    const running = execute("npm", ["run", "-s", script, "--", ...args], {
+      ...{ cwd: machine.project, env: machine.env, maxBuffer: 256 * 1024 * 1024 },
+    });
+    const { stdout, stderr } = await running.catch((error: unknown) => {
+      throw new Error(Object.values(error as object).join("\n"), { cause: error });
+    });
+    printed += stdout + stderr;
+  }
+
+  async function feed(input: string, command: string, ...args: string[]): Promise<void> {
+    const running = execute(command, args, { cwd: machine.project, env: machine.env });
+    running.child.stdin?.end(input);
+    const { stdout, stderr } = await running;
+    printed += stdout + stderr;
+  }
+
+  function noteIdentities(): void {
+    for (const value of keysIn(readFileSync(join(machine.directory, `${stackName}.agekey`), "utf8"))) {
+      search.add({ what: "an identity", value, home: sopsAge });
     }
   }
 
-  /** The secrets of the stack, by what they are. */
-  async function secrets(): Promise<Record<string, string>> {
-    const identity = /AGE-SECRET-KEY-\S+/.exec(
-      readFileSync(join(machine.directory, "offline.agekey"), "utf8"),
-    );
+  async function kubeconfig(): Promise<string> {
+    return machine.run("kind", "get", "kubeconfig", "--name", stackName);
+  }
+
+  /** What nobody may know of the cluster: the value that the stack made up, and the key of the kubeconfig. */
+  async function noteCluster(): Promise<void> {
     const password = await machine.kubectl(
       ...["-n", "whoami", "get", "secret", "whoami", "-o", "jsonpath={.data.WHOAMI_NAME}"],
     );
-    const kubeconfig = parse(await machine.run("kind", "get", "kubeconfig", "--name", stackName)) as {
-      users: { user: { "client-key-data": string } }[];
-    };
-    const key = kubeconfig.users[0]?.user["client-key-data"] ?? "";
-    const found = {
-      "the age identity": identity?.[0] ?? "",
-      "a generated password": Buffer.from(password, "base64").toString(),
-      "the same password in base64": password,
-      "the key of the kubeconfig": key,
-      "the same key, decoded": Buffer.from(key, "base64").toString().split("\n")[1] ?? "",
-    };
-    for (const [what, value] of Object.entries(found)) ok(value.length > 20, `${what} is not there`);
-    return found;
+    search.add({
+      ...{ what: "a generated value", home: secret("whoami") },
+      value: Buffer.from(password, "base64").toString(),
+    });
+    const { users } = parse(await kubeconfig()) as { users: [{ user: { "client-key-data": string } }] };
+    const key = users[0].user["client-key-data"];
+    search.add({ what: "the key of the kubeconfig", value: key.slice(200, 400) });
+    search.add({
+      what: "the same key, decoded",
+      value: Buffer.from(key, "base64").toString().split("\n")[2] ?? "",
+    });
   }
 
-  function holders(texts: Iterable<readonly [string, string]>, all: Record<string, string>): string[] {
-    return [...texts].flatMap(([where, text]) =>
-      Object.entries(all)
-        .filter(([, value]) => text.includes(value))
-        .map(([what]) => `${where} holds ${what}`),
+  it("every secret is known to the test", () => {
+    deepEqual(
+      search.markers.map(({ what }) => what),
+      [
+        ...[
+          "the recovery key",
+          "an added value",
+          "an identity",
+          "a generated value",
+          "the key of the kubeconfig",
+        ],
+        ...["the same key, decoded", "an identity", "a generated value"],
+      ],
     );
-  }
-
-  function files(directory: string): [string, string][] {
-    if (!existsSync(directory)) return [];
-    return readdirSync(directory, { recursive: true })
-      .map((name) => join(directory, String(name)))
-      .filter((path) => statSync(path).isFile())
-      .map((path) => [path, readFileSync(path, "latin1")]);
-  }
-
-  it("no secret is in Pulumi's state, nor in its history and backups", async () => {
-    const state = files(join(machine.directory, "pulumi"));
-    ok(state.length > 1);
-    deepEqual(holders(state, await secrets()), []);
+    for (const { what, value } of search.markers) ok(value.length > 20, what);
   });
 
-  it("no secret is in what preview and up print, where they are called secret", async () => {
+  it("no secret is in Pulumi's state, nor in its history and backups", () => {
+    const state = filesBelow(join(machine.directory, "pulumi"));
+    ok(state.length > 3);
+    deepEqual(
+      state.flatMap((path) => search.report(path, readNow(path))),
+      [],
+    );
+  });
+
+  it("no secret is in what the commands print, where they are called secret", () => {
     match(printed, /\[secret\]/);
-    deepEqual(holders([["the output", printed]], await secrets()), []);
+    match(printed, /rotated: the identity of stack/);
+    deepEqual(search.report("the output", printed), []);
   });
 
-  it("no secret is an argument of a process", async () => {
-    ok(
-      [...seen].some((command) => command.includes("kind create cluster")),
-      "the processes were not seen",
+  it("no secret is an argument of a process, or in its environment, but for SOPS's", () => {
+    for (const name of ["pulumi", "kind", "sops", "helm"]) ok(watch.seen.has(name), `no ${name} was seen`);
+    deepEqual(watch.inProcesses(), []);
+  });
+
+  const scratch = () => join(machine.directory, "state", "platform", "tmp");
+  /** Pulumi's Kubernetes plugin writes the kubeconfig for Helm, where `npm run up` has it removed again. */
+  const isForHelm = (finding: string) =>
+    finding.startsWith(scratch()) &&
+    /\/kubeconfig\d+ holds the (key of the kubeconfig|same key)/.test(finding);
+
+  it("no secret is in temporary files, nor in what the stack leaves on this machine", () => {
+    deepEqual(
+      watch.inFiles().filter((finding) => !isForHelm(finding)),
+      [],
     );
-    deepEqual(holders([["the arguments", [...seen].join("\n")]], await secrets()), []);
+    deepEqual(filesBelow(scratch()), []);
   });
 
-  it("no secret is in temporary files, nor in what the stack leaves on this machine", async () => {
-    deepEqual(holders(left, await secrets()), []);
-  });
-
-  it("no secret is in the artifact", async () => {
-    const directory = join(machine.directory, "artifact");
-    mkdirSync(directory);
-    const reference = `127.0.0.1:${registryPort}/platform:${stackName}`;
-    const manifest = JSON.parse(await machine.run("crane", "manifest", reference)) as {
-      layers: { digest: string }[];
-    };
-    for (const { digest } of manifest.layers) {
-      const blob = join(directory, digest);
-      const repository = `127.0.0.1:${registryPort}/platform`;
-      await machine.run("sh", "-c", `crane blob ${repository}@${digest} > ${blob}`);
-      await machine.run("tar", "--extract", "--file", blob, "--directory", directory);
+  it("no secret is in a blob of the artifact", async () => {
+    const repository = `127.0.0.1:${registryPort}/platform`;
+    const manifest = await machine.run("crane", "manifest", `${repository}:${stackName}`);
+    const { config, layers } = JSON.parse(manifest) as { config: Blob; layers: Blob[] };
+    let encrypted = 0;
+    for (const { digest } of [config, ...layers]) {
+      const content = execFileSync("crane", ["blob", `${repository}@${digest}`], { env: machine.env });
+      encrypted +=
+        unpacked(content)
+          .join("")
+          .match(/ENC\[AES256_GCM/g)?.length ?? 0;
+      deepEqual(search.report(`blob ${digest}`, content), []);
     }
-    const content = files(directory);
-    ok(
-      content.some(([, text]) => text.includes("ENC[AES256_GCM")),
-      "the artifact holds no encrypted file",
+    ok(encrypted >= 4, `${encrypted} encrypted values`);
+  });
+
+  it("every secret is in its own Secret alone, in the cluster and in the logs of its pods", async () => {
+    const objects = await objectsOf(await kubeconfig());
+    const strangers = objects.flatMap((object) =>
+      search
+        .in(JSON.stringify(object))
+        .filter(({ home }) => home === undefined || nameOf(home) !== nameOf(refOf(object)))
+        .map(({ what }) => `${nameOf(refOf(object))} holds ${what}`),
     );
-    deepEqual(holders(content, await secrets()), []);
+    deepEqual(strangers, []);
+    const pods = objects.filter(
+      ({ kind, metadata }) => kind === "Pod" && metadata.namespace === "flux-system",
+    );
+    ok(pods.length >= 3);
+    for (const { metadata } of pods) {
+      const log = await machine.kubectl("-n", "flux-system", "logs", metadata.name);
+      deepEqual(search.report(`the log of ${metadata.name}`, log), []);
+    }
+  });
+
+  it("no secret is on the disk, and no tool may dump its core, when a run is killed", async () => {
+    await machine.kubectl("-n", "flux-system", "delete", "secret", "sops-age");
+    const { scripts } = JSON.parse(readFileSync(join(machine.project, "package.json"), "utf8")) as {
+      scripts: { up: string };
+    };
+    const script = `ulimit -c unlimited; ${scripts.up} --stack ${stackName} --yes --skip-preview`;
+    const run = spawn("/bin/sh", ["-c", script], {
+      ...{ cwd: machine.project, env: machine.env, detached: true, stdio: "ignore" },
+    });
+    const during = new Watch(search, [join(machine.directory, "state"), "/dev/shm"], run.pid);
+    during.start();
+    const left = () => filesBelow(scratch());
+    // Pulumi's Kubernetes plugin has written the kubeconfig.
+    for (let tries = 0; tries < 600 && !left().some((path) => readNow(path).includes("clusters:")); tries++) {
+      await sleep(50);
+    }
+    const before = left();
+    process.kill(-(run.pid ?? 0), "SIGKILL");
+    during.stop();
+    ok(before.length > 0, "nothing temporary was seen before the kill");
+    for (let tries = 0; tries < 200 && left().length > 0; tries++) await sleep(50);
+    deepEqual(left(), []);
+    deepEqual(during.inProcesses(), []);
+    deepEqual(
+      during.inFiles().filter((finding) => !isForHelm(finding)),
+      [],
+    );
+    ok(during.seen.has("pulumi"));
+    deepEqual(
+      [...during.cores].filter((limit) => !/^0 of |of sh$/.test(limit)),
+      [],
+    );
   });
 
   it("another host does not reach the registry", async function () {
@@ -159,3 +263,7 @@ suiteOnKind("pulumi up on Kind, kept to itself", (prepared) => {
     }
   });
 });
+
+interface Blob {
+  readonly digest: string;
+}
