@@ -4,6 +4,7 @@ import { getStack, log, RunError, runtime } from "@pulumi/pulumi";
 import { provenance } from "./components/artifact/git";
 import { inspectTree } from "./components/artifact/tree";
 import { Platform } from "./components/platform";
+import { checkRepository, together } from "./components/sops/check";
 import { readGeneratedFiles } from "./components/sops/files";
 import { checkSecretFiles, readersOf } from "./components/sops/place";
 import { ageKeyOf, parseConfig, type ClusterConfig, type PlatformConfig } from "./config";
@@ -29,15 +30,22 @@ async function main(): Promise<Record<string, unknown>> {
   );
 
   const { tree, cluster, requireClean } = config.gitops;
-  const [{ content, findings: ofTree }, ofSecrets, kubeconfig] = await Promise.all([
+  const [{ content, findings: ofTree }, ofFiles, repository, kubeconfig] = await Promise.all([
     inspectTree(tree, cluster),
     // What cannot be read at all, the tree's findings say better.
     checkSecretFiles(tree, readersOf(config)).catch(() => []),
+    checkRepository(tree, { cluster }),
     readKubeconfig(config.cluster),
     examineHost(config),
   ]);
+  const ofSecrets = [...ofFiles, ...repository.changed];
   // Of a secret file that is wrong these say more.
-  const findings = ofSecrets.length > 0 ? ofSecrets : ofTree;
+  const findings = together(
+    ofFiles,
+    repository.changed,
+    ofSecrets.length > 0 ? [] : ofTree,
+    repository.findings,
+  );
   if (findings.length > 0) throw new Error(findings.join("\n"));
   const ageKey = ageKeyOf(runtime.allConfig());
 

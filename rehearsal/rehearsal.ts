@@ -210,7 +210,14 @@ export class Rehearsal {
       "platform:gitops": { ...section("platform:gitops"), requireClean: false },
       ...(this.options.identity === true
         ? {}
-        : { "platform:sops": { generate: "all", identityFile: join(this.directory, "rehearsal.agekey") } }),
+        : {
+            "platform:sops": {
+              recipients: section("platform:sops").recipients,
+              recoveryRecipient: section("platform:sops").recoveryRecipient,
+              generate: "all",
+              identityFile: join(this.directory, "rehearsal.agekey"),
+            },
+          }),
       "platform:release": { timeoutSeconds },
       "platform:chartMirror": join(this.directory, "charts"),
       ...(section("platform:cluster").kind === "existing"

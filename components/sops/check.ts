@@ -1,9 +1,11 @@
 import { realpath } from "node:fs/promises";
-import { relative } from "node:path";
+import { join, relative } from "node:path";
 import { readTree } from "../artifact/tree";
 import { run } from "../command";
-import { mergeBase, scanFiles, scanHistory } from "./history";
+import { mergeBase, scanFiles, scanHistory, uncommitted, type HistoryScan } from "./history";
 import { checkSecretFiles, readersOf } from "./place";
+import { checkChanges } from "./rewrite";
+import { isSecretPath } from "./secret-file";
 import type { SecretStore } from "./store";
 
 /** What was looked at, and what is wrong with it. */
@@ -14,9 +16,30 @@ export interface SecretsCheck {
   readonly notes: readonly string[];
 }
 
+/** What Git knows of a tree and of what is beside it. */
+export interface RepositoryCheck extends SecretsCheck {
+  /** Encrypted files of the tree that something else than SOPS changed, one sentence each. */
+  readonly changed: readonly string[];
+}
+
+/** What of a repository is checked. */
+export interface RepositoryOptions {
+  /** A branch or commit to compare with. @default where the branch left the default branch */
+  readonly base?: string;
+  /**
+   * Look at what a release of this cluster is made of: of encrypted files at its own, and at no file that Git does not
+   * have. What somebody left in a work tree is no reason to refuse a cluster its recovery. @default at everything
+   */
+  readonly cluster?: string;
+}
+
+function isBelow(path: string, directory: string): boolean {
+  return directory === "" || path.startsWith(`${directory}/`);
+}
+
 /** Keys that were made up to be found: they open nothing. */
 function isExample(path: string): boolean {
-  return path.startsWith("test/gitops/invalid/");
+  return /(^|\/)test\/gitops\/invalid\//.test(path);
 }
 
 /**
@@ -34,10 +57,10 @@ export async function checkSecrets(store: SecretStore, base?: string): Promise<S
     checkSecretFiles(tree, readersOf(config)),
     readTree(tree),
     opens(store, files.size),
-    checkRepository(tree, base),
+    checkRepository(tree, base === undefined ? {} : { base }),
   ]);
   return {
-    findings: [...new Set([...visible, ...opened.findings, ...artifact.findings, ...repository.findings])],
+    findings: together(visible, repository.changed, opened.findings, artifact.findings, repository.findings),
     notes: [
       `Checked rules, recipients, form and encryption of ${files.size} secret files of stack "${store.stack}".`,
       ...opened.notes,
@@ -45,6 +68,30 @@ export async function checkSecrets(store: SecretStore, base?: string): Promise<S
       ...repository.notes,
     ],
   };
+}
+
+/**
+ * The findings of several checks, each once, from the check that says most of an encrypted file to the one that says
+ * least: of such a file only the first that names it is heard. What is found in a file and in a commit is said with the
+ * commit.
+ */
+export function together(...checks: readonly (readonly string[])[]): string[] {
+  const heard = new Set<string>();
+  const named = new Set<string>();
+  const fileOf = (finding: string) => /clusters\/\S+?\.enc\.yaml/.exec(finding)?.[0] ?? "";
+  for (const findings of checks) {
+    const fresh = findings.filter((finding) => !named.has(fileOf(finding)));
+    for (const finding of fresh) heard.add(finding);
+    for (const file of fresh.map(fileOf).filter((name) => name !== "")) named.add(file);
+  }
+  const commit = / \(commit [^)]*\)\.$/;
+  const committed = [...heard]
+    .filter((finding) => commit.test(finding))
+    .map((told) => told.replace(commit, "."));
+  // The artifact's paths begin in the tree, those of commits in the repository.
+  const isCommitted = (finding: string) =>
+    committed.some((told) => told === finding || told.endsWith(`/${finding.replace(/^File /, "")}`));
+  return [...heard].filter((finding) => !isCommitted(finding));
 }
 
 async function opens(store: SecretStore, files: number): Promise<SecretsCheck> {
@@ -57,28 +104,58 @@ async function opens(store: SecretStore, files: number): Promise<SecretsCheck> {
   return { findings, notes: [`Opened ${files} of them with the stack's identity, their MACs included.`] };
 }
 
-/** The repository of the tree, beside the tree itself, which is checked as the artifact. */
-async function checkRepository(tree: string, base: string | undefined): Promise<SecretsCheck> {
+/**
+ * Checks the repository of a tree, in every `pulumi up` and by `npm run secrets -- check`: that nothing but SOPS changed
+ * the tree's encrypted files, in the commits since a base and in the work tree; and that nothing that nobody may know
+ * is beside the tree, which is checked as the artifact, or in the history. A tree in no repository has nothing wrong.
+ *
+ * @param tree absolute path
+ * @throws Error when `base` is named and cannot be had
+ */
+export async function checkRepository(
+  tree: string,
+  { base, cluster }: RepositoryOptions = {},
+): Promise<RepositoryCheck> {
   const top = await run("git", ["rev-parse", "--show-toplevel"], { cwd: tree }).catch(() => undefined);
   if (top === undefined) {
-    return { findings: [], notes: [`${tree} is in no Git repository: there is no history to check.`] };
+    const notes = [`${tree} is in no Git repository: there is no history to check.`];
+    return { findings: [], changed: [], notes };
   }
   const repository = top.trim();
-  const inTree = `${relative(repository, await realpath(tree))}/`;
-  const files = await scanFiles(repository, (path) => path.startsWith(inTree) || isExample(path));
-  const beside = `Looked for them in ${files.files} files of the repository beside it.`;
-  const since = await mergeBase(repository, base);
-  if (since === undefined) {
-    const note =
-      "There is no default branch to compare with: the history was not checked. Name one with --base.";
-    return { findings: files.findings, notes: [beside, note] };
-  }
-  const history = await scanHistory(repository, since, isExample);
+  const place = relative(repository, await realpath(tree));
+  const isInTree = (path: string) => isBelow(path, place);
+  const own = cluster === undefined ? place : join(place, "clusters", cluster);
+  const isEncrypted = (path: string) => isBelow(path, own) && isSecretPath(path);
+  const [files, { staged, unstaged }, history] = await Promise.all([
+    scanFiles(repository, (path) => isInTree(path) || isExample(path), cluster === undefined),
+    uncommitted(repository, isEncrypted),
+    checkHistory(repository, base, isEncrypted),
+  ]);
+  const committed = history?.changes ?? [];
+  // What is staged may be another version than what stands in the work tree: either may be the wrong one.
+  const changed = [[], staged].flatMap((more) => [
+    ...checkChanges([...committed, ...unstaged, ...more]).values(),
+  ]);
+  const compared = committed.length + staged.length + unstaged.length;
   return {
-    findings: [...files.findings, ...history.findings],
+    findings: [...files.findings, ...(history?.findings ?? [])],
+    changed: [...new Set(changed)],
     notes: [
-      beside,
-      `Looked for them in ${history.files} versions of files, and the messages, since commit ${since.slice(0, 7)}.`,
+      `Looked for them in ${files.files} files of the repository beside it.`,
+      history === undefined
+        ? "There is no default branch to compare with: the history was not checked. Name one with --base."
+        : `Looked for them in ${history.files} versions of files, and the messages, since commit ${history.since.slice(0, 7)}.`,
+      `Compared ${compared} changes of encrypted files with what SOPS does.`,
     ],
   };
+}
+
+async function checkHistory(
+  repository: string,
+  base: string | undefined,
+  isEncrypted: (path: string) => boolean,
+): Promise<(HistoryScan & { since: string }) | undefined> {
+  const since = await mergeBase(repository, base);
+  if (since === undefined) return undefined;
+  return { since, ...(await scanHistory(repository, since, isExample, isEncrypted)) };
 }

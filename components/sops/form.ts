@@ -1,22 +1,22 @@
 import { parseDocument } from "yaml";
 import { sentence } from "../sentence";
-import { isGenerated, type Generate } from "./files";
+import type { Generate } from "./files";
 import { encryptedRegex } from "./rules";
-import { isEncrypted, type SecretFile } from "./secret-file";
+import type { SecretFile } from "./secret-file";
 
 /**
  * Checks what anybody can see of an `*.enc.yaml` file: that it is a Secret whose values, and nothing else, SOPS
  * encrypted with age. Each finding is one sentence with operation, subject, cause and remedy.
  *
  * @param path relative to the tree
- * @param generate what the stack makes up: a file of its own is left alone
+ * @param generate what the stack makes up: with anything but "none", a file may be one that is not encrypted
  */
 export function checkForm(path: string, content: string, generate: Generate): string[] {
   const operation = `Checking ${path} failed:`;
   const restore = "Restore it from Git.";
   let file: SecretFile | null;
   try {
-    const document = parseDocument(content);
+    const document = parseDocument(content, { logLevel: "error" });
     // A tag that nobody knows is a warning; in a file of SOPS it is a byte that was changed.
     const [wrong] = [...document.errors, ...document.warnings];
     if (wrong !== undefined) throw wrong;
@@ -32,16 +32,16 @@ export function checkForm(path: string, content: string, generate: Generate): st
   ) {
     return [`${operation} it is no Secret. Name it without ".enc", or make it a Secret.`];
   }
-  if (generate === "all") return [];
   const values = Object.entries({ ...file.data, ...file.stringData });
-  if (!isEncrypted(content) && values.some(([, value]) => isSealed(value))) {
-    return [`${operation} SOPS's own part of it is missing: the file was cut off. ${restore}`];
-  }
-  if (isGenerated(content, generate)) return [];
-  if (!isEncrypted(content)) {
+  if (file.sops === undefined) {
+    if (values.some(([, value]) => isSealed(value))) {
+      return [`${operation} SOPS's own part of it is missing: the file was cut off. ${restore}`];
+    }
+    if (generate !== "none") return [];
     return [`${operation} it is not encrypted. Run "sops encrypt --in-place ${path}".`];
   }
-  const sops = file.sops as Readonly<Record<string, unknown>>;
+  // In a file that was changed by hand it may be anything.
+  const sops = (file.sops ?? {}) as Readonly<Record<string, unknown>>;
   const foreign = Object.entries(sops).filter(
     ([key, value]) => foreignKeys().includes(key) && Array.isArray(value) && value.length > 0,
   );
@@ -63,6 +63,9 @@ export function checkForm(path: string, content: string, generate: Generate): st
       : [
           `${operation} it has no MAC: the file was cut off or changed by something else than sops. ${restore}`,
         ]),
+    ...(sops.age === undefined || isRecipients(sops.age)
+      ? []
+      : [`${operation} its "sops.age" is no list of recipients. ${restore}`]),
     ...(sops.encrypted_regex === encryptedRegex
       ? []
       : [
@@ -105,6 +108,12 @@ function partsOf(part: "Secret" | "metadata" | "sops"): readonly string[] {
 /** Keys of SOPS metadata that list others than age recipients. Source: `Metadata` in getsops/sops, stores/stores.go */
 function foreignKeys(): string[] {
   return ["shamir_threshold", "key_groups", "kms", "gcp_kms", "hckms", "azure_kv", "hc_vault", "pgp"];
+}
+
+function isRecipients(value: unknown): boolean {
+  const isOne = (entry: unknown) =>
+    typeof (entry as { recipient?: unknown } | null | undefined)?.recipient === "string";
+  return Array.isArray(value) && value.every(isOne);
 }
 
 function isSealed(value: unknown): boolean {

@@ -59,8 +59,9 @@ export async function checkSecretFiles(tree: string, readers: Readers): Promise<
   const rules = findRules(tree);
   const files = await ruledFiles(tree, readers.cluster, rules);
   const text = rules === undefined ? undefined : await readFile(rules, "utf8");
-  return [
-    ...[...files.own].flatMap(([path, content]) => checkForm(path, content, readers.generate)),
-    ...checkRules(text, readers, files),
-  ];
+  const wrong = new Map(
+    [...files.own].map(([path, content]) => [path, checkForm(path, content, readers.generate)]),
+  );
+  const own = new Map([...files.own].filter(([path]) => wrong.get(path)?.length === 0));
+  return [...[...wrong.values()].flat(), ...checkRules(text, readers, { ...files, own })];
 }

@@ -21,9 +21,9 @@ export function everyRecipient({ recipients, recoveryRecipient }: Readers): stri
   return recoveryRecipient === undefined ? [...recipients] : [...recipients, recoveryRecipient];
 }
 
-/** Whether files of a stack are encrypted in Git; those of one that makes all its values up are not. */
-export function needsRule({ generate, recipients }: Readers): boolean {
-  return generate !== "all" && recipients.length > 0;
+/** Whether files of a stack are encrypted in Git. */
+export function needsRule({ recipients }: Readers): boolean {
+  return recipients.length > 0;
 }
 
 /** The `*.enc.yaml` files of a tree, as the rules see them. */
@@ -105,8 +105,6 @@ export function checkRules(text: string | undefined, stack: Readers, files: Rule
 
 function checkRule(rule: Rule, index: number, stack: Readers): string[] {
   const subject = `Checking rule ${index + 1} of .sops.yaml failed:`;
-  // Its values are made up, and its files encrypted anew: a rehearsal of any stack is such a one.
-  if (stack.generate === "all") return [];
   if (!needsRule(stack)) {
     return [
       `${subject} it matches files of stack "${stack.stack}", which has no recipients. Set platform:sops.recipients of Pulumi.${stack.stack}.yaml, or remove the rule.`,

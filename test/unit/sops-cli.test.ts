@@ -1,16 +1,19 @@
-import { deepEqual, equal, ok, rejects } from "node:assert/strict";
+import { deepEqual, equal, match, ok, rejects } from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { randomBytes, randomInt } from "node:crypto";
-import { chmodSync, existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
-import { delimiter, join } from "node:path";
+import { readFileSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { parse, parseDocument } from "yaml";
+import { checkRepository } from "../../components/sops/check";
 import { SopsCli } from "../../components/sops/client";
-import { editSecret } from "../../components/sops/edit";
 import { checkForm } from "../../components/sops/form";
+import { uncommitted } from "../../components/sops/history";
+import { checkChanges } from "../../components/sops/rewrite";
+import { checkRules, renderRules, type Readers } from "../../components/sops/rules";
 import { recipientsOf, secretManifest, withValues } from "../../components/sops/secret-file";
 import { SecretStore } from "../../components/sops/store";
 import { binDirectory, ensureTools, pinnedVersion } from "../../tools/tools";
-import { temporaryDirectory, withEnvironment, writeFiles } from "./temporary";
+import { temporaryDirectory, writeFiles } from "./temporary";
 
 const sops = new SopsCli();
 const path = "clusters/x/apps/s.enc.yaml";
@@ -206,61 +209,180 @@ describe("a Secret through SOPS", function () {
   });
 });
 
-describe("one changed byte of an encrypted file", function () {
-  this.timeout(120_000);
-
-  it("is refused, or changes nothing that Flux would apply", async () => {
-    const { key, recipient } = await identity();
-    const original = await sops.encrypt(secretOf({ TOKEN: "hunter2", PIN: "1234" }), path, [recipient]);
-    const applied = (text: string) => JSON.stringify(parse(text));
-    const expected = applied(await sops.decrypt(original, path, key));
-    const bytes = Buffer.from(original);
-    let accepted = 0;
-    let opened = 0;
-    const rounds = 400;
-    for (let round = 0; round < rounds; round++) {
-      const changed = Buffer.from(bytes);
-      const at = randomInt(bytes.length);
-      // Printable, or the end of a line: what an editor or a merge would leave.
-      const byte = randomInt(96) === 0 ? 10 : 32 + randomInt(95);
-      if (changed[at] === byte) continue;
-      changed[at] = byte;
-      const text = changed.toString();
-      let refused = true;
-      try {
-        const wrong = parseDocument(text).errors.length > 0 || checkForm(path, text, "none").length > 0;
-        // As the rules do: a file for others than the stack's recipients is none of the stack's.
-        refused = wrong || recipientsOf(text).join(",") !== recipient;
-      } catch {
-        refused = true;
-      }
-      if (refused) continue;
-      opened++;
-      const result = await sops.decrypt(text, path, key).catch(() => undefined);
-      if (result === undefined) continue;
-      accepted++;
-      equal(applied(result), expected, `byte ${at} of ${JSON.stringify(original.slice(at - 20, at + 20))}`);
-    }
-    ok(opened > 100 && accepted < rounds / 10, `${opened} opened, ${accepted} accepted of ${rounds}`);
+/** A Git repository with one file of two recipients, encrypted by SOPS and committed with its rules. */
+async function committed() {
+  const [own, recovery] = [await identity(), await identity()];
+  const directory = temporaryDirectory();
+  const git = (...args: readonly string[]) =>
+    execFileSync("git", ["-c", "user.name=T", "-c", "user.email=t@example.com", ...args], {
+      ...{ cwd: directory, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] },
+    }).trim();
+  const commit = (message = "Change") => {
+    git("add", "--all");
+    git("commit", "--quiet", "--allow-empty", "--message", message);
+  };
+  const readers: Readers = {
+    ...{ stack: "x", cluster: "x", generate: "none" },
+    ...{ recipients: [own.recipient], recoveryRecipient: recovery.recipient },
+  };
+  const rules = renderRules([readers], { tree: "gitops", all: [path] });
+  const manifest = secretOf({ A: "1", B: "2", C: "3" }).replace(
+    "namespace: team",
+    "namespace: team\n  labels:\n    tier: b",
+  );
+  const file = join(directory, "gitops", path);
+  const tree = join(directory, "gitops");
+  git("init", "--quiet", "--initial-branch", "main");
+  writeFiles(directory, {
+    ".sops.yaml": rules,
+    [`gitops/${path}`]: await sops.encrypt(manifest, path, [own.recipient, recovery.recipient]),
   });
+  commit();
+  return { directory, tree, file, git, commit, readers, rules, own };
+}
 
-  it("is refused at every place of the values, their names and the MAC", async () => {
-    const { key, recipient } = await identity();
-    const original = await sops.encrypt(secretOf({ TOKEN: "hunter2" }), path, [recipient]);
-    const parts = [/TOKEN/, /namespace: team/, /data:.*/, /mac: ENC\[AES256_GCM,.*/];
-    for (const part of parts) {
-      const [found = ""] = part.exec(original) ?? [];
-      ok(found !== "", String(part));
-      const start = original.indexOf(found);
-      for (let tries = 0; tries < 6; tries++) {
-        const at = start + randomInt(found.length);
-        const other = original[at] === "A" ? "B" : "A";
-        if (!/[\w+/]/.test(original[at] ?? "")) continue;
-        const text = `${original.slice(0, at)}${other}${original.slice(at + 1)}`;
-        if (checkForm(path, text, "none").length > 0) continue;
-        await rejects(sops.decrypt(text, path, key), `${found} at ${at - start}`);
+describe("one changed byte of an encrypted file", function () {
+  this.timeout(300_000);
+
+  it("is refused wherever it is, replaced, removed or added", async () => {
+    const { tree, file, readers, rules, own } = await committed();
+    const original = readFileSync(file, "utf8");
+    const place = `gitops/${path}`;
+    // What Git has of the file, as the check reads it.
+    writeFileSync(file, `${original} `);
+    const { unstaged } = await uncommitted(join(tree, ".."), (name) => name === place);
+    const [{ olders } = { olders: [] }] = unstaged;
+    equal(olders[0]?.text, original);
+
+    const checks: Readonly<Record<string, (text: string) => boolean>> = {
+      form: (text) => checkForm(path, text, "none").length > 0,
+      rules: (text) =>
+        checkRules(rules, readers, { tree: "gitops", own: new Map([[path, text]]), all: [path] }).length > 0,
+      rewrite: (text) => checkChanges([{ path: place, olders, newer: text }]).size > 0,
+    };
+    const refused: Record<string, string[]> = { form: [], rules: [], rewrite: [], sops: [] };
+    const accepted: string[] = [];
+    let changes = 0;
+    const at = (index: number, removed: number, added: string) =>
+      `${original.slice(0, index)}${added}${original.slice(index + removed)}`;
+    for (let index = 0; index <= original.length; index++) {
+      const printable = 32 + ((original.charCodeAt(index) - 32 + 1 + randomInt(94)) % 95);
+      const texts = [
+        ...(index === original.length
+          ? []
+          : [at(index, 1, String.fromCharCode(printable)), at(index, 1, "")]),
+        ...[" ", "\n", "x"].map((added) => at(index, 0, added)),
+      ];
+      for (const text of texts) {
+        changes++;
+        const name = Object.keys(checks).find((check) => checks[check]?.(text));
+        if (name !== undefined) refused[name]?.push(text);
+        else if (
+          await sops
+            .decrypt(text, path, own.key)
+            .then(() => false)
+            .catch(() => true)
+        )
+          refused.sops?.push(text);
+        else
+          accepted.push(
+            `byte ${index} of ${JSON.stringify(text.slice(Math.max(0, index - 20), index + 20))}`,
+          );
       }
     }
+    const counts = Object.entries(refused).map(([name, texts]) => `${name} ${texts.length}`);
+    console.error(`      ${changes} changes of ${original.length} bytes, refused by: ${counts.join(", ")}`);
+    deepEqual(accepted, []);
+    equal(changes, 5 * original.length + 3);
+
+    // What Git alone knows is refused by the whole check, too.
+    const known = refused.rewrite ?? [];
+    ok(known.length > 1000, `${known.length} of ${changes}`);
+    for (let round = 0; round < 10; round++) {
+      writeFileSync(file, known[randomInt(known.length)] ?? "");
+      equal((await checkRepository(tree)).changed.length, 1);
+    }
+    writeFileSync(file, original);
+    deepEqual((await checkRepository(tree)).changed, []);
+  });
+});
+
+describe("what the official sops makes of a committed file", function () {
+  this.timeout(60_000);
+  type Repository = Awaited<ReturnType<typeof committed>>;
+
+  /** Runs sops on the file, as its user does. */
+  const run = ({ directory, own }: Repository, args: readonly string[], editor = "") =>
+    official("sops", args, directory, { SOPS_AGE_KEY: own.key, EDITOR: editor });
+
+  /** Names another recipient in the rules, or takes it out of them. */
+  async function updateKeys(repository: Repository, round: number): Promise<void> {
+    const { directory, readers } = repository;
+    const recipients = [...readers.recipients, ...(round === 0 ? [(await identity()).recipient] : [])];
+    const rules = renderRules([{ ...readers, recipients }], { tree: "gitops", all: [path] });
+    writeFileSync(join(directory, ".sops.yaml"), rules);
+    run(repository, ["updatekeys", "--yes", repository.file]);
+  }
+
+  /** Form, MAC and what Git knows. */
+  async function findings({ tree, file, own }: Repository): Promise<readonly string[]> {
+    const text = readFileSync(file, "utf8");
+    await sops.decrypt(text, path, own.key);
+    return [...checkForm(path, text, "none"), ...(await checkRepository(tree, { base: "main" })).changed];
+  }
+
+  for (const [what, change, pause = 0] of [
+    ["edit of a value", (of) => run(of, ["edit", of.file], "sed -i 's/A: /&x/'")],
+    // It leaves the MAC as it is, until the second is over.
+    ["edit of a key", (of) => run(of, ["edit", of.file], "sed -i 's/A:/A&/'"), 1_000],
+    ["edit of a label's name", (of) => run(of, ["edit", of.file], "sed -i 's/tier/&x/'"), 1_000],
+    ["edit of a comment and its place", (of) => run(of, ["edit", of.file], "sed -i '1i # x'"), 1_000],
+    ["set of a value", (of, round) => run(of, ["set", of.file, '["stringData"]["A"]', `"new ${round}"`])],
+    ["set of a new key", (of, round) => run(of, ["set", of.file, `["stringData"]["N${round}"]`, '"x"'])],
+    ["unset", (of, round) => run(of, ["unset", of.file, `["stringData"]["${round === 0 ? "A" : "B"}"]`])],
+    ["rotate", (of) => run(of, ["rotate", "--in-place", of.file])],
+    ["updatekeys", updateKeys],
+    [
+      "encrypt of what it decrypted",
+      (of) => {
+        run(of, ["decrypt", "--in-place", of.file]);
+        run(of, ["encrypt", "--in-place", of.file]);
+      },
+    ],
+  ] as const satisfies readonly (readonly [string, (of: Repository, round: number) => unknown, number?])[]) {
+    it(`is accepted: ${what}, twice as soon as it can be`, async () => {
+      const repository = await committed();
+      repository.git("switch", "--quiet", "--create", "topic");
+      for (const round of [0, 1]) {
+        await new Promise((resolve) => setTimeout(resolve, pause));
+        const before = readFileSync(repository.file, "utf8");
+        await change(repository, round);
+        ok(readFileSync(repository.file, "utf8") !== before, "nothing changed");
+        deepEqual(await findings(repository), []);
+        repository.commit();
+        deepEqual(await findings(repository), []);
+      }
+    });
+  }
+
+  it("is accepted where Git merged a value of one branch with the recipients of another", async () => {
+    const repository = await committed();
+    const { git, commit, file } = repository;
+    git("switch", "--quiet", "--create", "values");
+    run(repository, ["set", file, '["stringData"]["A"]', '"new"']);
+    commit();
+    git("switch", "--quiet", "--create", "recipients", "main");
+    await updateKeys(repository, 0);
+    commit();
+    git("merge", "--quiet", "--no-edit", "values");
+    equal(git("rev-list", "--count", "--merges", "HEAD"), "1");
+    deepEqual(await findings(repository), []);
+    equal(recipientsOf(readFileSync(file, "utf8")).length, 3);
+
+    // A merge that changed more than its parents did is refused.
+    writeFileSync(file, readFileSync(file, "utf8").replace("tier:", "tyer:"));
+    git("commit", "--quiet", "--all", "--amend", "--no-edit");
+    match((await findings(repository)).join("\n"), /^Checking \S+ failed: it was changed by something else/);
   });
 });
 
@@ -352,52 +474,5 @@ describe("the official programs", function () {
       keys: [/^AGE-SECRET-KEY-.*$/m.exec(other)?.[0]],
       notes: {},
     });
-  });
-});
-
-describe("edit", function () {
-  this.timeout(60_000);
-
-  it("shows the plain text to the editor in memory alone, and leaves nothing behind", async () => {
-    const { key, recipient } = await identity();
-    const directory = temporaryDirectory();
-    const file = "gitops/clusters/x/s.enc.yaml";
-    writeFiles(directory, {
-      "Pulumi.x.yaml": `config:\n  platform:cluster: {kind: kind}\n  platform:registry: {kind: local}\n  platform:domain: x\n  platform:sops: {identityFile: ${directory}/x.agekey, recipients: [${recipient}]}\n`,
-      "x.agekey": key,
-      [file]: await sops.encrypt(secretOf({ A: "one" }), path, [recipient]),
-      editor: `#!/bin/sh\necho "$1" > ${directory}/seen\nsed -i 's/one/two/' "$1"\n`,
-    });
-    chmodSync(join(directory, "editor"), 0o755);
-    const store = new SecretStore({ stack: "x", project: directory, sops, env: {} });
-    const PATH = [binDirectory(), process.env.PATH ?? ""].join(delimiter);
-    await withEnvironment({ PATH }, async () => {
-      const env = {
-        ...process.env,
-        EDITOR: join(directory, "editor"),
-        SOPS_EDITOR: undefined,
-        XDG_RUNTIME_DIR: "",
-      };
-      equal(await editSecret(store, "clusters/x/s.enc.yaml", env), "clusters/x/s.enc.yaml");
-      // Nothing that changes is no error.
-      await editSecret(store, join(directory, file), { ...env, EDITOR: "true" });
-      await rejects(editSecret(store, "clusters/x/t.enc.yaml", env), {
-        message:
-          'Editing clusters/x/t.enc.yaml failed: it is no encrypted file of stack "x". Those are clusters/x/s.enc.yaml.',
-      });
-    });
-    const seen = readFileSync(join(directory, "seen"), "utf8").trim();
-    ok(seen.startsWith("/dev/shm/platform-secrets-"), seen);
-    equal(existsSync(seen), false);
-    deepEqual(
-      readdirSync("/dev/shm").filter((name) => name.startsWith(`platform-secrets-${process.pid}-`)),
-      [],
-    );
-    const { stringData } = parse(
-      await sops.decrypt(readFileSync(join(directory, file), "utf8"), path, key),
-    ) as {
-      stringData: unknown;
-    };
-    deepEqual(stringData, { A: "two" });
   });
 });

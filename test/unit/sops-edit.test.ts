@@ -1,12 +1,14 @@
-import { deepEqual, equal, match, ok } from "node:assert/strict";
+import { deepEqual, equal, match, ok, rejects } from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
 import { chmodSync, existsSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { SopsCli } from "../../components/sops/client";
+import { editSecret } from "../../components/sops/edit";
 import { secretManifest } from "../../components/sops/secret-file";
+import { SecretStore } from "../../components/sops/store";
 import { binDirectory, ensureTools } from "../../tools/tools";
-import { temporaryDirectory, writeFiles } from "./temporary";
+import { temporaryDirectory, withEnvironment, writeFiles } from "./temporary";
 
 const project = join(__dirname, "..", "..");
 const sops = new SopsCli();
@@ -90,6 +92,23 @@ describe("an editor of a secret", function () {
     const [editor = "", parent = "", plain = ""] = readFileSync(seen, "utf8").trim().split(" ");
     return { node, editor: Number(editor), sops: Number(parent), plain };
   }
+
+  it("is given a file by its path in the tree, or from anywhere, and may leave it as it is", async () => {
+    const store = new SecretStore({ stack: "x", project: directory, sops, env: {} });
+    const PATH = [binDirectory(), process.env.PATH ?? ""].join(delimiter);
+    const before = readFileSync(join(directory, file), "utf8");
+    await withEnvironment({ PATH }, async () => {
+      const env = { ...process.env, SOPS_EDITOR: "true" };
+      for (const named of ["clusters/x/s.enc.yaml", join(directory, file)]) {
+        equal(await editSecret(store, named, env), "clusters/x/s.enc.yaml");
+      }
+      await rejects(editSecret(store, "clusters/x/t.enc.yaml", env), {
+        message:
+          'Editing clusters/x/t.enc.yaml failed: it is no encrypted file of stack "x". Those are clusters/x/s.enc.yaml.',
+      });
+    });
+    equal(readFileSync(join(directory, file), "utf8"), before);
+  });
 
   it("sees the plain text in memory, of this user alone, and no identity", async () => {
     const { node, editor, plain } = await open();

@@ -1,8 +1,12 @@
 import { deepEqual, equal, match, rejects } from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { execFileSync } from "node:child_process";
-import { mergeBase, scanFiles, scanHistory } from "../../components/sops/history";
+import { join } from "node:path";
+import { runtime } from "@pulumi/pulumi";
+import { checkRepository, together } from "../../components/sops/check";
+import { mergeBase, scanFiles, scanHistory, uncommitted } from "../../components/sops/history";
 import { isRandom, leaksIn } from "../../components/sops/leaks";
+import { smallTree } from "./small-tree";
 import { temporaryDirectory, writeFiles } from "./temporary";
 
 /** Random text, so that no token stands in this file. */
@@ -81,22 +85,24 @@ describe("leaks", () => {
   });
 });
 
+/** A Git repository of its own. */
+function repository() {
+  const directory = temporaryDirectory();
+  const git = (...args: readonly string[]) =>
+    execFileSync("git", ["-c", "user.name=T", "-c", "user.email=t@example.com", ...args], {
+      ...{ cwd: directory, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] },
+    }).trim();
+  git("init", "--initial-branch", "main");
+  const commit = (files: Readonly<Record<string, string>>, message = "Change"): string => {
+    writeFiles(directory, files);
+    git("add", "--all");
+    git("commit", "--allow-empty", "--message", message);
+    return git("rev-parse", "--short=7", "HEAD");
+  };
+  return { directory, git, commit };
+}
+
 describe("leaks in a repository", () => {
-  function repository() {
-    const directory = temporaryDirectory();
-    const git = (...args: readonly string[]) =>
-      execFileSync("git", ["-c", "user.name=T", "-c", "user.email=t@example.com", ...args], {
-        ...{ cwd: directory, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] },
-      }).trim();
-    git("init", "--initial-branch", "main");
-    const commit = (files: Readonly<Record<string, string>>, message = "Change"): string => {
-      writeFiles(directory, files);
-      git("add", "--all");
-      git("commit", "--allow-empty", "--message", message);
-      return git("rev-parse", "--short=7", "HEAD");
-    };
-    return { directory, git, commit };
-  }
   const nothing = () => false;
   const plain = "kind: Secret\nmetadata: {name: s, namespace: n}\nstringData: {A: x}\n";
 
@@ -104,7 +110,8 @@ describe("leaks in a repository", () => {
     const { directory, commit } = repository();
     commit({ ".gitignore": "*.agekey\n", "a.txt": "fine" });
     writeFiles(directory, { "dev.agekey": age, "new file.txt": age, "examples/k.txt": age, "s.yaml": plain });
-    const { findings, files } = await scanFiles(directory, (path) => path.startsWith("examples/"));
+    const { findings, files } = await scanFiles(directory, (path) => path.startsWith("examples/"), true);
+    deepEqual(await scanFiles(directory, nothing, false), { findings: [], files: 2 });
     deepEqual(findings, [
       'File new file.txt holds a private key ("AGE-SECRET-KEY-…"). Remove it from the tree and its history, and replace the key.',
       'Secret n/s holds "A" in plain text. Encrypt its file with "sops encrypt --in-place" and name it *.enc.yaml.',
@@ -123,9 +130,9 @@ describe("leaks in a repository", () => {
     const { findings, files } = await scanHistory(directory, base, nothing);
     deepEqual([...findings].sort(), [
       `File dir/ä b.txt holds a private key ("AGE-SECRET-KEY-…"). Remove it from the tree and its history, and replace the key (commit ${first}).`,
-      `Secret n/s holds "A" in plain text. Encrypt its file with "sops encrypt --in-place" and name it *.enc.yaml (commit ${first}).`,
+      `Secret n/s holds "A" in plain text. Encrypt its file with "sops encrypt --in-place" and name it *.enc.yaml (commit ${first} of s.yaml).`,
     ]);
-    equal(files, 3);
+    equal(files, 4);
     deepEqual((await scanHistory(directory, base, () => true)).findings, []);
   });
 
@@ -152,5 +159,303 @@ describe("leaks in a repository", () => {
     });
     git("branch", "--move", "trunk");
     equal(await mergeBase(directory), undefined);
+  });
+});
+
+describe("changes of encrypted files in a repository", () => {
+  const isEncrypted = (path: string) => path.endsWith(".enc.yaml");
+  const file = "t/a.enc.yaml";
+  const content = (text: string) => ({ [file]: `# ${text}\n` });
+  const history = async (directory: string, base: string) =>
+    (await scanHistory(directory, base, () => false, isEncrypted)).changes.map(
+      ({ path, olders, newer }) =>
+        `${olders.map(({ text, commit }) => `${commit} ${text.trim()}`).join(" and ")} -> ${path} ${newer?.trim() ?? "gone"}`,
+    );
+
+  it("are read from first to last, with what was there before and the commit that had it", async () => {
+    const { directory, git, commit } = repository();
+    const base = commit({ ...content("one"), "b.yaml": "x" });
+    const second = commit({ ...content("two"), "b.yaml": "y" });
+    const third = commit({ "t/ä b.enc.yaml": "# new\n" });
+    git("rm", "--quiet", file);
+    commit({});
+    deepEqual(await history(directory, base), [
+      `${base} # one -> ${file} # two`,
+      " -> t/ä b.enc.yaml # new",
+      `${third} # two -> ${file} gone`,
+    ]);
+    deepEqual(await history(directory, second), [
+      " -> t/ä b.enc.yaml # new",
+      `${third} # two -> ${file} gone`,
+    ]);
+  });
+
+  it("that a merge made are compared with each parent, and what it took from one is that parent's", async () => {
+    const { directory, git, commit } = repository();
+    const base = commit({ ...content("one"), "t/b.enc.yaml": "# b\n" });
+    git("switch", "--quiet", "--create", "topic");
+    const topic = commit(content("topic"));
+    git("switch", "--quiet", "main");
+    const main = commit({ ...content("main"), "t/b.enc.yaml": "# b2\n" });
+    git("switch", "--quiet", "topic");
+    try {
+      git("merge", "--quiet", "main");
+    } catch {
+      // It is in conflict.
+    }
+    const merged = commit(content("both"), "Merge");
+    const changes = await history(directory, base);
+    deepEqual(changes.slice(-2), [
+      `${topic} # topic and ${main} # main -> ${file} # both`,
+      `${merged} # b2 -> t/b.enc.yaml # b2`,
+    ]);
+    equal(changes.length, 5);
+  });
+
+  it("that are in no commit yet are compared with the last", async () => {
+    const { directory, git, commit } = repository();
+    const base = commit({ ...content("one"), "t/b.enc.yaml": "# b\n", "t/c.enc.yaml": "# c\n" });
+    const version = (path: string, text: string) => [{ path, text, commit: base }];
+    writeFiles(directory, { ...content("staged"), "t/d e.enc.yaml": "# d\n", "t/b.enc.yaml": "# b2\n" });
+    git("add", file);
+    writeFiles(directory, content("unstaged"));
+    git("rm", "--quiet", "t/c.enc.yaml");
+    deepEqual(await uncommitted(directory, isEncrypted), {
+      staged: [{ path: file, olders: version(file, "# one\n"), newer: "# staged\n" }],
+      unstaged: [
+        { path: file, olders: version(file, "# one\n"), newer: "# unstaged\n" },
+        { path: "t/b.enc.yaml", olders: version("t/b.enc.yaml", "# b\n"), newer: "# b2\n" },
+        { path: "t/c.enc.yaml", olders: version("t/c.enc.yaml", "# c\n") },
+        { path: "t/d e.enc.yaml", olders: [], newer: "# d\n" },
+      ],
+    });
+  });
+
+  it("of a merge that is under way are compared with both sides", async () => {
+    const { directory, git, commit } = repository();
+    commit(content("one"));
+    git("switch", "--quiet", "--create", "topic");
+    commit(content("topic"));
+    git("switch", "--quiet", "main");
+    commit(content("main"));
+    try {
+      git("merge", "--quiet", "topic");
+    } catch {
+      writeFiles(directory, content("both"));
+    }
+    const { unstaged } = await uncommitted(directory, isEncrypted);
+    deepEqual(
+      unstaged.map(({ olders, newer }) => [...olders.map(({ text }) => text), newer]),
+      [["# main\n", "# topic\n", "# both\n"]],
+    );
+  });
+});
+
+describe("the check of a repository", () => {
+  /** A file that SOPS encrypted, for all that Git knows. */
+  const sealed = (label: string) =>
+    `kind: Secret\nmetadata:\n  name: s\n  labels:\n    ${label}: b\nstringData:\n  A: ENC[AES256_GCM,data:eA==,iv:eA==,tag:eA==,type:str]\nsops:\n  age: []\n  mac: ENC[AES256_GCM,data:eA==,iv:eA==,tag:eA==,type:str]\n`;
+  const file = "gitops/clusters/x/s.enc.yaml";
+  const changed = (commit: string) =>
+    `Checking ${file} failed: it was changed by something else than SOPS since commit ${commit}. Restore it from Git (${commit}:${file}), and change it with "npm run secrets -- edit".`;
+
+  it("finds nothing where there is none", async () => {
+    const directory = temporaryDirectory();
+    deepEqual(await checkRepository(directory), {
+      ...{ findings: [], changed: [] },
+      notes: [`${directory} is in no Git repository: there is no history to check.`],
+    });
+  });
+
+  it("finds what is beside the tree and in the history, and not what is in the tree", async () => {
+    const { directory, git, commit } = repository();
+    commit({ "gitops/a.yaml": "x" });
+    git("switch", "--quiet", "--create", "topic");
+    const hash = commit({ "b.txt": age });
+    commit({ "b.txt": "gone" });
+    writeFiles(directory, { "gitops/a.yaml": age, "c.txt": age, "x/test/gitops/invalid/d.txt": age });
+    const { findings, notes } = await checkRepository(join(directory, "gitops"));
+    deepEqual(
+      findings.map((finding) => finding.replace(/holds .*replace the key/, "…")),
+      ["File c.txt ….", `File b.txt … (commit ${hash}).`],
+    );
+    deepEqual(notes, [
+      "Looked for them in 2 files of the repository beside it.",
+      `Looked for them in 2 versions of files, and the messages, since commit ${git("rev-parse", "main").slice(0, 7)}.`,
+      "Compared 0 changes of encrypted files with what SOPS does.",
+    ]);
+  });
+
+  it("says what was not compared where there is no default branch", async () => {
+    const { directory, git, commit } = repository();
+    const hash = commit({ [file]: sealed("a") });
+    git("branch", "--move", "trunk");
+    writeFiles(directory, { [file]: sealed("c") });
+    const { changed: found, notes } = await checkRepository(join(directory, "gitops"));
+    deepEqual(found, [changed(hash)]);
+    match(notes.join("\n"), /^There is no default branch to compare with: the history was not checked\./m);
+  });
+
+  it("finds a file that something else than SOPS changed: committed, staged or in the work tree", async () => {
+    const { directory, git, commit } = repository();
+    const tree = join(directory, "gitops");
+    const first = commit({ [file]: sealed("a"), "other/clusters/x/s.enc.yaml": sealed("a") });
+    const found = async () => (await checkRepository(tree, { base: first })).changed;
+    deepEqual(await found(), []);
+    writeFiles(directory, { [file]: sealed("c"), "other/clusters/x/s.enc.yaml": sealed("c") });
+    deepEqual(await found(), [changed(first)]);
+    git("add", "--all");
+    deepEqual(await found(), [changed(first)]);
+    // What is staged is what the next commit holds.
+    writeFiles(directory, { [file]: sealed("a") });
+    deepEqual(await found(), [changed(first)]);
+    commit({ [file]: sealed("c") });
+    deepEqual(await found(), [changed(first)]);
+    commit({ a: "x" });
+    deepEqual(await found(), [changed(first)]);
+    git("mv", file, "gitops/t.enc.yaml");
+    equal((await found()).join().startsWith("Checking gitops/t.enc.yaml failed: "), true);
+    git("mv", "gitops/t.enc.yaml", file);
+    writeFiles(directory, { [file]: sealed("a") });
+    deepEqual(await found(), []);
+    commit({});
+    deepEqual(await found(), []);
+  });
+
+  it("looks at what a release is made of: encrypted files of its cluster, and no file that Git does not have", async () => {
+    const { directory, commit } = repository();
+    const tree = join(directory, "gitops");
+    const other = "gitops/clusters/y/s.enc.yaml";
+    const first = commit({ [file]: sealed("a"), [other]: sealed("a"), "known.txt": age });
+    writeFiles(directory, { [file]: sealed("c"), [other]: sealed("c"), kubeconfig: age });
+    const { changed: found, findings } = await checkRepository(tree, { cluster: "x" });
+    deepEqual(found, [changed(first)]);
+    deepEqual(
+      findings.map((finding) => finding.replace(/ holds .*/, "")),
+      ["File known.txt"],
+    );
+  });
+
+  it("takes a repository that is a tree itself for one", async () => {
+    const { directory, commit } = repository();
+    const first = commit({ "clusters/x/s.enc.yaml": sealed("a") });
+    writeFiles(directory, { "clusters/x/s.enc.yaml": sealed("c"), "a.txt": age });
+    const { changed: found, findings } = await checkRepository(directory, { base: first });
+    deepEqual([found.length, findings.length], [1, 0]);
+  });
+});
+
+describe("every run", function () {
+  this.timeout(600_000);
+
+  /** Runs the project's program on a tree until it is refused. */
+  async function refused(tree: string): Promise<{ message: string; registered: string[] }> {
+    const registered: string[] = [];
+    await runtime.setMocks(
+      {
+        newResource: ({ type, inputs }) => {
+          registered.push(type);
+          return { id: "", state: inputs as object };
+        },
+        call: ({ inputs }) => inputs as object,
+      },
+      "platform",
+      "x",
+      false,
+    );
+    const kubeconfigFile = join(tree, "..", "kubeconfig");
+    runtime.setAllConfig({
+      "platform:cluster": JSON.stringify({
+        kind: "existing",
+        kubeconfigFile,
+        loadBalancerCidr: "10.0.0.0/24",
+      }),
+      "platform:registry": JSON.stringify({ kind: "remote", repository: "localhost/x" }),
+      "platform:domain": "example.com",
+      "platform:gitops": JSON.stringify({ tree }),
+      "platform:sops": JSON.stringify({ generate: "all" }),
+    });
+    try {
+      const { default: program } = await import("../../index");
+      return await program().then(
+        () => ({ message: "", registered }),
+        (error: unknown) => ({ message: (error as Error).message, registered }),
+      );
+    } finally {
+      runtime.setAllConfig({});
+    }
+  }
+
+  it("makes the check of the repository before anything is registered, and says of no file twice", async () => {
+    const { directory, git, commit } = repository();
+    const sealed = (label: string, mac = "x") =>
+      `kind: Secret\nmetadata: {name: ${label}}\nstringData: {A: "ENC[AES256_GCM,data:x]"}\nsops:\n  age: []\n  encrypted_regex: ^(data|stringData)$\n  mac: ENC[AES256_GCM,data:${mac}]\n`;
+    const file = "gitops/clusters/x/controllers/secret.enc.yaml";
+    const other = "gitops/clusters/x/controllers/other.enc.yaml";
+    const tree = Object.fromEntries(
+      Object.entries(smallTree).map(([path, text]) => [`gitops/${path}`, text]),
+    );
+    commit({ ...tree, [file]: sealed("a"), [other]: sealed("o") });
+    git("switch", "--quiet", "--create", "topic");
+    const leak = commit({ "b.txt": age, "gitops/c.txt": age });
+    const head = commit({ "b.txt": "gone" });
+    writeFiles(directory, {
+      kubeconfig: "",
+      [file]: sealed("c"),
+      [other]: sealed("p").replace(/ {2}mac.*\n/, ""),
+    });
+    const { message, registered } = await refused(join(directory, "gitops"));
+    deepEqual(registered, []);
+    deepEqual(
+      message.split("\n").map((line) => line.replace(/ holds .*replace the key|: it has no MAC.*/, " …")),
+      [
+        "Checking clusters/x/controllers/other.enc.yaml failed …",
+        `Checking ${file} failed: it was changed by something else than SOPS since commit ${head}. Restore it from Git (${head}:${file}), and change it with "npm run secrets -- edit".`,
+        `File b.txt … (commit ${leak}).`,
+        `File gitops/c.txt … (commit ${leak}).`,
+      ],
+    );
+  });
+});
+
+describe("findings of several checks", () => {
+  const one = "clusters/x/a.enc.yaml";
+  it("are each said once, and those of an encrypted file by the first check that names it", () => {
+    const form = [`Checking ${one} failed: it has no MAC.`, `Checking ${one} failed: it holds "A".`];
+    const beside = ["File b.txt holds a token. Remove it.", "Rule 1 is wrong."];
+    deepEqual(
+      together(
+        form,
+        [`Checking gitops/${one} failed: it was changed.`, "Checking gitops/clusters/y/a.enc.yaml failed."],
+        [`Decrypting ${one} with the identity failed.`, ...beside],
+        beside,
+      ),
+      [...form, "Checking gitops/clusters/y/a.enc.yaml failed.", ...beside],
+    );
+  });
+
+  it("are said with the commit that has them, where one has", () => {
+    deepEqual(
+      together(
+        [
+          "File a b.txt holds a token. Remove it.",
+          "File c.txt holds a token. Remove it.",
+          "Secret n/s holds it.",
+        ],
+        [
+          "File gitops/a b.txt holds a token. Remove it (commit abc1234).",
+          "File gitops/a b.txt holds a token. Remove it (commit def5678).",
+          "Secret n/s holds it (commit abc1234 of gitops/s.yaml).",
+          "File xc.txt holds a token. Remove it (commit abc1234).",
+        ],
+      ),
+      [
+        "File c.txt holds a token. Remove it.",
+        "File gitops/a b.txt holds a token. Remove it (commit abc1234).",
+        "File gitops/a b.txt holds a token. Remove it (commit def5678).",
+        "Secret n/s holds it (commit abc1234 of gitops/s.yaml).",
+        "File xc.txt holds a token. Remove it (commit abc1234).",
+      ],
+    );
   });
 });

@@ -11,7 +11,7 @@ const dev: Readers = { stack: "dev", cluster: "dev", generate: "none", recipient
 const prod: Readers = {
   ...{ stack: "prod", cluster: "prod", generate: "none", recipients: ["age1p"], recoveryRecipient: "age1r" },
 };
-const local: Readers = { stack: "local", cluster: "local", generate: "all", recipients: ["age1l"] };
+const local: Readers = { stack: "local", cluster: "local", generate: "all", recipients: [] };
 const sealed = (...recipients: readonly string[]) =>
   `kind: Secret\nmetadata: {name: s}\nstringData: {A: "ENC[AES256_GCM,data:x]"}\nsops:\n  encrypted_regex: ^(data|stringData)$\n  mac: ENC[AES256_GCM,data:x]\n  age:\n${recipients.map((recipient) => `    - recipient: ${recipient}\n`).join("")}`;
 const file = "clusters/dev/apps/a.enc.yaml";
@@ -119,6 +119,16 @@ describe("rules of SOPS", () => {
     deepEqual(check(undefined, { ...dev, recipients: [] }), []);
   });
 
+  it("are those of any stack where it makes its values up and has recipients, as a rehearsal does", () => {
+    const rehearsed: Readers = { ...dev, generate: "all" };
+    deepEqual(check(rules, rehearsed), []);
+    deepEqual(check(rules, rehearsed, sealed("age1a")), check(rules, dev, sealed("age1a")));
+    deepEqual(check(undefined, rehearsed), check(undefined, dev));
+    const others = rules.replace("age1a,age1b", "age1a");
+    deepEqual(check(others, rehearsed), check(others, dev));
+    equal(check(others, rehearsed).length, 2);
+  });
+
   it("are found beside the tree or above it", () => {
     const directory = temporaryDirectory();
     const tree = join(directory, "a", "gitops");
@@ -177,6 +187,11 @@ describe("form of secret files", () => {
       /failed: it holds "sops\.mac_only_encrypted", which is no part/,
     ],
     [
+      "has something else than a list of recipients",
+      good.replace(/ {2}age:\n/, "  age: x\n").replace(/ {4}- recipient.*\n/g, ""),
+      /failed: its "sops\.age" is no list of recipients\. Restore it from Git\./,
+    ],
+    [
       "is opened by a key of another kind",
       good.replace("sops:\n", "sops:\n  pgp: [{fp: ABCD}]\n"),
       /failed: a key of kind "pgp" opens it/,
@@ -190,8 +205,26 @@ describe("form of secret files", () => {
     });
   }
 
-  it("is the stack's own where it makes the values up", async () => {
+  it("says nothing of a file that the stack makes up, and may be one that is not encrypted", async () => {
     const empty = 'kind: Secret\nmetadata: {name: s}\nstringData: {A: ""}\n';
-    deepEqual(await findings(empty, { ...dev, generate: "empty" }), []);
+    for (const generate of ["empty", "all"] as const)
+      deepEqual(await findings(empty, { ...dev, generate }), []);
+    equal((await findings(empty)).length, 1);
+  });
+
+  it("is that of any stack's in an encrypted file whose values are made up, as in a rehearsal", async () => {
+    const rehearsed: Readers = { ...dev, generate: "all" };
+    deepEqual(await findings(good, rehearsed), []);
+    for (const wrong of [good.replace(/ {2}mac:.*\n/, ""), good.replace(/sops:[^]*/, ""), sealed("age1a")]) {
+      const found = await findings(wrong, rehearsed);
+      equal(found.length, 1);
+      deepEqual(found, await findings(wrong));
+    }
+  });
+
+  it("is said of a file that is wrong, and its recipients are not said then", async () => {
+    const found = await findings(sealed("age1x").replace(/ {2}mac:.*\n/, ""));
+    equal(found.length, 1, found.join("\n"));
+    match(found[0] ?? "", /it has no MAC/);
   });
 });

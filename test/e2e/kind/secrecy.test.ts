@@ -7,7 +7,8 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { parse } from "yaml";
-import { nameOf, refOf, type ManifestRef } from "../../../components/kubernetes";
+import { KubernetesClient, nameOf, refOf, type ManifestRef } from "../../../components/kubernetes";
+import { SopsCli } from "../../../components/sops/client";
 import { filesBelow, objectsOf, readNow, Search, unpacked, Watch } from "../leak-search";
 import { registryName, registryPort, stackName, type Machine } from "./machine";
 import { suiteOnKind } from "./suite";
@@ -24,6 +25,8 @@ suiteOnKind("pulumi up on Kind, kept to itself", (prepared) => {
   let watch: Watch;
   /** What the commands printed. */
   let printed = "";
+  /** What a reader of Secret `planted` saw during a rotation. */
+  let reads: { done: number; failed: string[] };
 
   before(async () => {
     machine = prepared();
@@ -53,7 +56,9 @@ suiteOnKind("pulumi up on Kind, kept to itself", (prepared) => {
     await preview();
     await npm("up", ...onStack, "--yes", "--skip-preview", "--diff", "--color", "never");
     await noteCluster();
+    const reading = readThroughout(value);
     await npm("secrets", "rotate", "--values", "--yes", ...onStack);
+    reads = await reading();
     noteIdentities();
     await noteCluster();
     await preview();
@@ -79,6 +84,29 @@ suiteOnKind("pulumi up on Kind, kept to itself", (prepared) => {
     running.child.stdin?.end(input);
     const { stdout, stderr } = await running;
     printed += stdout + stderr;
+  }
+
+  /** Reads Secret `planted` again and again, until the function that it returns is called. */
+  function readThroughout(value: string): () => Promise<typeof reads> {
+    const seen: typeof reads = { done: 0, failed: [] };
+    const reading = new AbortController();
+    const reader = (async () => {
+      const api = new KubernetesClient(await kubeconfig());
+      while (!reading.signal.aborted) {
+        const found = await api.get(secret("planted", "whoami")).then(
+          (object) => Buffer.from((object?.data as { PLANTED: string }).PLANTED, "base64").toString(),
+          (error: unknown) => (error as Error).message,
+        );
+        seen.done++;
+        if (found !== value) seen.failed.push(found);
+        await sleep(50);
+      }
+    })();
+    return async () => {
+      reading.abort();
+      await reader;
+      return seen;
+    };
   }
 
   function noteIdentities(): void {
@@ -124,6 +152,18 @@ suiteOnKind("pulumi up on Kind, kept to itself", (prepared) => {
       ],
     );
     for (const { what, value } of search.markers) ok(value.length > 20, what);
+  });
+
+  it("a rotation fails no read of a Secret, and its old identity opens nothing any more", async () => {
+    deepEqual(reads.failed, []);
+    ok(reads.done > 50, `${reads.done} reads`);
+    const { value: old } = search.markers.find(({ what }) => what === "an identity") ?? { value: "" };
+    const file = readFileSync(
+      join(machine.project, "gitops/clusters", stackName, "apps/planted.enc.yaml"),
+      "utf8",
+    );
+    await rejects(new SopsCli().decrypt(file, "planted.enc.yaml", `${old}\n`));
+    console.log(`      ${reads.done} reads, none failed`);
   });
 
   it("no secret is in Pulumi's state, nor in its history and backups", () => {
