@@ -2,11 +2,11 @@ import { readFile, statfs } from "node:fs/promises";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
-import { parseArgs } from "node:util";
 import { run } from "../components/command";
 import { owner, ownerLabel } from "../components/docker/ownership";
 import { mirrorName, registryName } from "../components/registry-name";
 import { readStackConfig, type PlatformConfig } from "../config";
+import { readArguments } from "./arguments";
 import { exitWith } from "./exit";
 
 /** Something that a stack needs and this machine lacks. */
@@ -210,7 +210,7 @@ Checks what "pulumi up" of a stack needs, before anything is made.
 
 /** @returns the exit code */
 async function main(args: string[]): Promise<number> {
-  const { values } = parseArgs({
+  const { values } = readArguments("npm run doctor", {
     args,
     options: { stack: { type: "string" }, config: { type: "string" }, help: { type: "boolean", short: "h" } },
   });

@@ -1,8 +1,8 @@
 import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { isSeq, parseDocument } from "yaml";
+import { readArguments } from "./arguments";
 import { exitWith } from "./exit";
 
 const usage = `Usage: npm run new app <name> -- [--image <image>] [--tree <directory>]
@@ -86,7 +86,7 @@ export async function newApp({ tree, name, image }: NewApp): Promise<string[]> {
 
 /** @returns the exit code */
 async function main(args: string[]): Promise<number> {
-  const { values, positionals } = parseArgs({
+  const { values, positionals } = readArguments("npm run new", {
     args,
     allowPositionals: true,
     options: {

@@ -1,6 +1,5 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { stringify } from "yaml";
 import { finalLayers, type RenderChart } from "../components/artifact/final";
 import { helmTemplate, type Chart } from "../components/chart";
@@ -10,6 +9,7 @@ import { sentence } from "../components/sentence";
 import { readStackConfig, type PlatformConfig } from "../config";
 import { chartDirectory, findChart } from "../tools/charts";
 import { ensureTools } from "../tools/tools";
+import { readArguments } from "./arguments";
 import { exitWith } from "./exit";
 
 const usage = `Usage: npm run --silent render -- --stack <name> [options]
@@ -83,7 +83,7 @@ async function pullChart({ repository, name, version }: Chart): Promise<void> {
 
 /** @returns the exit code */
 async function main(args: string[]): Promise<number> {
-  const { values } = parseArgs({
+  const { values } = readArguments("npm run render", {
     args,
     options: {
       stack: { type: "string" },
@@ -102,14 +102,9 @@ async function main(args: string[]): Promise<number> {
   const config = await readStackConfig(values.stack, join(__dirname, ".."), process.env);
   await ensureTools(["helm", "kustomize"], { report: tell });
   const { tree, cluster } = config.gitops;
-  const layers = await finalLayers(tree, cluster, presumedRuntime(config), localCharts(tell, values.pull));
-  const wanted = layers.filter(({ name }) => values.layer === undefined || name === values.layer);
-  if (wanted.length === 0) {
-    throw new Error(
-      `Rendering stack "${values.stack}" failed: there is no layer "${values.layer ?? ""}". Layers are ${layers.map(({ name }) => name).join(", ")}.`,
-    );
-  }
-  for (const { name, objects } of wanted) {
+  const charts = localCharts(tell, values.pull);
+  const layers = await finalLayers(tree, cluster, presumedRuntime(config), charts, values.layer);
+  for (const { name, objects } of layers) {
     process.stdout.write(`# Layer ${name}: ${objects.length} objects\n`);
     for (const { manifest, release } of objects) {
       const origin = release === undefined ? "" : `# ${release}\n`;

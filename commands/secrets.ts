@@ -1,21 +1,24 @@
+import { existsSync } from "node:fs";
+import { resolve } from "node:path";
 import { text } from "node:stream/consumers";
-import { createInterface } from "node:readline/promises";
-import { Writable } from "node:stream";
-import { parseArgs } from "node:util";
 import { run } from "../components/command";
-import { addSecret, parseValues } from "../components/sops/add";
-import { checkSecrets } from "../components/sops/check";
+import { sentence } from "../components/sentence";
+import { addSecret, parseValues, readValues } from "../components/sops/add";
+import { checkSecrets, type SecretsCheck } from "../components/sops/check";
 import { SopsCli } from "../components/sops/client";
 import { editSecret } from "../components/sops/edit";
 import { initialise } from "../components/sops/initialise";
 import { recover } from "../components/sops/recovery";
 import { rotate } from "../components/sops/rotation";
-import { SecretStore } from "../components/sops/store";
+import { SecretStore, stacksOf } from "../components/sops/store";
 import { readStackFile } from "../config";
 import { ensureTools } from "../tools/tools";
+import { readArguments } from "./arguments";
 import { pulumiEnvironment } from "./backend";
 import { exitWith } from "./exit";
-import { project, up } from "./up";
+import { askForSecret, askForValues } from "./prompt";
+import { releaseSecrets } from "./release";
+import { project } from "./up";
 
 const usage = `Usage: npm run secrets -- <command> --stack <name> [options]
 
@@ -23,190 +26,212 @@ const usage = `Usage: npm run secrets -- <command> --stack <name> [options]
     --recipient <age1…>  also encrypt for this one; may be given more than once
     --recovery           make an offline recovery key, and print it once on standard output
   add <name>         adds a Secret; its values are lines "key=value" on standard input, or are asked for
+    --from-file <key>=<path>  take a value from a file instead, byte for byte; may be given more than once
     --layer <name>       the layer that it belongs to [default: apps]
     --namespace <name>   [default: its name]
     --type <type>        [default: Opaque]
   edit <file>        opens an encrypted file in the editor
-  check              checks rules, files, tree, history and artifact
+  check              checks rules, files, tree, history and artifact; those of every stack without --stack
     --base <branch>      check the history since it [default: where this branch left the default branch]
   rotate             replaces the stack's identity without downtime; goes on where it was interrupted
     --values             also make up the values of generated secrets anew
     --without <age1…>    let this recipient leave too; may be given more than once
     --commit             commit the changed files, where the stack is released from a clean tree alone
     --yes                do not ask before a release
-  recover            gives the stack a new identity with the recovery key, which is read from standard input
+  recover            gives the stack a new identity with the recovery key, read from standard input or asked for
     --lost <age1…>       the recipient whose identity is lost [default: the only one]
     --commit, --yes      as for rotate
 `;
 
-const commands = ["init", "add", "edit", "check", "rotate", "recover"] as const;
-type Command = (typeof commands)[number];
+/** What each command is about, and its options beside --stack. */
+const commands = {
+  init: { about: [], options: ["recipient", "recovery"] },
+  add: { about: ["name"], options: ["from-file", "layer", "namespace", "type"] },
+  edit: { about: ["file"], options: [] },
+  check: { about: [], options: ["base"] },
+  rotate: { about: [], options: ["values", "without", "commit", "yes"] },
+  recover: { about: [], options: ["lost", "commit", "yes"] },
+} as const satisfies Readonly<Record<string, { about: readonly string[]; options: readonly string[] }>>;
+type Command = keyof typeof commands;
 
 /** @returns the exit code */
 async function main(args: string[]): Promise<number> {
-  const { values, positionals } = parseArgs({
+  if (args.some((argument) => argument.includes("AGE-SECRET-KEY-"))) {
+    throw new Error(
+      'Running "npm run secrets" failed: a private key is among its arguments, which everybody on this machine sees. Replace that key, and give keys on standard input.',
+    );
+  }
+  const { values, positionals } = readArguments("npm run secrets", {
     args,
     allowPositionals: true,
     options: {
       stack: { type: "string" },
-      recipient: { type: "string", multiple: true, default: [] },
-      recovery: { type: "boolean", default: false },
-      layer: { type: "string", default: "apps" },
+      recipient: { type: "string", multiple: true },
+      recovery: { type: "boolean" },
+      "from-file": { type: "string", multiple: true },
+      layer: { type: "string" },
       namespace: { type: "string" },
       type: { type: "string" },
       base: { type: "string" },
-      values: { type: "boolean", default: false },
-      without: { type: "string", multiple: true, default: [] },
+      values: { type: "boolean" },
+      without: { type: "string", multiple: true },
       lost: { type: "string" },
-      commit: { type: "boolean", default: false },
-      yes: { type: "boolean", default: false },
+      commit: { type: "boolean" },
+      yes: { type: "boolean" },
       help: { type: "boolean", short: "h" },
     },
   });
-  const [name, subject, ...rest] = positionals;
-  const command = commands.find((known) => known === name);
-  const takesSubject = command === "add" || command === "edit";
-  const { stack } = values;
-  if (values.help === true || command === undefined || stack === undefined || rest.length > 0) {
+  const [name, ...subjects] = positionals;
+  if (values.help === true || name === undefined) {
     process.stderr.write(usage);
     return values.help === true ? 0 : 1;
   }
-  if (takesSubject !== (subject !== undefined)) {
-    process.stderr.write(usage);
-    return 1;
+  const command = commandNamed(name, subjects, Object.keys(values));
+  const { stack } = values;
+  if (command === "check") return check(stack === undefined ? await stacksOf(project) : [stack], values.base);
+  if (stack === undefined) {
+    throw new Error(
+      `Running "npm run secrets -- ${command}" failed: no stack is named. Add --stack, with one of ${(await stacksOf(project)).join(", ")}.`,
+    );
   }
-  const tell = (line: string) => {
-    process.stderr.write(`${line}\n`);
-  };
-  await ensureTools(["age-keygen", "sops"], { report: tell });
   const store = await openStore(stack, command);
-  const release = () => releaseStack(store, values, tell);
+  await ensureTools(["age-keygen", "sops"], { report: tell });
+  const [subject = ""] = subjects;
+  // npm runs a command in the project's directory.
+  const directory = process.env.INIT_CWD ?? process.cwd();
+  const release = () => releaseSecrets(store, { commit: values.commit, yes: values.yes, tell });
 
   switch (command) {
     case "init":
       await initialise(store, {
-        ...{ recipients: values.recipient, tell },
-        ...(values.recovery
-          ? {
-              showRecoveryKey: (key) => {
-                tell("The recovery key is on standard output, this once. Keep it offline.");
-                process.stdout.write(`${key}\n`);
-              },
-            }
-          : {}),
+        recipients: values.recipient,
+        showRecoveryKey: values.recovery === true ? showRecoveryKey : undefined,
+        tell,
       });
       return 0;
     case "add": {
-      const read = process.stdin.isTTY ? await askForValues() : parseValues(await text(process.stdin));
+      const files = values["from-file"];
       const written = await addSecret(store, {
-        ...{ name: subject ?? "", layer: values.layer, namespace: values.namespace ?? subject ?? "" },
-        ...(values.type === undefined ? {} : { type: values.type }),
-        values: read,
+        name: subject,
+        layer: values.layer ?? "apps",
+        namespace: values.namespace ?? subject,
+        type: values.type,
+        values: () => (files === undefined ? readLines() : readValues(files, directory)),
       });
       for (const path of written) console.log(path);
       return 0;
     }
-    case "edit":
-      console.log(await editSecret(store, subject ?? ""));
+    case "edit": {
+      const named = resolve(directory, subject);
+      console.log(await editSecret(store, existsSync(named) ? named : subject));
       return 0;
-    case "check": {
-      const { findings, notes } = await checkSecrets(store, values.base);
-      for (const note of notes) tell(note);
-      for (const finding of findings) console.log(finding);
-      return findings.length === 0 ? 0 : 1;
     }
     case "rotate":
       await rotate(store, { release, tell, values: values.values, without: values.without });
       return 0;
-    case "recover": {
-      if (process.stdin.isTTY) tell("Paste the recovery key, and end with Ctrl-D.");
-      const key = await text(process.stdin);
-      await recover(store, {
-        ...{ key, release, tell },
-        ...(values.lost === undefined ? {} : { lost: values.lost }),
-      });
+    case "recover":
+      await recover(store, { key: await readRecoveryKey(), lost: values.lost, release, tell });
       return 0;
-    }
   }
+}
+
+function tell(line: string): void {
+  process.stderr.write(`${line}\n`);
+}
+
+/** @throws Error when there is no such command, or it does not take what it is given */
+function commandNamed(name: string, subjects: readonly string[], options: readonly string[]): Command {
+  const names = Object.keys(commands) as Command[];
+  const command = names.find((known) => known === name);
+  if (command === undefined) {
+    throw new Error(
+      `Running "npm run secrets" failed: "${name}" is none of its commands. Those are ${names.join(", ")}.`,
+    );
+  }
+  const operation = `Running "npm run secrets -- ${command}" failed:`;
+  const help = 'See "npm run secrets -- --help".';
+  const { about } = commands[command];
+  if (subjects.length !== about.length) {
+    throw new Error(
+      `${operation} it takes ${about[0] === undefined ? "nothing but options" : `one ${about[0]}`}. ${help}`,
+    );
+  }
+  const own: readonly string[] = ["stack", ...commands[command].options];
+  const foreign = options.find((option) => !own.includes(option));
+  if (foreign !== undefined) throw new Error(`${operation} it has no option --${foreign}. ${help}`);
+  return command;
 }
 
 /** The store of a stack, with the identity that its settings hold, where a command uses one. */
 async function openStore(stack: string, command: Command): Promise<SecretStore> {
-  const sops = (await readStackFile(stack, project))["platform:sops"] as
-    Readonly<Record<string, unknown>> | undefined;
-  const sealed = sops?.ageKey !== undefined && command !== "add" && command !== "recover";
-  const key = sealed ? await configSecret(stack) : undefined;
+  const { "platform:sops": settings } = await readStackFile(stack, project);
+  const { ageKey, generate = "none" } = (settings ?? {}) as { ageKey?: unknown; generate?: unknown };
+  const { SOPS_AGE_KEY = "", SOPS_AGE_KEY_FILE = "" } = process.env;
+  const isFirst = generate === "none" && SOPS_AGE_KEY === "" && SOPS_AGE_KEY_FILE === "";
+  const isUsed = ageKey !== undefined && isFirst && command !== "add" && command !== "recover";
+  const key = isUsed ? await configSecret(stack, command) : undefined;
   return new SecretStore({
     ...{ stack, project, sops: new SopsCli(), env: process.env },
     ...(key === undefined ? {} : { key }),
   });
 }
 
-/** What only Pulumi can decrypt. `check` on a fork cannot, and says that the identity is not here. */
-async function configSecret(stack: string): Promise<string | undefined> {
+/** What only Pulumi can decrypt. `check` does without it, as on a fork. */
+async function configSecret(stack: string, command: Command): Promise<string | undefined> {
   const { env } = await pulumiEnvironment(process.env);
   const args = ["config", "get", "--path", "platform:sops.ageKey", "--stack", stack];
-  return run("pulumi", args, { cwd: project, env }).catch(() => undefined);
+  try {
+    return await run("pulumi", args, { cwd: project, env });
+  } catch (error) {
+    const message = `Reading platform:sops.ageKey of stack "${stack}" failed: ${sentence((error as Error).message)}`;
+    if (command !== "check")
+      throw new Error(
+        `${message} Run "pulumi stack select --create ${stack}" with its login and passphrase, or set SOPS_AGE_KEY_FILE.`,
+        {
+          cause: error,
+        },
+      );
+    tell(message);
+    return undefined;
+  }
 }
 
-/** `npm run up`, after a question; a tree that must be clean is committed, or is the user's to commit. */
-async function releaseStack(
-  store: SecretStore,
-  options: { readonly commit: boolean; readonly yes: boolean },
-  tell: (line: string) => void,
-): Promise<void> {
-  const operation = `Releasing stack "${store.stack}"`;
-  const { gitops } = await store.config();
-  if (gitops.requireClean) {
-    const paths = [gitops.tree, await store.rulesFile(), store.settingsFile];
-    const git = (...args: string[]) => run("git", args, { cwd: project });
-    const changed = (await git("status", "--porcelain", "--", ...paths)).trim();
-    if (changed !== "" && !options.commit) {
-      throw new Error(
-        `${operation} waits: its tree must be committed, and ${changed.split("\n").length} files are not. Commit them, and run the same command again, or run it with --commit.`,
-      );
-    }
-    if (changed !== "") {
-      const message = `Secrets of ${store.stack} encrypted for other recipients`;
-      await git("add", "--", ...paths);
-      await git("commit", "--quiet", "--message", message, "--only", "--", ...paths);
-      tell(`committed: ${message}`);
-    }
-  }
-  const code = await up(store.stack, options.yes ? ["--yes"] : []);
-  if (code !== 0) {
-    throw new Error(
-      `${operation} failed: "pulumi up" ended with exit code ${code}. Correct what it names, and run the same command again: it goes on where it was.`,
+/** Checks stacks, one after the other, and tells once what is said of all of them. @returns the exit code */
+async function check(stacks: readonly string[], base: string | undefined): Promise<number> {
+  await ensureTools(["age-keygen", "sops"], { report: tell });
+  const checks: SecretsCheck[] = [];
+  for (const stack of stacks) {
+    const wrong = (error: unknown) => ({ findings: [(error as Error).message], notes: [] });
+    checks.push(
+      await openStore(stack, "check")
+        .then((store) => checkSecrets(store, base))
+        .catch(wrong),
     );
   }
+  const said = checks.map(({ notes }) => notes).filter((notes) => notes.length > 0);
+  const common = (said[0] ?? []).filter((note) => said.every((notes) => notes.includes(note)));
+  for (const note of said.flat().filter((one) => !common.includes(one))) tell(note);
+  for (const note of common) tell(note);
+  const findings = new Set(checks.flatMap((one) => one.findings));
+  for (const finding of findings) console.log(finding);
+  return findings.size === 0 ? 0 : 1;
 }
 
-/** Asks for keys and values; a value is not shown. */
-async function askForValues(): Promise<Record<string, string>> {
-  let hidden = false;
-  const output = new Writable({
-    write(chunk: Buffer, _encoding, callback) {
-      if (!hidden) process.stderr.write(chunk);
-      callback();
-    },
+function showRecoveryKey(key: string): void {
+  tell("The recovery key is on standard output, this once. Keep it offline.");
+  process.stdout.write(`${key}\n`);
+}
+
+async function readLines(): Promise<Record<string, string>> {
+  return process.stdin.isTTY ? askForValues() : parseValues(await text(process.stdin));
+}
+
+async function readRecoveryKey(): Promise<string> {
+  if (!process.stdin.isTTY) return text(process.stdin);
+  return askForSecret({
+    ...{ what: "the recovery key", text: "Recovery key, which is not shown: " },
+    otherwise: "Give its line AGE-SECRET-KEY-… alone, or the file on standard input.",
   });
-  const terminal = createInterface({ input: process.stdin, output, terminal: true });
-  const lines: string[] = [];
-  try {
-    for (;;) {
-      const key = (await terminal.question("Key (none to end): ")).trim();
-      if (key === "") break;
-      process.stderr.write(`Value of ${key}, which is not shown: `);
-      hidden = true;
-      const value = await terminal.question("");
-      hidden = false;
-      process.stderr.write("\n");
-      lines.push(`${key}=${value}`);
-    }
-  } finally {
-    terminal.close();
-  }
-  return parseValues(lines.join("\n"));
 }
 
 if (require.main === module) exitWith(main(process.argv.slice(2)));

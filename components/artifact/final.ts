@@ -3,7 +3,7 @@ import { nameOf, refOf, type Manifest } from "../kubernetes";
 import { kustomized } from "../kustomize";
 import { substitute } from "../substitution";
 import { inOrder, variablesName } from "./check";
-import { renderCluster } from "./render";
+import { isFluxKustomization, renderCluster } from "./render";
 
 /** A layer as it ends up in the cluster: variables filled in, charts rendered. */
 export interface FinalLayer {
@@ -27,16 +27,24 @@ export type RenderChart = (chart: Chart) => Promise<readonly Manifest[] | undefi
  *
  * @param tree absolute path of the gitops tree
  * @param runtime values of the ConfigMap `platform-runtime`
+ * @param only the layer that is asked for. @default all
  * @returns the layers, those that others depend on first
- * @throws Error naming what does not build, or the variable that is not set
+ * @throws Error naming what does not build, the variable that is not set, or the layer that is none
  */
 export async function finalLayers(
   tree: string,
   cluster: string,
   runtime: Readonly<Record<string, string>>,
   render: RenderChart,
+  only?: string,
 ): Promise<FinalLayer[]> {
-  const { root, layers } = await renderCluster(tree, cluster);
+  const { root, layers } = await renderCluster(tree, cluster, { layer: only });
+  if (only !== undefined && layers.length === 0) {
+    const names = root.filter(isFluxKustomization).map(({ metadata }) => metadata.name);
+    throw new Error(
+      `Rendering cluster "${cluster}" failed: there is no layer "${only}". Layers are ${names.join(", ")}.`,
+    );
+  }
   const facts = root.find(({ kind, metadata }) => kind === "ConfigMap" && metadata.name === variablesName);
   const variables = { ...(facts?.data as Record<string, string> | undefined), ...runtime };
   return Promise.all(

@@ -1,3 +1,5 @@
+import { isRecipient } from "../../config";
+import { secretManifest } from "./secret-file";
 import type { SecretStore } from "./store";
 
 /** What an environment's secrets start with. */
@@ -13,12 +15,23 @@ export interface InitialiseOptions {
  * Makes a stack's identity where it has none, and makes settings, rules and files agree. What is right is left alone:
  * it may be called again at any time.
  *
- * @throws Error when the identity cannot be made in its place, or does not open what must be encrypted anew
+ * @throws Error when the identity cannot be made in its place or does not open what must be encrypted anew, or nobody
+ *   can encrypt for a recipient; nothing is changed then
  */
 export async function initialise(store: SecretStore, options: InitialiseOptions): Promise<void> {
   const { recipients: added = [], showRecoveryKey, tell } = options;
   const operation = `Making the secrets of stack "${store.stack}" ready failed:`;
   const { sops } = await store.config();
+  for (const recipient of added) {
+    if (recipient === sops.recoveryRecipient) {
+      throw new Error(`${operation} ${recipient} is its recovery key's. Leave it out.`);
+    }
+    if (!isRecipient(recipient) || !(await encryptsFor(store, recipient))) {
+      throw new Error(
+        `${operation} ${recipient} is no recipient. Take what "age-keygen -y" prints: "age1…".`,
+      );
+    }
+  }
   const place = await store.identityPlace();
   let identity = await store.identity();
   if (identity === undefined) {
@@ -65,4 +78,13 @@ export async function initialise(store: SecretStore, options: InitialiseOptions)
   await store.encryptDue(identity, (path) => {
     tell(`encrypted: ${path}`);
   });
+}
+
+/** A recipient has a checksum, which SOPS knows. */
+function encryptsFor(store: SecretStore, recipient: string): Promise<boolean> {
+  const manifest = secretManifest({ name: "x", namespace: "x", values: { x: "x" } });
+  return store.sops.encrypt(manifest, "x.enc.yaml", [recipient]).then(
+    () => true,
+    () => false,
+  );
 }

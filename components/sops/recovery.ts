@@ -57,17 +57,22 @@ export async function recover(
   }
   const file = await store.readIdentityFile();
   const going = file?.notes.recovery as Recovery | undefined;
-  const known = sops.recipients ?? recipientsOfAll(files);
-  const candidates = known.filter((recipient) => !opened.includes(recipient));
-  const from = going?.from ?? lost ?? (candidates.length === 1 ? candidates[0] : undefined);
-  if (from === undefined || (going === undefined && !candidates.includes(from))) {
-    throw new Error(
-      `${operation} ${from ?? "the lost identity"} is none that can be replaced. Name one with --lost: ${candidates.join(", ") || "there is none"}.`,
-    );
-  }
   if (file !== undefined && going === undefined) {
     throw new Error(
       `${operation} there is an identity in ${sops.identityFile}. Use it with "rotate", or move it away if it is not the stack's.`,
+    );
+  }
+  const known = sops.recipients ?? recipientsOfAll(files);
+  const candidates = known.filter((recipient) => !opened.includes(recipient));
+  if (going === undefined && candidates.length === 0) {
+    throw new Error(
+      `${operation} the key is that of its only recipient, so none is lost. Put the key into ${sops.identityFile}.`,
+    );
+  }
+  const from = going?.from ?? lost ?? (candidates.length === 1 ? candidates[0] : undefined);
+  if (from === undefined || (going === undefined && !candidates.includes(from))) {
+    throw new Error(
+      `${operation} ${from ?? "the lost identity"} is none that can be replaced. Name one with --lost: ${candidates.join(", ")}.`,
     );
   }
   let to = going?.to;

@@ -86,6 +86,12 @@ async function begin(store: SecretStore, options: RotationOptions): Promise<Rota
   const file = await store.readIdentityFile();
   const going = file?.notes.rotation as Rotation | undefined;
   if (going !== undefined) {
+    const late = without.find((recipient) => !going.without.includes(recipient));
+    if (late !== undefined || (values && going.values === undefined)) {
+      throw new Error(
+        `${operation} one is under way without ${late ?? "--values"}. Run it to its end with "npm run secrets -- rotate --stack ${store.stack}" first.`,
+      );
+    }
     tell(`going on: ${going.from.join(", ")} is being replaced by ${going.to}`);
     return going;
   }

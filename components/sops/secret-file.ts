@@ -8,6 +8,9 @@ export interface SecretFile extends Manifest {
   readonly sops?: { readonly age?: readonly { readonly recipient: string }[] };
 }
 
+/** What a Secret holds: key → a text, or bytes as they are. */
+export type SecretValues = Readonly<Record<string, string | Uint8Array>>;
+
 /** Whether a path is that of an encrypted file. */
 export function isSecretPath(path: string): boolean {
   return path.endsWith(".enc.yaml");
@@ -66,20 +69,22 @@ export function withValues(content: string, values: Readonly<Record<string, stri
  * A Secret manifest in plain text: never write it to disk, unless its values are empty.
  *
  * A value with spaces, lines or odd characters stands in `data`, as base64: what SOPS prints of some texts, such as
- * "!!str x" or one that starts with a tab, is not what they were.
+ * "!!str x" or one that starts with a tab, is not what they were. So do bytes, which need be no text.
  */
 export function secretManifest(secret: {
   readonly name: string;
   readonly namespace: string;
   readonly type?: string;
-  readonly values: Readonly<Record<string, string>>;
+  readonly values: SecretValues;
 }): string {
   const { name, namespace, type, values } = secret;
-  const isSimple = (value: string) => /^([A-Za-z0-9][!-~]*)?$/.test(value);
-  const plain = Object.fromEntries(Object.entries(values).filter(([, value]) => isSimple(value)));
+  const isSimple = (entry: [string, string | Uint8Array]): entry is [string, string] =>
+    typeof entry[1] === "string" && /^([A-Za-z0-9][!-~]*)?$/.test(entry[1]);
+  const entries = Object.entries(values);
+  const plain = Object.fromEntries(entries.filter(isSimple));
   const encoded = Object.fromEntries(
-    Object.entries(values)
-      .filter(([, value]) => !isSimple(value))
+    entries
+      .filter((entry) => !isSimple(entry))
       .map(([key, value]) => [key, Buffer.from(value).toString("base64")]),
   );
   return asYaml(

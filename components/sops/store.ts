@@ -28,6 +28,11 @@ export interface IdentityFile {
   readonly notes: Readonly<Record<string, unknown>>;
 }
 
+/** The names of a project's stacks, sorted: each has a file `Pulumi.<stack>.yaml`. */
+export async function stacksOf(project: string): Promise<string[]> {
+  return (await readdir(project)).flatMap((name) => /^Pulumi\.(.+)\.yaml$/.exec(name)?.[1] ?? []).sort();
+}
+
 /** The secrets of one stack as they are on this machine: settings, rules, files and identity. */
 export class SecretStore {
   readonly stack: string;
@@ -125,8 +130,8 @@ export class SecretStore {
   async writeRules(): Promise<boolean> {
     const { project, env } = this.options;
     const { tree } = (await this.config()).gitops;
-    const names = (await readdir(project)).flatMap((name) => /^Pulumi\.(.+)\.yaml$/.exec(name)?.[1] ?? []);
-    const configs = await Promise.all(names.map((name) => readStackConfig(name, project, env)));
+    const stacks = await stacksOf(project);
+    const configs = await Promise.all(stacks.map((stack) => readStackConfig(stack, project, env)));
     const readers = configs.filter(({ gitops }) => gitops.tree === tree).map(readersOf);
     const file = await this.rulesFile();
     const before = await readFile(file, "utf8").catch(() => undefined);

@@ -2,7 +2,10 @@ import { deepEqual, equal, match, ok } from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { parseAllDocuments } from "yaml";
+import { presumedRuntime } from "../../commands/render";
+import { finalLayers, type RenderChart } from "../../components/artifact/final";
 import type { Manifest } from "../../components/kubernetes";
+import { readStackConfig } from "../../config";
 import { ensureTools } from "../../tools/tools";
 
 const project = join(__dirname, "..", "..");
@@ -49,6 +52,22 @@ describe("npm run render", function () {
   it("prints one layer", () => {
     const { stdout } = render("--stack", "local", "--layer", "certs");
     equal([...stdout.matchAll(/^# Layer /gm)].length, 1);
+  });
+
+  it("renders no chart of another layer than the one that is asked for", async () => {
+    const config = await readStackConfig("prod", project, process.env);
+    const { tree, cluster } = config.gitops;
+    const charts: string[] = [];
+    const note: RenderChart = ({ name }) => {
+      charts.push(name);
+      return Promise.resolve(undefined);
+    };
+    const layers = await finalLayers(tree, cluster, presumedRuntime(config), note, "controllers");
+    deepEqual(
+      layers.map(({ name }) => name),
+      ["controllers"],
+    );
+    deepEqual([charts.includes("cilium"), charts.includes("nextcloud")], [true, false]);
   });
 
   for (const [what, args, message] of [

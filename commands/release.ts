@@ -1,0 +1,72 @@
+import { join } from "node:path";
+import { run } from "../components/command";
+import type { SecretStore } from "../components/sops/store";
+import { project, up } from "./up";
+
+/** How a stack is released after its secrets were encrypted anew. */
+export interface ReleaseOptions {
+  /** Commit what was encrypted anew, where the stack is released from a clean tree alone. @default false */
+  readonly commit?: boolean;
+  /** Do not ask before the release. @default false */
+  readonly yes?: boolean;
+  /** Receives a line for each commit. */
+  readonly tell: (line: string) => void;
+}
+
+/**
+ * `npm run up` after its tree is committed, where the stack asks for that: with the files that the secrets' commands
+ * write, and no other.
+ *
+ * @throws Error when something waits for a commit that is the user's to make, or the release fails
+ */
+export async function releaseSecrets(
+  store: SecretStore,
+  { commit = false, yes = false, tell }: ReleaseOptions,
+): Promise<void> {
+  const operation = `Releasing stack "${store.stack}"`;
+  const { tree, requireClean } = (await store.config()).gitops;
+  if (requireClean) {
+    const secrets = [...(await store.files()).keys()].map((path) => join(tree, path));
+    const own = [store.settingsFile, await store.rulesFile(), ...secrets];
+    const all = await changed([tree, ...own]);
+    if (all.length > 0 && !commit) {
+      throw new Error(
+        `${operation} waits: its tree must be committed, and ${all.length} files are not. Commit them, and run the same command again, or run it with --commit.`,
+      );
+    }
+    const [other] = await changed([tree, ...own.map((path) => `:(exclude)${path}`)]);
+    if (other !== undefined) {
+      throw new Error(
+        `${operation} waits: its tree must be committed, and holds other work than secrets, such as ${other}. Commit that or put it aside with "git stash", and run the same command again.`,
+      );
+    }
+    const files = await changed(own);
+    if (files.length > 0) {
+      const message = `Secrets of ${store.stack} encrypted for other recipients`;
+      const paths = files.map((path) => `:(top,literal)${path}`);
+      await git("add", "--", ...paths);
+      await git("commit", "--quiet", "--message", message, "--only", "--", ...paths);
+      tell(`committed: ${message}`);
+    }
+  }
+  const code = await up(store.stack, yes ? ["--yes"] : []);
+  if (code !== 0) {
+    throw new Error(
+      `${operation} failed: "pulumi up" ended with exit code ${code}. Correct what it names, and run the same command again: it goes on where it was.`,
+    );
+  }
+}
+
+function git(...args: string[]): Promise<string> {
+  return run("git", args, { cwd: project });
+}
+
+/** The files that differ from the last commit, as seen from the top of the repository. */
+async function changed(paths: readonly string[]): Promise<string[]> {
+  const options = ["--porcelain", "-z", "--no-renames", "--untracked-files=all"];
+  const listed = await git("status", ...options, "--", ...paths);
+  return listed
+    .split("\0")
+    .filter((entry) => entry !== "")
+    .map((entry) => entry.slice("XY ".length));
+}

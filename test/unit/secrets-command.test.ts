@@ -1,0 +1,697 @@
+import { deepEqual, equal, match, ok } from "node:assert/strict";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { parse } from "yaml";
+import { SopsCli } from "../../components/sops/client";
+import { secretManifest, type SecretFile } from "../../components/sops/secret-file";
+import { cacheDirectory } from "../../tools/cache";
+import { ensureTools } from "../../tools/tools";
+import { fakeTools, temporaryDirectory, writeFiles } from "./temporary";
+
+const repository = join(__dirname, "..", "..");
+const sops = new SopsCli();
+const apps = "gitops/clusters/prod/apps";
+
+before("sops and age", async function () {
+  this.timeout(600_000);
+  await ensureTools(["age-keygen", "sops"], { report: console.error });
+});
+
+interface Ended {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** What a user's machine has beside the project. */
+interface Machine {
+  /** `requireClean` of stack "prod". @default false */
+  readonly requireClean?: boolean;
+  /** The stack's settings hold an identity that Pulumi decrypts. @default false */
+  readonly ageKey?: boolean;
+  /** The identity is in its file. @default true */
+  readonly identity?: boolean;
+  /** Script of the `pulumi` that is first on PATH. @default one that fails */
+  readonly pulumi?: string;
+}
+
+/** A directory of `Project`, and the keys that open it. */
+interface Model {
+  readonly home: string;
+  readonly key: string;
+  readonly recoveryKey: string;
+}
+
+/** Makes the project that all others are copies of, without an identity. */
+async function makeModel(): Promise<Model> {
+  const home = temporaryDirectory();
+  const project = join(home, "project");
+  const [key, recoveryKey] = [await sops.keygen(), await sops.keygen()];
+  const [own = "", recovery = ""] = await sops.recipients(`${key}${recoveryKey}`);
+  const manifest = secretManifest({ name: "db", namespace: "db", values: { PASSWORD: "hunter2" } });
+  const shared = ["components", "config.ts", "node_modules", "package.json", "tools", "tsconfig.json"];
+  writeFiles(home, {
+    ".gitconfig": "[user]\n  name = t\n  email = t@example.com\n",
+    "project/.gitignore": ["commands", ...shared, ""].join("\n"),
+    "project/Pulumi.yaml": "name: platform\nruntime: nodejs\n",
+    "project/Pulumi.prod.yaml": `config:
+  platform:cluster: { kind: existing, kubeconfigFile: /k, loadBalancerCidr: 10.0.0.0/24 }
+  platform:registry: { kind: remote, repository: r.example.com/p }
+  platform:domain: example.com
+  platform:gitops: { requireClean: false }
+  platform:sops:
+    recipients: [${own}]
+    recoveryRecipient: ${recovery}
+`,
+    [`project/${apps}/kustomization.yaml`]: "resources:\n  - db.enc.yaml\n",
+    [`project/${apps}/db.enc.yaml`]: await sops.encrypt(manifest, "db.enc.yaml", [own, recovery]),
+  });
+  // Where these are says which project a command is about; the rest may be anywhere.
+  cpSync(join(repository, "commands"), join(project, "commands"), { recursive: true });
+  for (const name of shared) symlinkSync(join(repository, name), join(project, name));
+  return { home, key, recoveryKey };
+}
+
+let model: Promise<Model> | undefined;
+
+/**
+ * A project of its own with this one's program, in a repository with all of it committed. Its stack "prod" has one
+ * Secret `db`, which holds PASSWORD, for its identity and a recovery key.
+ */
+class Project {
+  private constructor(
+    /** The home of its user. */
+    readonly home: string,
+    readonly key: string,
+    readonly recoveryKey: string,
+    private readonly env: NodeJS.ProcessEnv,
+  ) {}
+
+  static async make(machine: Machine = {}): Promise<Project> {
+    const { requireClean = false, ageKey = false, identity = true, pulumi = "exit 1" } = machine;
+    const { home: from, key, recoveryKey } = await (model ??= makeModel());
+    const home = temporaryDirectory();
+    cpSync(from, home, { recursive: true, verbatimSymlinks: true });
+    const of = new Project(home, key, recoveryKey, {
+      HOME: home,
+      PATH: fakeTools({ pulumi }).PATH,
+      // The tools are where they are.
+      XDG_CACHE_HOME: dirname(cacheDirectory(process.env)),
+    });
+    const settings = of
+      .read("Pulumi.prod.yaml")
+      .replace("requireClean: false", `requireClean: ${String(requireClean)}`);
+    writeFiles(home, {
+      ...(identity ? { ".config/platform/age/prod.agekey": key } : {}),
+      "project/Pulumi.prod.yaml": ageKey ? `${settings}    ageKey: { secure: v1:sealed }\n` : settings,
+    });
+    equal(of.secrets(["init", "--stack", "prod"], { SOPS_AGE_KEY: key }).code, 0);
+    of.git("init", "--quiet", "--initial-branch", "main");
+    of.commit("start");
+    of.git("tag", "start");
+    return of;
+  }
+
+  get directory(): string {
+    return join(this.home, "project");
+  }
+
+  git(...args: string[]): string {
+    return execFileSync("git", args, { cwd: this.directory, env: this.env, encoding: "utf8" }).trimEnd();
+  }
+
+  commit(message: string): void {
+    this.git("add", ".");
+    this.git("commit", "--quiet", "--message", message);
+  }
+
+  /** Runs `npm run secrets -- …`, with `input` in a pipe. */
+  secrets(args: readonly string[], env: NodeJS.ProcessEnv = {}, input = ""): Ended {
+    const shell = ["-c", 'cat | "$@"', "sh", process.execPath];
+    const { status, stdout, stderr } = spawnSync("sh", [...shell, ...program, ...args], {
+      ...{ cwd: this.directory, encoding: "utf8", input },
+      env: { ...this.env, ...env },
+    });
+    return { code: status, stdout, stderr };
+  }
+
+  /**
+   * Runs it on a terminal, whose state it shows at the end.
+   *
+   * @param typed what to wait for, and what to type then
+   */
+  async typed(
+    args: readonly string[],
+    typed: readonly (readonly [string, string])[],
+  ): Promise<{ code: number | null; shown: string }> {
+    const command = [process.execPath, ...program, ...args].map((part) => `'${part}'`).join(" ");
+    const line = `${command}; code=$?; stty -a; exit $code`;
+    const child = spawn("script", ["--quiet", "--return", "--command", line, "/dev/null"], {
+      ...{ cwd: this.directory, env: this.env },
+      // One that waits for more than is typed ends too.
+      ...{ timeout: 30_000, killSignal: "SIGKILL" },
+    });
+    let shown = "";
+    let read = 0;
+    child.stdout.on("data", (chunk: Buffer) => (shown += chunk.toString()));
+    const ended = new Promise<number | null>((resolve) => child.once("close", resolve));
+    for (const [text, keys] of typed) {
+      for (let wait = 0; !shown.includes(text, read); wait++) {
+        if (wait === 500 || child.exitCode !== null) throw new Error(`"${text}" was not shown: ${shown}`);
+        await sleep(20);
+      }
+      read = shown.indexOf(text, read) + text.length;
+      await sleep(50);
+      child.stdin.write(keys);
+    }
+    return { code: await ended, shown };
+  }
+
+  read(path: string): string {
+    return readFileSync(join(this.directory, path), "utf8");
+  }
+
+  /** The values of a Secret as they arrive in a pod. */
+  async values(name: string, key = this.key): Promise<Record<string, Buffer>> {
+    const content = this.read(`${apps}/${name}.enc.yaml`);
+    const { data = {}, stringData = {} } = parse(await sops.decrypt(content, name, key)) as SecretFile;
+    return Object.fromEntries([
+      ...Object.entries(data).map(([entry, value]) => [entry, Buffer.from(value, "base64")]),
+      ...Object.entries(stringData).map(([entry, value]) => [entry, Buffer.from(value)]),
+    ]) as Record<string, Buffer>;
+  }
+
+  /** What is in the layer. */
+  files(): string[] {
+    return readdirSync(join(this.directory, apps)).sort();
+  }
+}
+
+const program = ["-r", "ts-node/register/transpile-only", join("commands", "secrets.ts")];
+/** A recipient whose identity nobody here has. */
+const someone = "age13wfq6lk37szalvqalvhzd4wz9qxyfw9swcha09wqdhfkp0cffssqmtrw9r";
+const untouched = ["db.enc.yaml", "kustomization.yaml"];
+
+/** What went wrong, in one sentence and nothing else. */
+function oneSentence({ code, stdout, stderr }: Ended, message: RegExp): void {
+  deepEqual([code, stdout], [1, ""], stderr);
+  match(stderr, /^[^\n]+\.\n$/);
+  match(stderr, message);
+}
+
+describe("npm run secrets -- add, on a terminal", function () {
+  this.timeout(60_000);
+  const value = "correct horse battery staple";
+
+  before(function () {
+    const { error, stdout } = spawnSync("script", ["--version"], { encoding: "utf8" });
+    if (error !== undefined || !stdout.includes("util-linux")) {
+      console.error("skipped: there is no script of util-linux, which makes a terminal");
+      this.skip();
+    }
+  });
+
+  it("asks for keys and values, shows no value, and writes them encrypted", async () => {
+    const of = await Project.make();
+    const { code, shown } = await of.typed(
+      ["add", "new", "--stack", "prod"],
+      [
+        // Backspace takes the last letter away.
+        ["Key (none to end): ", "Ax\u007f\r"],
+        ["The value of A, which is not shown: ", `${value}x\u007f\r`],
+        ["Key (none to end): ", "a b\r"],
+        ['"a b" is no key. Take letters, digits, "-", "_" and ".".', "B\r"],
+        ["The value of B, which is not shown: ", "\r"],
+        ["The value of B is empty.", "C\r"],
+        ["The value of C, which is not shown: ", "wrong\r"],
+        ["Key (none to end): ", "C\r"],
+        ["Another value of C, which is not shown: ", "right\r"],
+        ["Key (none to end): ", "\r"],
+      ],
+    );
+    equal(code, 0, shown);
+    match(shown, /clusters\/prod\/apps\/new\.enc\.yaml/);
+    for (const typed of ["horse", "wrong", "right"]) equal(shown.includes(typed), false, shown);
+    equal(of.read(`${apps}/new.enc.yaml`).includes("horse"), false);
+    deepEqual(await of.values("new"), {
+      A: Buffer.from(value),
+      B: Buffer.from(""),
+      C: Buffer.from("right"),
+    });
+    match(of.read(`${apps}/kustomization.yaml`), /^ {2}- new\.enc\.yaml$/m);
+  });
+
+  it("does not bring back a value with the arrow keys, and ends with Ctrl-D too", async () => {
+    const of = await Project.make();
+    const { code, shown } = await of.typed(
+      ["add", "new", "--stack", "prod"],
+      [
+        ["Key (none to end): ", "A\r"],
+        ["not shown: ", `${value}\r`],
+        ["Key (none to end): ", "\u001b[A\u001b[A\u0004"],
+      ],
+    );
+    equal(code, 0, shown);
+    equal(shown.includes("horse"), false, shown);
+    deepEqual(await of.values("new"), { A: Buffer.from(value) });
+  });
+
+  for (const [what, typed, message] of [
+    ["Ctrl-C instead of a key", [["Key", "\u0003"]], "Asking for a key was cancelled: nothing is written."],
+    [
+      "Ctrl-C in the middle of a value",
+      [
+        ["Key", "A\r"],
+        ["not shown: ", "horse\u0003"],
+      ],
+      "Asking for the value of A was cancelled: nothing is written.",
+    ],
+    [
+      "a value of several lines",
+      [
+        ["Key", "A\r"],
+        ["not shown: ", "horse\rbattery\rstaple\r"],
+      ],
+      'Asking for the value of A failed: more than one line came at once. Give a value of several lines with --from-file <key>=<path>, and lines "key=value" on standard input.',
+    ],
+    [
+      "a value of two lines without an end",
+      [
+        ["Key", "A\r"],
+        ["not shown: ", "horse\rbattery"],
+      ],
+      "Asking for the value of A failed: more than one line came at once.",
+    ],
+    [
+      "lines for more than one question",
+      [["Key", "A\rhorse\r"]],
+      "Asking for a key failed: more than one line came at once.",
+    ],
+    [
+      "a layer that is none, before anything is asked",
+      [],
+      "there is no clusters/prod/none/kustomization.yaml.",
+    ],
+  ] as const) {
+    it(`refuses ${what}, writes nothing, and leaves the terminal as it was`, async () => {
+      const of = await Project.make();
+      const layer = typed.length === 0 ? "none" : "apps";
+      const { code, shown } = await of.typed(["add", "new", "--stack", "prod", "--layer", layer], typed);
+      equal(code, 1, shown);
+      ok(shown.includes(message), shown);
+      equal(/horse|battery|staple/.test(shown), false, shown);
+      match(shown, /\s(?<!-)echo\s/);
+      match(shown, /\s(?<!-)icanon\s/);
+      deepEqual(of.files(), untouched);
+      equal(of.git("status", "--porcelain"), "");
+    });
+  }
+
+  it("recover asks for the recovery key, and does not show it", async () => {
+    const of = await Project.make({ identity: false, pulumi: "exit 0" });
+    const [key = ""] = /AGE-SECRET-KEY-\S+/.exec(of.recoveryKey) ?? [];
+    const { code, shown } = await of.typed(
+      ["recover", "--stack", "prod", "--yes"],
+      [["Recovery key, which is not shown: ", `${key}\r`]],
+    );
+    equal(code, 0, shown);
+    equal(shown.includes("AGE-SECRET-KEY"), false);
+    match(shown, /recovered: the identity of stack "prod" is age1/);
+  });
+});
+
+describe("npm run secrets -- add --from-file", function () {
+  this.timeout(60_000);
+
+  it("takes files byte for byte, from where the user is or from standard input", async () => {
+    const of = await Project.make();
+    const binary = randomBytes(4096);
+    const pem = `-----BEGIN CERTIFICATE-----\n${binary.toString("base64")}\n-----END CERTIFICATE-----\n`;
+    const json = '{\n  "a": "\u00e4",\r\n  "b": [1]\n}';
+    const { home } = of;
+    writeFiles(home, { "keys/tls.crt": pem, "keys/config.json": json });
+    writeFileSync(join(home, "keys", "key store.jks"), binary);
+    const files = ["tls.crt", "config.json", "store=key store.jks", "typed=/dev/stdin", "empty=/dev/null"];
+    const args = ["add", "files", "--stack", "prod", "--type", "example.com/files"];
+    const { code, stdout, stderr } = of.secrets(
+      [...args, ...files.flatMap((file) => ["--from-file", file])],
+      { INIT_CWD: join(home, "keys") },
+      "two\nlines\n",
+    );
+    deepEqual([code, stderr], [0, ""]);
+    equal(stdout, "clusters/prod/apps/files.enc.yaml\nclusters/prod/apps/kustomization.yaml\n");
+    deepEqual(await of.values("files"), {
+      "tls.crt": Buffer.from(pem),
+      "config.json": Buffer.from(json),
+      store: binary,
+      typed: Buffer.from("two\nlines\n"),
+      empty: Buffer.alloc(0),
+    });
+    const written = of.read(`${apps}/files.enc.yaml`);
+    match(written, /^type: example\.com\/files$/m);
+    equal(written.includes("CERTIFICATE"), false);
+    equal(of.secrets(["check", "--stack", "prod"]).code, 0);
+  });
+
+  it("refuses what it cannot take in one sentence, and writes nothing", async () => {
+    const of = await Project.make();
+    writeFileSync(join(of.home, "large"), Buffer.alloc(1024 ** 2 + 1));
+    for (const [files, message] of [
+      [["a=none"], /^Reading "none" for key "a" failed: ENOENT.* Write --from-file <key>=<path>\.$/m],
+      [["a=gitops"], /^Reading "gitops" for key "a" failed: EISDIR/],
+      [
+        ["a=Pulumi.yaml", "a=config.ts"],
+        /^Reading "config\.ts" for key "a" failed: the key is there twice\. /,
+      ],
+      [["a b=Pulumi.yaml"], /^Adding Secret "x" to stack "prod" failed: "a b" is no key\. /],
+      [["../large"], /failed: its values take 1048577 bytes, and those of a Secret 1048576 at most\. /],
+    ] as const) {
+      const named = files.flatMap((file) => ["--from-file", file]);
+      oneSentence(of.secrets(["add", "x", "--stack", "prod", ...named]), message);
+    }
+    deepEqual(of.files(), untouched);
+  });
+});
+
+describe("npm run secrets -- rotate and recover, of a stack that is released from a clean tree", function () {
+  this.timeout(60_000);
+
+  /** Notes what it is called with, and the files that differ from the last commit. `failing` makes `up` fail. */
+  const pulumi = `echo "$*" >> ../calls
+[ "$1" != up ] || { git status --porcelain -- gitops Pulumi.prod.yaml .sops.yaml >> ../calls; [ ! -e ../failing ]; }`;
+  const up = ["stack select --create prod", "up --stack prod --yes"];
+  const changes = [".sops.yaml", "Pulumi.prod.yaml", `${apps}/db.enc.yaml`];
+
+  const calls = (of: Project) =>
+    existsSync(join(of.home, "calls")) ? of.read("../calls").trimEnd().split("\n") : [];
+  /** The files of each commit since the first, from first to last. */
+  const commits = (of: Project) =>
+    of
+      .git("log", "--reverse", "--format=%x00", "--name-only", "start..HEAD")
+      .split("\0")
+      .slice(1)
+      .map((files) => files.trim().split("\n"));
+
+  it("--commit commits what was encrypted anew before each release, and nothing else", async () => {
+    const of = await Project.make({ requireClean: true, pulumi });
+    writeFiles(of.directory, { "staged.txt": "mine\n", "other.txt": "mine\n" });
+    of.git("add", "staged.txt");
+    const { code, stderr } = of.secrets(["rotate", "--stack", "prod", "--commit", "--yes"]);
+    equal(code, 0, stderr);
+    deepEqual(calls(of), [...up, ...up]);
+    deepEqual(commits(of), [changes, changes]);
+    equal(of.git("log", "-1", "--format=%s"), "Secrets of prod encrypted for other recipients");
+    equal(of.git("status", "--porcelain"), "A  staged.txt\n?? other.txt");
+    deepEqual(await of.values("db", of.read("../.config/platform/age/prod.agekey")), {
+      PASSWORD: Buffer.from("hunter2"),
+    });
+  });
+
+  it("waits for a commit of the user's, and the same command goes on", async () => {
+    const of = await Project.make({ requireClean: true, pulumi });
+    const waiting =
+      /^Releasing stack "prod" waits: its tree must be committed, and 3 files are not\. Commit them, and run the same command again, or run it with --commit\.$/m;
+    const rotate = () => of.secrets(["rotate", "--stack", "prod", "--yes"]);
+    for (const round of ["both", "one"]) {
+      const { code, stderr } = rotate();
+      equal(code, 1);
+      match(stderr, waiting);
+      deepEqual(calls(of), round === "both" ? [] : up);
+      of.commit(round);
+    }
+    equal(rotate().code, 0);
+    deepEqual(calls(of), [...up, ...up]);
+    deepEqual(commits(of), [changes, changes]);
+  });
+
+  it("--commit leaves other work in the tree to the user", async () => {
+    const of = await Project.make({ requireClean: true, pulumi });
+    writeFiles(of.directory, { "gitops/new/mine.yaml": "a: 1\n" });
+    const { code, stderr } = of.secrets(["rotate", "--stack", "prod", "--commit", "--yes"]);
+    equal(code, 1);
+    match(
+      stderr,
+      /^Releasing stack "prod" waits: .* holds other work than secrets, such as gitops\/new\/mine\.yaml\. /m,
+    );
+    deepEqual([calls(of), commits(of)], [[], []]);
+    rmSync(join(of.directory, "gitops", "new"), { recursive: true });
+    equal(of.secrets(["rotate", "--stack", "prod", "--commit", "--yes"]).code, 0);
+    deepEqual(commits(of), [changes, changes]);
+  });
+
+  it("says that a release failed, and the same command goes on", async () => {
+    const of = await Project.make({ requireClean: true, pulumi });
+    const rotate = () => of.secrets(["rotate", "--stack", "prod", "--commit", "--yes"]);
+    writeFiles(of.home, { failing: "" });
+    const { code, stderr } = rotate();
+    equal(code, 1);
+    match(
+      stderr,
+      /^Releasing stack "prod" failed: "pulumi up" ended with exit code 1\. Correct what it names, and run the same command again: it goes on where it was\.$/m,
+    );
+    for (const late of ["--values", `--without=${someone}`]) {
+      oneSentence(
+        of.secrets(["rotate", "--stack", "prod", late]),
+        new RegExp(
+          `failed: one is under way without ${late.replace("--without=", "")}\\. Run it to its end with "npm run secrets -- rotate --stack prod" first\\.$`,
+          "m",
+        ),
+      );
+    }
+    rmSync(join(of.home, "failing"));
+    equal(rotate().code, 0);
+    deepEqual(commits(of), [changes, changes]);
+    deepEqual(calls(of), [...up, ...up, ...up]);
+  });
+
+  it("recover takes the recovery key on standard input, and commits once", async () => {
+    const of = await Project.make({ requireClean: true, pulumi, identity: false });
+    const args = ["recover", "--stack", "prod", "--commit", "--yes"];
+    oneSentence(
+      of.secrets(args, {}, of.key),
+      /the key is that of its only recipient, so none is lost\. Put the key into \S+prod\.agekey\.$/m,
+    );
+    const { code, stderr } = of.secrets(args, {}, of.recoveryKey);
+    equal(code, 0, stderr);
+    deepEqual(calls(of), up);
+    deepEqual(commits(of), [changes]);
+    deepEqual(await of.values("db", of.read("../.config/platform/age/prod.agekey")), {
+      PASSWORD: Buffer.from("hunter2"),
+    });
+  });
+});
+
+describe("npm run secrets, with an identity that Pulumi keeps", function () {
+  this.timeout(60_000);
+
+  const opened = /^Opened 1 of them with the stack's identity, their MACs included\.$/m;
+  const elsewhere = /^The identity of stack "prod" is not here: /m;
+  /** Knows the key in the file `key` above the project, and nothing else. */
+  const pulumi = `[ "$*" = "config get --path platform:sops.ageKey --stack prod" ] && cat ../key`;
+  const editor = (of: Project) => {
+    writeFiles(of.home, { "editor.sh": 'sed -i s/hunter2/hunter3/ "$1"\n' });
+    return { EDITOR: `sh ${join(of.home, "editor.sh")}` };
+  };
+
+  it("asks Pulumi for it in check and edit", async () => {
+    const of = await Project.make({ ageKey: true, identity: false, pulumi });
+    writeFiles(of.home, { key: of.key });
+    const { code, stdout, stderr } = of.secrets(["check", "--stack", "prod"]);
+    deepEqual([code, stdout], [0, ""], stderr);
+    match(stderr, opened);
+    const edited = of.secrets(["edit", "clusters/prod/apps/db.enc.yaml", "--stack", "prod"], editor(of));
+    equal(edited.code, 0, edited.stderr);
+    deepEqual(await of.values("db"), { PASSWORD: Buffer.from("hunter3") });
+  });
+
+  it("says that it is not here, and why, where Pulumi does not tell it", async () => {
+    const of = await Project.make({
+      ...{ ageKey: true, identity: false },
+      pulumi: 'echo "error: incorrect passphrase" >&2; exit 255',
+    });
+    const { code, stdout, stderr } = of.secrets(["check", "--stack", "prod"]);
+    deepEqual([code, stdout], [0, ""], stderr);
+    match(stderr, elsewhere);
+    match(
+      stderr,
+      /^Reading platform:sops\.ageKey of stack "prod" failed: "pulumi config get" failed: error: incorrect passphrase\.$/m,
+    );
+    for (const command of [["edit", "clusters/prod/apps/db.enc.yaml"], ["init"], ["rotate"]]) {
+      oneSentence(
+        of.secrets([...command, "--stack", "prod"], editor(of)),
+        /incorrect passphrase\. Run "pulumi stack select --create prod" with its login and passphrase, or set SOPS_AGE_KEY_FILE\.$/m,
+      );
+    }
+    equal(existsSync(join(of.home, ".config")), false, "another identity was made");
+  });
+
+  it("does not ask Pulumi where the user names another", async () => {
+    const of = await Project.make({ ageKey: true, identity: false, pulumi: "touch ../asked; exit 1" });
+    match(of.secrets(["check", "--stack", "prod"], { SOPS_AGE_KEY: of.key }).stderr, opened);
+    equal(existsSync(join(of.home, "asked")), false);
+  });
+});
+
+describe("npm run secrets -- check, of every stack", function () {
+  this.timeout(60_000);
+
+  it("tells of each by its name, and of the repository once", async () => {
+    const of = await Project.make();
+    writeFiles(of.directory, {
+      "Pulumi.dev.yaml": of.read("Pulumi.prod.yaml"),
+      "gitops/clusters/dev/apps/kustomization.yaml": "resources: []\n",
+    });
+    const { code, stdout, stderr } = of.secrets(["check"]);
+    deepEqual([code, stdout], [0, ""], stderr);
+    const lines = stderr.trimEnd().split("\n");
+    equal(new Set(lines).size, lines.length, stderr);
+    deepEqual(lines.slice(0, 3), [
+      'Checked rules, recipients, form and encryption of 0 secret files of stack "dev".',
+      'Checked rules, recipients, form and encryption of 1 secret files of stack "prod".',
+      "Opened 1 of them with the stack's identity, their MACs included.",
+    ]);
+  });
+
+  it("passes on a machine without identities, and says that they are not here", async () => {
+    const of = await Project.make({ identity: false });
+    const { code, stdout, stderr } = of.secrets(["check"]);
+    deepEqual([code, stdout], [0, ""], stderr);
+    match(stderr, /^The identity of stack "prod" is not here: /m);
+  });
+
+  it("fails when anything is wrong anywhere, and says it once", async () => {
+    const of = await Project.make();
+    const token = `ghp_${"a1B2".repeat(9)}`;
+    writeFiles(of.directory, {
+      "Pulumi.dev.yaml": of.read("Pulumi.prod.yaml"),
+      "Pulumi.moon.yaml": "config: []\n",
+      "gitops/clusters/dev/apps/plain.enc.yaml":
+        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: plain\nstringData:\n  A: b\n",
+      "notes.md": `The token is ${token}.\n`,
+    });
+    const { code, stdout, stderr } = of.secrets(["check"]);
+    equal(code, 1, stderr);
+    const lines = stdout.trimEnd().split("\n");
+    equal(
+      lines.filter((line) => line.startsWith('File notes.md holds a token ("ghp_…").')).length,
+      1,
+      stdout,
+    );
+    match(stdout, /^Checking clusters\/dev\/apps\/plain\.enc\.yaml failed: it is not encrypted\./m);
+    match(stdout, /^Reading Pulumi\.moon\.yaml failed: /m);
+    equal(`${stdout}${stderr}`.includes(token), false);
+    match(stderr, /stack "prod"\.$/m);
+  });
+});
+
+describe("npm run secrets, given what it cannot do", function () {
+  this.timeout(60_000);
+  let of: Project;
+  let other: string;
+
+  before(async () => {
+    of = await Project.make();
+    other = await sops.keygen();
+  });
+
+  const file = "clusters/prod/apps/db.enc.yaml";
+  for (const [args, message, input] of [
+    [
+      ["--x"],
+      /^Running "npm run secrets" failed: Unknown option '--x'\. See "npm run secrets -- --help"\.$/m,
+    ],
+    [
+      ["check", "--stack"],
+      /^Running "npm run secrets" failed: Option '--stack <value>' argument missing\. See/,
+    ],
+    [["rotate", "--stack", "--yes"], /failed: Option '--stack' argument is ambiguous\. See "npm/],
+    [
+      ["polish", "--stack", "prod"],
+      /"polish" is none of its commands\. Those are init, add, edit, check, rotate, /,
+    ],
+    [["add", "--stack", "prod"], /^Running "npm run secrets -- add" failed: it takes one name\. See/],
+    [["add", "x", "A=hunter2", "--stack", "prod"], /^(?!.*hunter2).* failed: it takes one name\. See/],
+    [["check", "x"], /^Running "npm run secrets -- check" failed: it takes nothing but options\. See/],
+    [["check", "--yes"], /^Running "npm run secrets -- check" failed: it has no option --yes\. See/],
+    [
+      ["rotate"],
+      /^Running "npm run secrets -- rotate" failed: no stack is named\. Add --stack, with one of prod\.$/m,
+    ],
+    [["edit", "x", "--stack", "moon"], /^Reading stack "moon" failed: .* Stacks here are prod\.$/m],
+    [
+      ["add", "x", "--layer", "../dev", "--stack", "prod"],
+      /"\.\.\/dev" is no layer\. Name one of the cluster/,
+      "A=b",
+    ],
+    [["add", "x", "--layer", ".", "--stack", "prod"], /"\." is no layer\. Name one of the cluster/, "A=b"],
+    [["add", "db", "--stack", "prod"], /db\.enc\.yaml is there\. Change it with/, "A=b"],
+    [
+      ["add", "x", "--stack", "prod"],
+      /^Reading line 2 of the values failed: "A" is there twice\. /,
+      "A=b\nA=c",
+    ],
+    [["add", "x", "--stack", "prod"], /failed: "\.\." is no key\. /, "..=b"],
+    [
+      ["edit", "none.enc.yaml", "--stack", "prod"],
+      /^Editing none\.enc\.yaml failed: it is no encrypted file/,
+    ],
+    [["recover", "--stack", "prod"], /what came on standard input is no age identity\. /, "hunter2"],
+    [
+      ["recover", "--stack", "prod"],
+      /is encrypted for age1.*, the key is age1.* Give it the recovery key/,
+      "other",
+    ],
+    [
+      ["recover", "--stack", "prod"],
+      /there is an identity in .*prod\.agekey\. Use it with "rotate"/,
+      "recovery",
+    ],
+    [
+      ["init", "--recipient", "age1x", "--stack", "prod"],
+      /age1x is no recipient\. Take what "age-keygen -y" prints/,
+    ],
+    [
+      ["init", "--recipient", `${someone},${someone}`, "--stack", "prod"],
+      /,age1\w+ is no recipient\. Take what/,
+    ],
+    // Its checksum does not hold.
+    [
+      ["init", "--recipient", `age1${"q".repeat(58)}`, "--stack", "prod"],
+      /age1q+ is no recipient\. Take what/,
+    ],
+    [
+      ["recover", "--lost", `AGE-SECRET-KEY-1${"A".repeat(9)}`, "--stack", "prod"],
+      /^(?!.*1AAA).* failed: a private key is among its arguments/,
+    ],
+    [
+      ["rotate", "--without", "age1x", "--stack", "prod"],
+      /age1x is none of its other recipients\. Those are age1/,
+    ],
+  ] as readonly (readonly [string[], RegExp, string?])[]) {
+    it(`says so in one sentence: ${args.join(" ")}${input === undefined ? "" : ` < "${input.replace("\n", " ")}"`}`, () => {
+      const keys = new Map([
+        ["other", other],
+        ["recovery", of.recoveryKey],
+      ]);
+      oneSentence(of.secrets(args, {}, keys.get(input ?? "") ?? input), message);
+      deepEqual(of.files(), untouched);
+      equal(of.git("status", "--porcelain"), "");
+    });
+  }
+
+  for (const [what, editor] of [
+    ["fails", "false"],
+    ["is missing", "/nonexistent/editor"],
+  ] as const) {
+    it(`leaves a file as it was when the editor ${what}`, () => {
+      const { code, stdout, stderr } = of.secrets(["edit", file, "--stack", "prod"], { EDITOR: editor });
+      deepEqual([code, stdout], [1, ""]);
+      match(stderr, /^Editing clusters\/prod\/apps\/db\.enc\.yaml failed: .*The file is as it was\.$/m);
+      equal(/^\s+at /m.test(stderr), false, stderr);
+      equal(of.git("status", "--porcelain"), "");
+    });
+  }
+});
