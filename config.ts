@@ -209,12 +209,16 @@ export async function readStackFile(stack: string, project: string): Promise<Rec
         },
       );
     }
-    const names = (await readdir(project)).map((name) => /^Pulumi\.(.+)\.yaml$/.exec(name)?.[1]);
     throw new Error(
-      `Reading stack "${stack}" failed: there is no Pulumi.${stack}.yaml. Stacks here are ${names.filter((name) => name !== undefined).join(", ")}.`,
+      `Reading stack "${stack}" failed: there is no Pulumi.${stack}.yaml. Stacks here are ${(await stacksOf(project)).join(", ")}.`,
       { cause: error },
     );
   }
+}
+
+/** The names of a project's stacks, sorted: each has a file `Pulumi.<stack>.yaml`. */
+export async function stacksOf(project: string): Promise<string[]> {
+  return (await readdir(project)).flatMap((name) => /^Pulumi\.(.+)\.yaml$/.exec(name)?.[1] ?? []).sort();
 }
 
 /**

@@ -4,14 +4,14 @@ import { text } from "node:stream/consumers";
 import { run } from "../components/command";
 import { sentence } from "../components/sentence";
 import { addSecret, parseValues, readValues } from "../components/sops/add";
-import { checkSecrets, type SecretsCheck } from "../components/sops/check";
+import { checkSecrets } from "../components/sops/check";
 import { SopsCli } from "../components/sops/client";
 import { editSecret } from "../components/sops/edit";
 import { initialise } from "../components/sops/initialise";
 import { recover } from "../components/sops/recovery";
 import { rotate } from "../components/sops/rotation";
-import { SecretStore, stacksOf } from "../components/sops/store";
-import { readStackFile } from "../config";
+import { SecretStore } from "../components/sops/store";
+import { readStackFile, stacksOf } from "../config";
 import { ensureTools } from "../tools/tools";
 import { readArguments } from "./arguments";
 import { pulumiEnvironment } from "./backend";
@@ -196,25 +196,22 @@ async function configSecret(stack: string, command: Command): Promise<string | u
   }
 }
 
-/** Checks stacks, one after the other, and tells once what is said of all of them. @returns the exit code */
+/** Checks stacks, and tells what was checked and what is wrong. @returns the exit code */
 async function check(stacks: readonly string[], base: string | undefined): Promise<number> {
   await ensureTools(["age-keygen", "sops"], { report: tell });
-  const checks: SecretsCheck[] = [];
+  const stores: SecretStore[] = [];
+  const unreadable: string[] = [];
   for (const stack of stacks) {
-    const wrong = (error: unknown) => ({ findings: [(error as Error).message], notes: [] });
-    checks.push(
-      await openStore(stack, "check")
-        .then((store) => checkSecrets(store, base))
-        .catch(wrong),
-    );
+    try {
+      stores.push(await openStore(stack, "check"));
+    } catch (error) {
+      unreadable.push((error as Error).message);
+    }
   }
-  const said = checks.map(({ notes }) => notes).filter((notes) => notes.length > 0);
-  const common = (said[0] ?? []).filter((note) => said.every((notes) => notes.includes(note)));
-  for (const note of said.flat().filter((one) => !common.includes(one))) tell(note);
-  for (const note of common) tell(note);
-  const findings = new Set(checks.flatMap((one) => one.findings));
-  for (const finding of findings) console.log(finding);
-  return findings.size === 0 ? 0 : 1;
+  const { findings, notes } = await checkSecrets(stores, base);
+  for (const note of notes) tell(note);
+  for (const finding of [...unreadable, ...findings]) console.log(finding);
+  return unreadable.length + findings.length === 0 ? 0 : 1;
 }
 
 function showRecoveryKey(key: string): void {

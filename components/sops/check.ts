@@ -43,31 +43,70 @@ function isExample(path: string): boolean {
 }
 
 /**
- * Checks all that is known of a stack's secrets: rules, recipients, form and encryption; that its identity opens every
- * file and that their MACs hold, where the identity is here; and that nothing that nobody may know is in the artifact,
- * in the repository, or in its history since a base.
+ * Checks all that is known of the secrets of stacks: rules, recipients, form and encryption; that each stack's identity
+ * opens every file of it and that their MACs hold, where the identity is here; and, once for each tree, that nothing
+ * that nobody may know is in the artifact, in the repository, or in its history since a base. A stack or a history that
+ * cannot be read is a finding.
  *
  * @param base a branch or commit to compare with. @default where the branch left the default branch
  */
-export async function checkSecrets(store: SecretStore, base?: string): Promise<SecretsCheck> {
+export async function checkSecrets(stores: readonly SecretStore[], base?: string): Promise<SecretsCheck> {
+  const stacks: StackCheck[] = [];
+  // One after the other: each starts a process for each of its files.
+  for (const store of stores) {
+    const unreadable = (error: unknown): StackCheck => ({ ...nothing, visible: [(error as Error).message] });
+    stacks.push(await checkStack(store).catch(unreadable));
+  }
+  const trees = [...new Set(stacks.map(({ tree }) => tree).filter((tree) => tree !== undefined))];
+  const checks = await Promise.all(trees.map((tree) => checkTree(tree, base)));
+  return {
+    findings: together(
+      stacks.flatMap(({ visible }) => visible),
+      checks.flatMap(({ changed }) => changed),
+      stacks.flatMap(({ unopened }) => unopened),
+      checks.flatMap(({ findings }) => findings),
+    ),
+    notes: [...stacks, ...checks].flatMap(({ notes }) => notes),
+  };
+}
+
+interface StackCheck {
+  /** Absolute path. */
+  readonly tree?: string;
+  /** What is wrong with what anybody can see of its files. */
+  readonly visible: readonly string[];
+  /** The files that its identity does not open. */
+  readonly unopened: readonly string[];
+  readonly notes: readonly string[];
+}
+
+const nothing = { visible: [], unopened: [], notes: [] };
+
+async function checkStack(store: SecretStore): Promise<StackCheck> {
   const config = await store.config();
   const { tree } = config.gitops;
-  const files = await store.files();
-  const [visible, artifact, opened, repository] = await Promise.all([
+  const files = (await store.files()).size;
+  const isHere = files > 0 && (await store.identity()) !== undefined;
+  const [visible, unopened] = await Promise.all([
     checkSecretFiles(tree, readersOf(config)),
-    readTree(tree),
-    opens(store, files.size),
-    checkRepository(tree, base === undefined ? {} : { base }),
+    isHere ? store.unopened() : [],
   ]);
-  return {
-    findings: together(visible, repository.changed, opened.findings, artifact.findings, repository.findings),
-    notes: [
-      `Checked rules, recipients, form and encryption of ${files.size} secret files of stack "${store.stack}".`,
-      ...opened.notes,
-      `Looked for plain Secrets, keys and tokens in ${artifact.files.length} files of the artifact.`,
-      ...repository.notes,
-    ],
-  };
+  const checked = `Checked rules, recipients, form and encryption of ${files} secret files of stack "${store.stack}"`;
+  const opened = isHere
+    ? `${checked}, and opened them with its identity, their MACs included.`
+    : `${checked}. Its identity is not here: whether they open was not checked.`;
+  return { tree, visible, unopened, notes: [files === 0 ? `${checked}.` : opened] };
+}
+
+async function checkTree(tree: string, base: string | undefined): Promise<RepositoryCheck> {
+  const [artifact, { findings, changed, notes }] = await Promise.all([
+    readTree(tree),
+    checkRepository(tree, base === undefined ? {} : { base }).catch((error: unknown): RepositoryCheck => {
+      return { findings: [(error as Error).message], changed: [], notes: [] };
+    }),
+  ]);
+  const looked = `Looked for plain Secrets, keys and tokens in ${artifact.files.length} files of the artifact.`;
+  return { findings: [...artifact.findings, ...findings], changed, notes: [looked, ...notes] };
 }
 
 /**
@@ -92,16 +131,6 @@ export function together(...checks: readonly (readonly string[])[]): string[] {
   const isCommitted = (finding: string) =>
     committed.some((told) => told === finding || told.endsWith(`/${finding.replace(/^File /, "")}`));
   return [...heard].filter((finding) => !isCommitted(finding));
-}
-
-async function opens(store: SecretStore, files: number): Promise<SecretsCheck> {
-  if (files === 0) return { findings: [], notes: [] };
-  if ((await store.identity()) === undefined) {
-    const note = `The identity of stack "${store.stack}" is not here: recipients, form and encryption were checked, not whether the files open.`;
-    return { findings: [], notes: [note] };
-  }
-  const findings = await store.unopened();
-  return { findings, notes: [`Opened ${files} of them with the stack's identity, their MACs included.`] };
 }
 
 /**

@@ -1,6 +1,6 @@
-import { mkdir, readdir, readFile, stat } from "node:fs/promises";
+import { mkdir, readFile, stat } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
-import { readStackConfig, type PlatformConfig } from "../../config";
+import { readStackConfig, stacksOf, type PlatformConfig } from "../../config";
 import type { Sops } from "./client";
 import { isGenerated, readSecretFiles } from "./files";
 import { IdentityLifecycle, type IdentityInputs } from "./identity/lifecycle";
@@ -26,11 +26,6 @@ export interface IdentityFile {
   readonly keys: readonly string[];
   /** The value of its line `# <name>: …`, as JSON. */
   readonly notes: Readonly<Record<string, unknown>>;
-}
-
-/** The names of a project's stacks, sorted: each has a file `Pulumi.<stack>.yaml`. */
-export async function stacksOf(project: string): Promise<string[]> {
-  return (await readdir(project)).flatMap((name) => /^Pulumi\.(.+)\.yaml$/.exec(name)?.[1] ?? []).sort();
 }
 
 /** The secrets of one stack as they are on this machine: settings, rules, files and identity. */
