@@ -37,7 +37,7 @@ export async function releaseSecrets(
     const [other] = await changed([tree, ...own.map((path) => `:(exclude)${path}`)]);
     if (other !== undefined) {
       throw new Error(
-        `${operation} waits: its tree must be committed, and holds other work than secrets, such as ${other}. Commit that or put it aside with "git stash", and run the same command again.`,
+        `${operation} waits: its tree must be committed, and holds other work than secrets, such as ${other}. Commit that, or put it aside with "git stash push --include-untracked -- '${other}'", and run the same command again.`,
       );
     }
     const files = await changed(own);

@@ -58,7 +58,7 @@ type Command = keyof typeof commands;
 async function main(args: string[]): Promise<number> {
   if (args.some((argument) => argument.includes("AGE-SECRET-KEY-"))) {
     throw new Error(
-      'Running "npm run secrets" failed: a private key is among its arguments, which everybody on this machine sees. Replace that key, and give keys on standard input.',
+      `Running "npm run secrets" failed: a private key is among its arguments, which everybody on this machine sees, and npm's log keeps. Replace that key, delete ~/.npm/_logs, and give keys on standard input.`,
     );
   }
   const { values, positionals } = readArguments("npm run secrets", {

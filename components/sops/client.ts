@@ -33,7 +33,11 @@ export class SopsCli implements Sops {
   async decrypt(content: string, path: string, identity: string): Promise<string> {
     return run(
       "sops",
-      ["decrypt", ...["--input-type", "yaml", "--output-type", "yaml", "--filename-override", path]],
+      [
+        // The rules are for what is encrypted; broken ones would be taken for a broken file.
+        ...["--config", "/dev/null", "decrypt"],
+        ...["--input-type", "yaml", "--output-type", "yaml", "--filename-override", path],
+      ],
       {
         input: content,
         // This identity alone: sops would also try the key files and SSH keys of the user.

@@ -5,6 +5,7 @@ import { ScratchDirectory } from "../../tools/scratch-directory";
 import { binDirectory } from "../../tools/tools";
 import { onTerminal } from "../command";
 import { checkForm } from "./form";
+import { recipientsOf } from "./secret-file";
 import type { SecretStore } from "./store";
 
 /** File systems in memory. Source: linux/magic.h, TMPFS_MAGIC and RAMFS_MAGIC */
@@ -41,6 +42,14 @@ export async function editSecret(
       `${operation} the identity of stack "${store.stack}" is not in ${await store.identityPlace()}. Put it there.`,
     );
   }
+  const content = files.get(path) ?? "";
+  await store.sops.decrypt(content, path, identity).catch(async (error: unknown) => {
+    const own = await store.sops.recipients(identity).catch(() => ["none"]);
+    throw new Error(
+      `${operation} it is encrypted for ${recipientsOf(content).join(", ")}, the identity is ${own.join(", ")}, and it does not open. Set SOPS_AGE_KEY_FILE to the right identity, or restore the file from Git.`,
+      { cause: error },
+    );
+  });
   const memory = await memoryDirectory(env);
   if (memory === undefined) {
     throw new Error(
@@ -58,7 +67,11 @@ export async function editSecret(
   }
   const { generate } = (await store.config()).sops;
   const findings = checkForm(path, await readFile(join(tree, path), "utf8"), generate);
-  if (findings.length > 0) throw new Error(findings.join("\n"));
+  if (findings.length > 0) {
+    throw new Error(
+      [...findings, `It is as you wrote it: edit it again, or restore it from Git.`].join("\n"),
+    );
+  }
   return path;
 }
 

@@ -1,3 +1,5 @@
+import { sentence } from "../sentence";
+import { identityIn } from "./identity/lifecycle";
 import { readersOf } from "./place";
 import { isEncrypted, recipientsOf } from "./secret-file";
 import type { SecretStore } from "./store";
@@ -29,8 +31,9 @@ interface Recovery {
  */
 export async function recover(
   store: SecretStore,
-  { key, lost, release, tell }: RecoveryOptions,
+  { key: given, lost, release, tell }: RecoveryOptions,
 ): Promise<void> {
+  const key = identityIn(given);
   const operation = `Recovering stack "${store.stack}" failed:`;
   const { sops } = await store.config();
   const place = await store.identityPlace();
@@ -49,8 +52,11 @@ export async function recover(
   for (const [path, content] of files) {
     if (!isEncrypted(content)) continue;
     await store.sops.decrypt(content, path, key).catch((error: unknown) => {
+      const recipients = recipientsOf(content);
       throw new Error(
-        `${operation} ${path} is encrypted for ${recipientsOf(content).join(", ")}, the key is ${opened.join(", ")}. Give it the recovery key ${sops.recoveryRecipient ?? "of that file"}, or restore the file from Git.`,
+        recipients.some((recipient) => opened.includes(recipient))
+          ? `${operation} ${path} does not open with its key: ${sentence((error as Error).message)} Restore the file from Git.`
+          : `${operation} ${path} is encrypted for ${recipients.join(", ")}, the key is ${opened.join(", ")}. Give it the recovery key ${sops.recoveryRecipient ?? "of that file"}, or restore the file from Git.`,
         { cause: error },
       );
     });

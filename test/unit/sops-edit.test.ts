@@ -110,6 +110,22 @@ describe("an editor of a secret", function () {
     equal(readFileSync(join(directory, file), "utf8"), before);
   });
 
+  it("is not started where the identity does not open the file", async () => {
+    writeFiles(directory, { ".sops.yaml": "<<<<<<< HEAD\n" });
+    equal(
+      (await sops.decrypt(readFileSync(join(directory, file), "utf8"), file, key)).includes(marker),
+      true,
+    );
+    const other = await sops.keygen();
+    const [own = ""] = await sops.recipients(key);
+    const [recipient = ""] = await sops.recipients(other);
+    writeFiles(directory, { "x.agekey": other });
+    const store = new SecretStore({ stack: "x", project: directory, sops, env: {} });
+    await rejects(editSecret(store, "clusters/x/s.enc.yaml", { EDITOR: "false" }), {
+      message: `Editing clusters/x/s.enc.yaml failed: it is encrypted for ${own}, the identity is ${recipient}, and it does not open. Set SOPS_AGE_KEY_FILE to the right identity, or restore the file from Git.`,
+    });
+  });
+
   it("sees the plain text in memory, of this user alone, and no identity", async () => {
     const { node, editor, plain } = await open();
     match(readFileSync(plain, "utf8"), new RegExp(marker));

@@ -2,7 +2,7 @@ import { deepEqual, equal, match, rejects } from "node:assert/strict";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Sops } from "../../components/sops/client";
-import { IdentityLifecycle, type IdentityInputs } from "../../components/sops/identity/lifecycle";
+import { identityIn, IdentityLifecycle, type IdentityInputs } from "../../components/sops/identity/lifecycle";
 import { temporaryDirectory, writeFiles } from "./temporary";
 
 /** Encryption whose identity "of X" opens what names the recipient "age1X", unless it was tampered with. */
@@ -149,6 +149,17 @@ describe("age identity", () => {
       equal(readFileSync(file, "utf8"), "of generated");
     });
   }
+
+  it("is found among what stands around it: comments, spaces, ends of lines, what npm prints before a command", () => {
+    const [one, two] = ["AGE-SECRET-KEY-1ONE", "AGE-PLUGIN-YUBIKEY-1TWO"];
+    equal(
+      identityIn(
+        `\n> platform@0.1.0 secrets\n> node commands/secrets.ts\n\n# public key: age1one\r\n  ${one} \r\n${two}`,
+      ),
+      `${one}\n${two}\n`,
+    );
+    equal(identityIn("# nothing\nof a key\n"), "of a key\n");
+  });
 
   it("is made once: an identity that is there stays", async () => {
     const { inputs, lifecycle, file } = stack({ generate: "empty", identity: "of earlier" });

@@ -51,7 +51,7 @@ export class IdentityLifecycle {
   async create(inputs: IdentityInputs): Promise<IdentityOutputs> {
     const findings = await this.check(inputs);
     if (findings.length > 0) throw new Error(findings.join("\n"));
-    const identity = (await this.load(inputs)) ?? withoutComments(await this.sops.generate(inputs.file));
+    const identity = (await this.load(inputs)) ?? identityIn(await this.sops.generate(inputs.file));
     return { ...inputs, identity, recipients: await this.sops.recipients(identity) };
   }
 
@@ -72,7 +72,7 @@ export class IdentityLifecycle {
   /** The identity as it stands in its source, comments left out; undefined when there is none. */
   async load(inputs: IdentityInputs): Promise<string | undefined> {
     const identity = await this.source(inputs);
-    return identity === undefined ? undefined : withoutComments(identity);
+    return identity === undefined ? undefined : identityIn(identity);
   }
 
   private async source(inputs: IdentityInputs): Promise<string | undefined> {
@@ -167,7 +167,11 @@ export class IdentityLifecycle {
   }
 }
 
-/** The keys of an identity file: what is noted beside them is no part of the identity. */
-function withoutComments(identity: string): string {
-  return identity.replace(/^#.*\n?/gm, "");
+/**
+ * The keys of a text, one a line: what stands around them, such as age-keygen's comments or what npm printed before a
+ * key that was piped on, is no part of an identity.
+ */
+export function identityIn(text: string): string {
+  const keys = text.match(/^[ \t]*AGE-(SECRET-KEY|PLUGIN)-[^\s]+/gm) ?? [];
+  return keys.length === 0 ? text.replace(/^#.*\n?/gm, "") : keys.map((key) => `${key.trim()}\n`).join("");
 }
