@@ -1,4 +1,4 @@
-import { existsSync } from "node:fs";
+import { existsSync, writeSync } from "node:fs";
 import { resolve } from "node:path";
 import { text } from "node:stream/consumers";
 import { run } from "../components/command";
@@ -214,9 +214,17 @@ async function check(stacks: readonly string[], base: string | undefined): Promi
   return unreadable.length + findings.length === 0 ? 0 : 1;
 }
 
+/** Written at once, before anything is encrypted for the key: who does not get it has lost nothing. */
 function showRecoveryKey(key: string): void {
+  try {
+    writeSync(process.stdout.fd, `${key}\n`);
+  } catch (error) {
+    throw new Error(
+      `Showing the recovery key failed: standard output takes nothing (${(error as Error).message}). Nothing is encrypted for it; run the same command again.`,
+      { cause: error },
+    );
+  }
   tell("The recovery key is on standard output, this once. Keep it offline.");
-  process.stdout.write(`${key}\n`);
 }
 
 async function readLines(): Promise<Record<string, string>> {
