@@ -59,10 +59,16 @@ export class Crane implements OciRegistry {
       return await run("crane", this.insecure ? ["--insecure", ...args] : args);
     } catch (error) {
       const { message } = error as Error;
+      // What crane sends again after a part of it was kept, a full registry takes for a wrong range.
+      const full = /no space left on device/.test(message)
+        ? "the registry has no space left"
+        : /RANGE_INVALID/.test(message)
+          ? "the registry kept a part of what it was sent, as one does that has no space left"
+          : undefined;
       throw new Error(
-        /no space left on device/.test(message)
-          ? `${operation} failed: the registry has no space left. Make room on its volume, or lower platform:registry.keep, and run again.`
-          : `${operation} failed: ${message}`,
+        full === undefined
+          ? `${operation} failed: ${message}`
+          : `${operation} failed: ${full}. Make room on its volume, or lower platform:registry.keep, and run again.`,
         { cause: error },
       );
     }

@@ -1,0 +1,25 @@
+import { rejects } from "node:assert/strict";
+import { Crane } from "../../components/oci";
+import { fakeTools, withEnvironment } from "./temporary";
+
+describe("an OCI registry", () => {
+  const operation = "Pushing sha256:1 to localhost/x failed:";
+  const remedy = "Make room on its volume, or lower platform:registry.keep, and run again.";
+  for (const [said, message] of [
+    ["write /var/lib/registry/x: no space left on device", `the registry has no space left. ${remedy}`],
+    [
+      "PUT http://localhost/v2/x: RANGE_INVALID: invalid content range",
+      `the registry kept a part of what it was sent, as one does that has no space left. ${remedy}`,
+    ],
+    ["UNAUTHORIZED: no", '"crane push /layout" failed: UNAUTHORIZED: no'],
+  ] as const) {
+    it(`that says "${said}" is told of with its remedy`, async () => {
+      const tools = fakeTools({ crane: `echo "${said}" >&2; exit 1` });
+      await withEnvironment(tools, () =>
+        rejects(new Crane(false).push("/layout", "localhost/x", "sha256:1"), {
+          message: `${operation} ${message}`,
+        }),
+      );
+    });
+  }
+});
