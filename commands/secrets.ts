@@ -1,5 +1,6 @@
-import { existsSync, writeSync } from "node:fs";
-import { resolve } from "node:path";
+import { createHash } from "node:crypto";
+import { existsSync, realpathSync, writeSync } from "node:fs";
+import { join, resolve } from "node:path";
 import { text } from "node:stream/consumers";
 import { run } from "../components/command";
 import { sentence } from "../components/sentence";
@@ -11,7 +12,8 @@ import { initialise } from "../components/sops/initialise";
 import { recover } from "../components/sops/recovery";
 import { rotate } from "../components/sops/rotation";
 import { SecretStore } from "../components/sops/store";
-import { readStackFile, stacksOf } from "../config";
+import { readStackFile, stacksOf, stateDirectory } from "../config";
+import { withLock } from "../tools/lock";
 import { ensureTools } from "../tools/tools";
 import { readArguments } from "./arguments";
 import { pulumiEnvironment } from "./backend";
@@ -56,7 +58,7 @@ type Command = keyof typeof commands;
 
 /** @returns the exit code */
 async function main(args: string[]): Promise<number> {
-  if (args.some((argument) => argument.includes("AGE-SECRET-KEY-"))) {
+  if (args.some((argument) => /AGE-SECRET-KEY-/i.test(argument))) {
     throw new Error(
       `Running "npm run secrets" failed: a private key is among its arguments, which everybody on this machine sees, and npm's log keeps. Replace that key, delete ~/.npm/_logs, and give keys on standard input.`,
     );
@@ -103,21 +105,24 @@ async function main(args: string[]): Promise<number> {
 
   switch (command) {
     case "init":
-      await initialise(store, {
-        recipients: values.recipient,
-        showRecoveryKey: values.recovery === true ? showRecoveryKey : undefined,
-        tell,
-      });
+      await alone(() =>
+        initialise(store, {
+          recipients: values.recipient,
+          showRecoveryKey: values.recovery === true ? showRecoveryKey : undefined,
+          tell,
+        }),
+      );
       return 0;
     case "add": {
       const files = values["from-file"];
-      const written = await addSecret(store, {
+      const secret = {
         name: subject,
         layer: values.layer ?? "apps",
         namespace: values.namespace ?? subject,
         type: values.type,
         values: () => (files === undefined ? readLines() : readValues(files, directory)),
-      });
+      };
+      const written = await addSecret(store, secret, alone);
       for (const path of written) console.log(path);
       return 0;
     }
@@ -127,12 +132,24 @@ async function main(args: string[]): Promise<number> {
       return 0;
     }
     case "rotate":
-      await rotate(store, { release, tell, values: values.values, without: values.without });
+      await alone(() => rotate(store, { release, tell, values: values.values, without: values.without }));
       return 0;
-    case "recover":
-      await recover(store, { key: await readRecoveryKey(), lost: values.lost, release, tell });
+    case "recover": {
+      const key = await readRecoveryKey();
+      await alone(() => recover(store, { key, lost: values.lost, release, tell }));
       return 0;
+    }
   }
+}
+
+/** Runs what changes the secrets of this project while no other process of this user does. */
+function alone<T>(work: () => Promise<T>): Promise<T> {
+  const name = createHash("sha256").update(realpathSync(project)).digest("hex").slice(0, 16);
+  return withLock(join(stateDirectory(process.env), "locks", name), work, {
+    onWait: (pid) => {
+      tell(`waiting for process ${pid}, which is changing the secrets of this project`);
+    },
+  });
 }
 
 function tell(line: string): void {
@@ -198,7 +215,7 @@ async function configSecret(stack: string, command: Command): Promise<string | u
 
 /** Checks stacks, and tells what was checked and what is wrong. @returns the exit code */
 async function check(stacks: readonly string[], base: string | undefined): Promise<number> {
-  await ensureTools(["age-keygen", "sops"], { report: tell });
+  await ensureTools(["age-keygen", "kustomize", "sops"], { report: tell });
   const stores: SecretStore[] = [];
   const unreadable: string[] = [];
   for (const stack of stacks) {

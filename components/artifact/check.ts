@@ -1,7 +1,7 @@
 import { parseAllDocuments } from "yaml";
 import type { Layer, Rendered } from "./render";
 import type { Manifest } from "../kubernetes";
-import { leaksIn } from "../sops/leaks";
+import { leaksIn, notASecret, privateKey } from "../sops/leaks";
 import { variablesOf } from "../substitution";
 
 /** Keys of the ConfigMap `platform-runtime`: facts that only a run knows, substituted by Flux. */
@@ -44,7 +44,8 @@ export function isChecked(manifest: string): boolean {
  * @param path relative to the tree
  */
 export function checkFile(path: string, content: string): string[] {
-  return [...secretsIn(path, content).flatMap(checkSecret), ...checkLeaks(`File ${path}`, content)];
+  const plain = secretsIn(path, content).flatMap(checkSecret);
+  return [...plain.map((finding) => `File ${path}: ${finding}`), ...checkLeaks(`File ${path}`, content)];
 }
 
 /**
@@ -55,20 +56,30 @@ export function checkFile(path: string, content: string): string[] {
 export function checkLeaks(subject: string, content: string): string[] {
   return leaksIn(content).map(({ what, start }) => {
     const shown = start === "" ? "" : ` ("${start}…")`;
-    const replaced = what === "a private key" ? "the key" : "it";
-    return `${subject} holds ${what}${shown}. Remove it from the tree and its history, and replace ${replaced}.`;
+    const remedy = "Remove it from the tree and its history, and replace";
+    return what === privateKey
+      ? `${subject} holds ${what}${shown}. ${remedy} the key.`
+      : `${subject} holds ${what}${shown}. ${remedy} it, or, where it is none, mark its line with the comment ${notASecret}.`;
   });
 }
 
-/** The Secrets that a file holds as they stand; what does not parse is kustomize's to refuse. */
+/** The Secrets that a file holds as they stand, in lists too; what does not parse is kustomize's to refuse. */
 function secretsIn(path: string, content: string): Manifest[] {
-  if (!/\.ya?ml$/.test(path) || !/^kind:\s*["']?Secret/m.test(content)) return [];
+  if (!/\.(?:ya?ml|json)$/.test(path) || !/\bkind["']?:\s*["']?Secret/.test(content)) return [];
   try {
-    const documents = parseAllDocuments(content).map((document) => document.toJS() as Manifest | null);
-    return documents.filter((object) => object?.kind === "Secret" && "metadata" in object) as Manifest[];
+    return parseAllDocuments(content)
+      .flatMap((document) => itemsOf(document.toJS() as Manifest | null))
+      .filter((object) => object.kind === "Secret" && "metadata" in object);
   } catch {
     return [];
   }
+}
+
+/** An object and what it holds as a List, however deep. */
+function itemsOf(object: Manifest | null): Manifest[] {
+  if (object === null) return [];
+  const { items } = object as { items?: unknown };
+  return [object, ...(Array.isArray(items) ? (items as (Manifest | null)[]).flatMap(itemsOf) : [])];
 }
 
 /** The layers from first to last, dependencies before dependents. Expects what `checkRendered` found in order. */
@@ -141,7 +152,7 @@ function checkSecret(object: Manifest): string[] {
   const plain = values.filter(([, value]) => !isSafe(value, object.sops !== undefined)).map(([key]) => key);
   if (plain.length === 0) return [];
   return [
-    `Secret ${object.metadata.namespace ?? "default"}/${object.metadata.name} holds "${plain.join('", "')}" in plain text. Encrypt its file with "sops encrypt --in-place" and name it *.enc.yaml.`,
+    `Secret ${object.metadata.namespace ?? "default"}/${object.metadata.name} holds "${plain.join('", "')}" in plain text. Encrypt its file with "sops encrypt --in-place", name it *.enc.yaml, and replace the value: it is known from now on.`,
   ];
 }
 

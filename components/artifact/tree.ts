@@ -32,6 +32,30 @@ export async function readTree(tree: string): Promise<Tree> {
   return { files, content: hash.digest("hex"), findings };
 }
 
+/** What a cluster makes of a tree. */
+export interface ClusterCheck {
+  /** What forbids its release, one sentence each. */
+  readonly findings: readonly string[];
+  /** The names of the Secrets that it applies; undefined when it does not build. */
+  readonly secrets?: ReadonlySet<string>;
+}
+
+/**
+ * Renders and checks a tree for one cluster.
+ *
+ * @param tree absolute path
+ */
+export async function checkCluster(tree: string, cluster: string): Promise<ClusterCheck> {
+  try {
+    const rendered = await renderCluster(tree, cluster, { wanted: isChecked });
+    const objects = [...rendered.root, ...rendered.layers.flatMap(({ manifests }) => manifests)];
+    const secrets = objects.filter(({ kind }) => kind === "Secret").map(({ metadata }) => metadata.name);
+    return { findings: checkRendered(rendered), secrets: new Set(secrets) };
+  } catch (error) {
+    return { findings: [(error as Error).message] };
+  }
+}
+
 /**
  * Reads, renders and checks a tree for one cluster, before anything is made of it.
  *
@@ -39,14 +63,20 @@ export async function readTree(tree: string): Promise<Tree> {
  * @throws Error when the tree cannot be read
  */
 export async function inspectTree(tree: string, cluster: string): Promise<Tree> {
-  const { findings: ofFiles, ...read } = await readTree(tree);
-  const findings = [...ofFiles];
-  try {
-    findings.push(...checkRendered(await renderCluster(tree, cluster, { wanted: isChecked })));
-  } catch (error) {
-    findings.push((error as Error).message);
-  }
-  return { ...read, findings: [...new Set(findings)] };
+  const { findings, ...read } = await readTree(tree);
+  return { ...read, findings: eachOnce(findings, (await checkCluster(tree, cluster)).findings) };
+}
+
+/**
+ * The findings of files and of what is rendered; what is said of a file is not said of the object in it, whose namespace
+ * may be kustomize's.
+ */
+export function eachOnce(ofFiles: readonly string[], ofClusters: readonly string[]): string[] {
+  const isTold = (finding: string) => ofFiles.some((told) => told.endsWith(`: ${finding}`));
+  const fresh = ofClusters.filter(
+    (finding) => !isTold(finding) && !isTold(finding.replace(/^Secret [^/\s]+/, "Secret default")),
+  );
+  return [...new Set([...ofFiles, ...fresh])];
 }
 
 async function fileNames(directory: string): Promise<string[]> {

@@ -1,7 +1,9 @@
 import { existsSync } from "node:fs";
-import { readFile } from "node:fs/promises";
-import { basename, join, resolve } from "node:path";
-import { isSeq, parseDocument } from "yaml";
+import { readdir, readFile } from "node:fs/promises";
+import { basename, join, normalize, resolve } from "node:path";
+import { isSeq, parseAllDocuments, parseDocument, type Document, type YAMLSeq } from "yaml";
+import type { PlatformConfig } from "../../config";
+import type { Manifest } from "../kubernetes";
 import { sentence } from "../sentence";
 import { readersOf } from "./place";
 import { everyRecipient, needsRule } from "./rules";
@@ -25,16 +27,39 @@ export interface NewSecret {
 /** What the values of a Secret may take together, in bytes. Source: `MaxSecretSize` in k8s.io/api, core/v1/types.go */
 const largest = 1024 ** 2;
 
+/** Where a new Secret goes, as it is found at one moment. */
+interface Place {
+  readonly config: PlatformConfig;
+  /** Of the file and of the kustomization.yaml, relative to the tree. */
+  readonly path: string;
+  readonly list: string;
+  readonly document: Document;
+  readonly resources: YAMLSeq;
+  readonly isListed: boolean;
+}
+
 /**
- * Adds a Secret to a layer: its encrypted file, and that file's line in the kustomization.yaml. Values are in memory
- * and in what SOPS encrypted alone.
+ * Adds a Secret to a layer: its line in the kustomization.yaml, and its encrypted file. Values are in memory and in what
+ * SOPS encrypted alone. A kill between the two leaves a line without a file, which the same call brings.
  *
+ * @param alone runs what reads and writes files while nobody else does; values are asked for outside of it
  * @returns the files that were written, relative to the tree
  * @throws Error when it cannot be added; nothing is written then
  */
-export async function addSecret(store: SecretStore, secret: NewSecret): Promise<string[]> {
+export async function addSecret(
+  store: SecretStore,
+  secret: NewSecret,
+  alone = <T>(work: () => Promise<T>): Promise<T> => work(),
+): Promise<string[]> {
+  await findPlace(store, secret);
+  const values = typeof secret.values === "function" ? await secret.values() : secret.values;
+  return alone(() => write(store, secret, values));
+}
+
+/** @throws Error when the Secret cannot be added, whatever its values are */
+async function findPlace(store: SecretStore, secret: NewSecret): Promise<Place> {
   const { name, layer, namespace } = secret;
-  const operation = `Adding Secret "${name}" to stack "${store.stack}" failed:`;
+  const operation = operationOf(store, secret);
   // Source: https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
   if (!/^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/.test(name)) {
     throw new Error(`${operation} that is no name of an object. Take a-z, 0-9, "-" and ".".`);
@@ -50,11 +75,6 @@ export async function addSecret(store: SecretStore, secret: NewSecret): Promise<
   if (!directory.startsWith(join("clusters", cluster, "/"))) {
     throw new Error(`${operation} "${layer}" is no layer. Name one of the cluster with --layer.`);
   }
-  if (existsSync(join(tree, path))) {
-    throw new Error(
-      `${operation} ${path} is there. Change it with "npm run secrets -- edit ${path} --stack ${store.stack}".`,
-    );
-  }
   const document = parseDocument(
     await readFile(join(tree, list), "utf8").catch((error: unknown) => {
       throw new Error(`${operation} there is no ${list}. Name a layer of the cluster with --layer.`, {
@@ -67,13 +87,33 @@ export async function addSecret(store: SecretStore, secret: NewSecret): Promise<
   if (!isSeq(resources)) {
     throw new Error(`${operation} "resources" of ${list} is no list. Restore it from Git.`);
   }
+  const isListed = resources
+    .toJSON()
+    .some((entry) => typeof entry === "string" && normalize(entry) === `${name}.enc.yaml`);
+  if (existsSync(join(tree, path))) {
+    const remedy = isListed
+      ? `Change it with "npm run secrets -- edit ${path} --stack ${store.stack}".`
+      : `List it in ${list}, with the line "- ${name}.enc.yaml" below "resources".`;
+    throw new Error(`${operation} ${path} is there. ${remedy}`);
+  }
+  const namespaces = await namespacesOf(tree);
+  if (!namespaces.has(namespace)) {
+    throw new Error(
+      `${operation} no Namespace of the tree is named "${namespace}". Name one of them with --namespace, or add it first.`,
+    );
+  }
+  if (config.sops.generate === "none" && !needsRule(readersOf(config))) {
+    throw new Error(`${operation} it has no recipients to encrypt for. ${initOf(store)}.`);
+  }
+  await store.readRules();
+  return { config, path, list, document, resources, isListed };
+}
+
+async function write(store: SecretStore, secret: NewSecret, values: SecretValues): Promise<string[]> {
+  const operation = operationOf(store, secret);
+  const { config, path, list, document, resources, isListed } = await findPlace(store, secret);
   const readers = readersOf(config);
   const made = config.sops.generate;
-  const init = `Run "npm run secrets -- init --stack ${store.stack}"`;
-  if (made === "none" && !needsRule(readers)) {
-    throw new Error(`${operation} it has no recipients to encrypt for. ${init}.`);
-  }
-  const values = typeof secret.values === "function" ? await secret.values() : secret.values;
   const wrong = wrongValues(values);
   if (wrong !== undefined) throw new Error(`${operation} ${wrong}`);
   const empty = sizeOf(values) === 0;
@@ -83,16 +123,41 @@ export async function addSecret(store: SecretStore, secret: NewSecret): Promise<
   }
   if (!mine && !needsRule(readers)) {
     throw new Error(
-      `${operation} it has no recipients to encrypt for. ${init} with --recipient, or leave the values empty: "key=".`,
+      `${operation} it has no recipients to encrypt for. ${initOf(store)} with --recipient, or leave the values empty: "key=".`,
     );
   }
   const manifest = secretManifest({ ...secret, values });
   const content = mine ? manifest : await store.sops.encrypt(manifest, path, everyRecipient(readers));
+  if (!isListed) {
+    resources.add(basename(path));
+    await writeWhole(join(config.gitops.tree, list), document.toString({ lineWidth: 0 }));
+  }
   await store.writeFile(path, content);
-  resources.add(`${name}.enc.yaml`);
-  await writeWhole(join(tree, list), document.toString({ lineWidth: 0 }));
   const rules = (await store.writeRules()) ? [".sops.yaml"] : [];
-  return [path, list, ...rules];
+  return [path, ...(isListed ? [] : [list]), ...rules];
+}
+
+function operationOf(store: SecretStore, { name }: NewSecret): string {
+  return `Adding Secret "${name}" to stack "${store.stack}" failed:`;
+}
+
+function initOf(store: SecretStore): string {
+  return `Run "npm run secrets -- init --stack ${store.stack}"`;
+}
+
+/** The namespaces that the tree makes, for any stack, and those that every cluster has. */
+async function namespacesOf(tree: string): Promise<Set<string>> {
+  const names = new Set(["default", "flux-system", "kube-system", "kube-public"]);
+  for (const path of await readdir(tree, { recursive: true })) {
+    if (!/\.ya?ml$/.test(path)) continue;
+    const text = await readFile(join(tree, path), "utf8");
+    if (!/\bkind["']?:\s*["']?Namespace\b/.test(text)) continue;
+    for (const document of parseAllDocuments(text, { logLevel: "silent" })) {
+      const object = document.toJS() as Partial<Manifest> | null;
+      if (object?.kind === "Namespace" && object.metadata !== undefined) names.add(object.metadata.name);
+    }
+  }
+  return names;
 }
 
 /** What is wrong with the values of a Secret, and what to do. */

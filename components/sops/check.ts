@@ -1,11 +1,13 @@
 import { realpath } from "node:fs/promises";
 import { join, relative } from "node:path";
-import { readTree } from "../artifact/tree";
+import { parse } from "yaml";
+import { checkCluster, eachOnce, readTree } from "../artifact/tree";
 import { run } from "../command";
+import { readSecretFiles } from "./files";
 import { mergeBase, scanFiles, scanHistory, uncommitted, type HistoryScan } from "./history";
 import { checkSecretFiles, readersOf } from "./place";
 import { checkChanges } from "./rewrite";
-import { isSecretPath } from "./secret-file";
+import { isSecretPath, type SecretFile } from "./secret-file";
 import type { SecretStore } from "./store";
 
 /** What was looked at, and what is wrong with it. */
@@ -45,8 +47,8 @@ function isExample(path: string): boolean {
 /**
  * Checks all that is known of the secrets of stacks: rules, recipients, form and encryption; that each stack's identity
  * opens every file of it and that their MACs hold, where the identity is here; and, once for each tree, that nothing
- * that nobody may know is in the artifact, in the repository, or in its history since a base. A stack or a history that
- * cannot be read is a finding.
+ * that nobody may know is in the artifact, in what its clusters make of it, in the repository, or in its history since a
+ * base. A stack or a history that cannot be read is a finding.
  *
  * @param base a branch or commit to compare with. @default where the branch left the default branch
  */
@@ -58,7 +60,9 @@ export async function checkSecrets(stores: readonly SecretStore[], base?: string
     stacks.push(await checkStack(store).catch(unreadable));
   }
   const trees = [...new Set(stacks.map(({ tree }) => tree).filter((tree) => tree !== undefined))];
-  const checks = await Promise.all(trees.map((tree) => checkTree(tree, base)));
+  const clustersOf = (tree: string) =>
+    stacks.filter((stack) => stack.tree === tree).map(({ cluster }) => cluster);
+  const checks = await Promise.all(trees.map((tree) => checkTree(tree, clustersOf(tree), base)));
   return {
     findings: together(
       stacks.flatMap(({ visible }) => visible),
@@ -73,6 +77,7 @@ export async function checkSecrets(stores: readonly SecretStore[], base?: string
 interface StackCheck {
   /** Absolute path. */
   readonly tree?: string;
+  readonly cluster: string;
   /** What is wrong with what anybody can see of its files. */
   readonly visible: readonly string[];
   /** The files that its identity does not open. */
@@ -80,11 +85,11 @@ interface StackCheck {
   readonly notes: readonly string[];
 }
 
-const nothing = { visible: [], unopened: [], notes: [] };
+const nothing = { cluster: "", visible: [], unopened: [], notes: [] };
 
 async function checkStack(store: SecretStore): Promise<StackCheck> {
   const config = await store.config();
-  const { tree } = config.gitops;
+  const { tree, cluster } = config.gitops;
   const files = (await store.files()).size;
   const isHere = files > 0 && (await store.identity()) !== undefined;
   const [visible, unopened] = await Promise.all([
@@ -92,21 +97,48 @@ async function checkStack(store: SecretStore): Promise<StackCheck> {
     isHere ? store.unopened() : [],
   ]);
   const checked = `Checked rules, recipients, form and encryption of ${files} secret files of stack "${store.stack}"`;
+  const those = unopened.length === 0 ? "them" : `${Math.max(files - unopened.length, 0)} of them`;
   const opened = isHere
-    ? `${checked}, and opened them with its identity, their MACs included.`
+    ? `${checked}, and opened ${those} with its identity, their MACs included.`
     : `${checked}. Its identity is not here: whether they open was not checked.`;
-  return { tree, visible, unopened, notes: [files === 0 ? `${checked}.` : opened] };
+  return { tree, cluster, visible, unopened, notes: [files === 0 ? `${checked}.` : opened] };
 }
 
-async function checkTree(tree: string, base: string | undefined): Promise<RepositoryCheck> {
-  const [artifact, { findings, changed, notes }] = await Promise.all([
+async function checkTree(
+  tree: string,
+  clusters: readonly string[],
+  base: string | undefined,
+): Promise<RepositoryCheck> {
+  const [artifact, ofClusters, { findings, changed, notes }] = await Promise.all([
     readTree(tree),
+    Promise.all(clusters.map((cluster) => checkApplied(tree, cluster))),
     checkRepository(tree, base === undefined ? {} : { base }).catch((error: unknown): RepositoryCheck => {
       return { findings: [(error as Error).message], changed: [], notes: [] };
     }),
   ]);
   const looked = `Looked for plain Secrets, keys and tokens in ${artifact.files.length} files of the artifact.`;
-  return { findings: [...artifact.findings, ...findings], changed, notes: [looked, ...notes] };
+  return {
+    findings: [...eachOnce(artifact.findings, ofClusters.flat()), ...findings],
+    changed,
+    notes: [looked, ...notes],
+  };
+}
+
+/** What is wrong with what a cluster applies: objects that may not be released, and Secrets that it leaves out. */
+async function checkApplied(tree: string, cluster: string): Promise<string[]> {
+  const [{ findings, secrets }, files] = await Promise.all([
+    checkCluster(tree, cluster),
+    // What cannot be read is a finding of its own.
+    readSecretFiles(tree, cluster).catch(() => new Map<string, string>()),
+  ]);
+  const unapplied = [...files].flatMap(([path, content]) => {
+    const { name } = (parse(content) as SecretFile).metadata;
+    if (secrets === undefined || secrets.has(name)) return [];
+    return [
+      `Checking ${path} failed: no kustomization applies its Secret "${name}". List the file in the kustomization.yaml beside it, or remove it.`,
+    ];
+  });
+  return [...findings, ...unapplied];
 }
 
 /**
@@ -171,9 +203,7 @@ export async function checkRepository(
     changed: [...new Set(changed)],
     notes: [
       `Looked for them in ${files.files} files of the repository beside it.`,
-      history === undefined
-        ? "There is no default branch to compare with: the history was not checked. Name one with --base."
-        : `Looked for them in ${history.files} versions of files, and the messages, since commit ${history.since.slice(0, 7)}.`,
+      ...(await notesOfHistory(repository, history, base)),
       `Compared ${compared} changes of encrypted files with what SOPS does.`,
     ],
   };
@@ -187,4 +217,28 @@ async function checkHistory(
   const since = await mergeBase(repository, base);
   if (since === undefined) return undefined;
   return { since, ...(await scanHistory(repository, since, isExample, isEncrypted)) };
+}
+
+/** What of the history was looked at. Whether a shallow clone has what is asked for, nobody can tell. */
+async function notesOfHistory(
+  repository: string,
+  history: (HistoryScan & { since: string }) | undefined,
+  base: string | undefined,
+): Promise<string[]> {
+  const git = async (...args: string[]) => (await run("git", args, { cwd: repository })).trim();
+  const looked =
+    history === undefined
+      ? "There is no default branch to compare with: the history was not checked. Name one with --base."
+      : `Looked for them in ${history.files} versions of files, and the messages, since commit ${history.since.slice(0, 7)}.`;
+  if ((await git("rev-parse", "--is-shallow-repository")) === "true") {
+    const shallow = `Only ${await git("rev-list", "--count", "HEAD")} commits are here: fetch the history with "git fetch --unshallow" to check it.`;
+    return history === undefined || history.files === 0 ? [shallow] : [looked, shallow];
+  }
+  const isOld =
+    history !== undefined && base === undefined && history.since === (await git("rev-parse", "HEAD"));
+  return isOld
+    ? [
+        `No commit is newer than the default branch (${history.since.slice(0, 7)}): name an older one with --base to check what came after it.`,
+      ]
+    : [looked];
 }

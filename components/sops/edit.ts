@@ -66,7 +66,7 @@ export async function editSecret(
     await directory.remove();
   }
   const { generate } = (await store.config()).sops;
-  const findings = checkForm(path, await readFile(join(tree, path), "utf8"), generate);
+  const findings = checkForm(path, await readFile(join(tree, path), "utf8"), generate, store.stack);
   if (findings.length > 0) {
     throw new Error(
       [...findings, `It is as you wrote it: edit it again, or restore it from Git.`].join("\n"),

@@ -10,8 +10,9 @@ import type { SecretFile } from "./secret-file";
  *
  * @param path relative to the tree
  * @param generate what the stack makes up: with anything but "none", a file may be one that is not encrypted
+ * @param stack whose file it is. @default "<name>", as in the help
  */
-export function checkForm(path: string, content: string, generate: Generate): string[] {
+export function checkForm(path: string, content: string, generate: Generate, stack = "<name>"): string[] {
   const operation = `Checking ${path} failed:`;
   const restore = "Restore it from Git.";
   let file: SecretFile | null;
@@ -38,7 +39,7 @@ export function checkForm(path: string, content: string, generate: Generate): st
       return [`${operation} SOPS's own part of it is missing: the file was cut off. ${restore}`];
     }
     if (generate !== "none") return [];
-    return [`${operation} it is not encrypted. Run "sops encrypt --in-place ${path}".`];
+    return [`${operation} it is not encrypted. Run "npm run secrets -- init --stack ${stack}".`];
   }
   // In a file that was changed by hand it may be anything.
   const sops = (file.sops ?? {}) as Readonly<Record<string, unknown>>;

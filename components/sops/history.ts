@@ -3,6 +3,7 @@ import { lstat, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { checkFile, checkLeaks } from "../artifact/check";
 import { run } from "../command";
+import { notASecret } from "./leaks";
 import type { Change, Version } from "./rewrite";
 
 /** Files larger than this hold no text that somebody wrote, in bytes. */
@@ -147,8 +148,12 @@ export async function scanHistory(
   const changes = commits.flatMap((commit) => changesOf(commit, encrypted));
   const texts = await contents([...[...made.values()].map(({ id }) => id), ...changes.flatMap(blobsOf)], git);
   const findings: string[] = [];
+  const newest = new Map(
+    commits.flatMap(({ rows }) => rows.map(({ path, newer }) => [path, newer] as const)),
+  );
   for (const { id, path, commit } of made.values()) {
-    for (const finding of checkFile(path, texts.get(id) ?? "")) {
+    const text = markedAs(texts.get(newest.get(path) ?? "") ?? "", texts.get(id) ?? "");
+    for (const finding of checkFile(path, text)) {
       const where = `commit ${short(commit)}${finding.includes(path) ? "" : ` of ${path}`}`;
       findings.push(`${finding.replace(/\.$/, "")} (${where}).`);
     }
@@ -161,6 +166,19 @@ export async function scanHistory(
     files: made.size,
     changes: changes.map((change) => withTexts(change, texts)),
   };
+}
+
+/** A version of a file with the marks that its newest version has: what is in a commit already can be marked no more. */
+function markedAs(newest: string, text: string): string {
+  if (!newest.includes(notASecret)) return text;
+  const marked = newest.split("\n").filter((line) => line.includes(notASecret));
+  const marks = new Map(
+    marked.map((line) => [line.replace(/\s*(?:#|\/\/|\/\*|<!--)\s*platform:.*$/, "").trim(), line]),
+  );
+  return text
+    .split("\n")
+    .map((line) => marks.get(line.trim()) ?? line)
+    .join("\n");
 }
 
 /**

@@ -17,16 +17,27 @@ export function readersOf({ stack, gitops, sops }: PlatformConfig): Readers {
 }
 
 /**
- * Where the rules of a tree are: the nearest `.sops.yaml` in the directories above it.
+ * Where the rules of a tree are: the nearest `.sops.yaml` above it, up to the top of its Git repository or to the
+ * project, whichever is higher. What is above both is somebody else's; a tree may be a repository of its own below the
+ * project, or lie deep in one that holds it.
  *
  * @param tree absolute path
  * @returns undefined when there is none
  */
 export function findRules(tree: string): string | undefined {
-  const directory = dirname(tree);
-  const file = join(directory, ".sops.yaml");
-  if (existsSync(file)) return file;
-  return directory === tree ? undefined : findRules(directory);
+  const above = directoriesAbove(tree);
+  const holding = (name: string) => above.findIndex((directory) => existsSync(join(directory, name)));
+  const top = Math.max(0, holding(".git"), holding("Pulumi.yaml"));
+  return above
+    .slice(0, top + 1)
+    .map((directory) => join(directory, ".sops.yaml"))
+    .find((file) => existsSync(file));
+}
+
+/** The nearest first. */
+function directoriesAbove(path: string): string[] {
+  const directory = dirname(path);
+  return directory === path ? [] : [directory, ...directoriesAbove(directory)];
 }
 
 /** Every `*.enc.yaml` of all clusters, sorted, relative to the tree. */
@@ -60,7 +71,10 @@ export async function checkSecretFiles(tree: string, readers: Readers): Promise<
   const files = await ruledFiles(tree, readers.cluster, rules);
   const text = rules === undefined ? undefined : await readFile(rules, "utf8");
   const wrong = new Map(
-    [...files.own].map(([path, content]) => [path, checkForm(path, content, readers.generate)]),
+    [...files.own].map(([path, content]) => [
+      path,
+      checkForm(path, content, readers.generate, readers.stack),
+    ]),
   );
   const own = new Map([...files.own].filter(([path]) => wrong.get(path)?.length === 0));
   return [...[...wrong.values()].flat(), ...checkRules(text, readers, { ...files, own })];

@@ -1,4 +1,6 @@
-import { parse, stringify } from "yaml";
+import { isDeepStrictEqual } from "node:util";
+import { Document, isMap, isSeq, parseDocument, YAMLSeq } from "yaml";
+import { sentence } from "../sentence";
 import type { Generate } from "./files";
 import { isEncrypted, recipientsOf } from "./secret-file";
 
@@ -44,26 +46,81 @@ interface Rule {
 }
 
 /**
- * The text of `.sops.yaml`: a rule for each stack that has recipients and secrets.
+ * The text of `.sops.yaml`: a rule for each stack that has recipients and secrets. Rules for other files than those of
+ * the tree's clusters, comments and all else that is there stay. A new rule comes before those of others, since SOPS
+ * takes the first that matches.
  *
  * @param tree as seen from the directory of the rules
+ * @param before what is there. @default nothing
+ * @throws Error when that is no YAML, or has something else than a list of rules
  */
 export function renderRules(
   readers: readonly Readers[],
   { tree, all }: Pick<RuledFiles, "tree" | "all">,
+  before?: string,
 ): string {
-  const ruled = readers
+  const wanted = readers
     .filter((stack) => needsRule(stack) && all.some((path) => path.startsWith(`clusters/${stack.cluster}/`)))
-    .sort((a, b) => (a.cluster < b.cluster ? -1 : 1));
-  const rules = {
-    creation_rules: ruled.map((stack) => ({
-      path_regex: `^${escaped(below(tree, `clusters/${stack.cluster}/`))}.*\\.enc\\.yaml$`,
+    .sort((a, b) => (a.cluster < b.cluster ? -1 : 1))
+    .map((stack) => ({
+      path_regex: patternFor(tree, stack.cluster),
       encrypted_regex: encryptedRegex,
       age: everyRecipient(stack).join(","),
-    })),
-    stores: { yaml: { indent: 2 } },
-  };
-  return `# Made by "npm run secrets" from platform:sops of the stacks\n${stringify(rules, { lineWidth: 0 })}`;
+    }));
+  if (before === undefined) {
+    const file = new Document({ creation_rules: wanted, stores: { yaml: { indent: 2 } } });
+    return `# Made by "npm run secrets" from platform:sops of the stacks\n${file.toString({ lineWidth: 0 })}`;
+  }
+  const document = parseRules(before);
+  const rules = rulesIn(document);
+  const isOwn = (rule: Rule) => isOwnPattern(tree, patternOf(rule));
+  if (isDeepStrictEqual(rules.filter(isOwn), wanted)) return before;
+  const list = document.get("creation_rules");
+  const items = isSeq(list) ? [...list.items] : [];
+  const own = rules.flatMap((rule, index) => (isOwn(rule) ? [{ index, pattern: patternOf(rule) }] : []));
+  // The first rule for a cluster stays where it is; a second one for the same is never looked at.
+  const nodes = wanted.map((rule) => {
+    const node = items[own.find(({ pattern }) => pattern === rule.path_regex)?.index ?? -1];
+    if (!isMap(node)) return document.createNode(rule);
+    if (!isDeepStrictEqual(node.toJS(document), rule)) {
+      for (const { key } of [...node.items]) node.delete(key);
+      for (const [key, value] of Object.entries(rule)) node.set(key, value);
+    }
+    return node;
+  });
+  const kept = items.filter((_, index) => !own.some((rule) => rule.index === index));
+  const place = own[0]?.index ?? 0;
+  const result = isSeq(list) ? list : new YAMLSeq();
+  result.items = [...kept.slice(0, place), ...nodes, ...kept.slice(place)];
+  if (result.items.length > 0) result.flow = false;
+  if (!isSeq(list)) document.set("creation_rules", result);
+  if (isMap(document.contents)) document.contents.flow = false;
+  return document.toString({ lineWidth: 0, indentSeq: !/^creation_rules:.*\n(\s*#.*\n)*-/m.test(before) });
+}
+
+/**
+ * Reads `.sops.yaml`.
+ *
+ * @throws Error when it is no YAML, or has something else than a list of rules
+ */
+export function parseRules(text: string): Document {
+  const document = parseDocument(text);
+  const [wrong] = document.errors;
+  const [reason = ""] = (wrong?.message ?? "").split("\n");
+  const isRules =
+    document.contents === null || (isMap(document.contents) && isList(document.get("creation_rules")));
+  if (wrong === undefined && isRules) return document;
+  const cause = wrong === undefined ? '"creation_rules" is no list' : reason.replace(/:\s*$/, "");
+  throw new Error(`Reading .sops.yaml failed: ${sentence(cause)} Correct it, or restore it from Git.`);
+}
+
+function isList(value: unknown): boolean {
+  return value === undefined || value === null || isSeq(value);
+}
+
+function rulesIn(document: Document): Rule[] {
+  const file = document.toJS() as { creation_rules?: (Rule | null)[] | null } | null;
+  return (file?.creation_rules ?? []).map((rule) => rule ?? {});
 }
 
 /**
@@ -74,37 +131,52 @@ export function renderRules(
  */
 export function checkRules(text: string | undefined, stack: Readers, files: RuledFiles): string[] {
   if (text === undefined) return needsRule(stack) && files.own.size > 0 ? [noRules(stack)] : [];
-  let rules: readonly Rule[];
+  let document: Document;
   try {
-    const { creation_rules: list } = (parse(text) ?? {}) as { creation_rules?: unknown };
-    if (!Array.isArray(list)) throw new Error('it has no list "creation_rules"');
-    rules = (list as (Rule | null)[]).map((rule) => rule ?? {});
+    document = parseRules(text);
   } catch (error) {
-    const [reason = ""] = (error as Error).message.split("\n");
-    return [`Reading .sops.yaml failed: ${reason.replace(/[:.]\s*$/, "")}. ${remedy(stack)}`];
+    return [(error as Error).message];
   }
-  const broken = rules.flatMap((rule, index) => checkPattern(rule, index, stack));
+  if (!document.has("creation_rules")) {
+    return [`Reading .sops.yaml failed: it has no list "creation_rules". ${remedy(stack)}`];
+  }
+  const rules = rulesIn(document);
+  const broken = rules.flatMap((rule, index) => checkPattern(rule, index));
   if (broken.length > 0) return broken;
   const ruleOf = (path: string) => rules.findIndex((rule) => matches(rule, below(files.tree, path)));
-  const used = new Set(files.all.map(ruleOf));
+  const isForTree = (rule: Rule) => patternOf(rule).startsWith(clustersPattern(files.tree));
+  const isOwn = (rule: Rule) => isOwnPattern(files.tree, patternOf(rule));
+  // Whatever rules of others stand before them, which are findings of their own.
+  const used = new Set(
+    files.all.map((path) =>
+      rules.findIndex((rule) => isForTree(rule) && matches(rule, below(files.tree, path))),
+    ),
+  );
   const own = new Set([...files.own.keys()].map(ruleOf));
   return [
     ...rules.flatMap((rule, index) => [
-      ...(used.has(index)
+      ...(!isForTree(rule) || used.has(index)
         ? []
         : [
-            `Checking rule ${index + 1} of .sops.yaml failed: no file matches "${patternOf(rule)}" first. Remove the rule, or run "npm run secrets -- init --stack ${stack.stack}".`,
+            `Checking rule ${index + 1} of .sops.yaml failed: no file matches "${patternOf(rule)}" first. Remove the rule${isOwn(rule) ? `, or run "npm run secrets -- init --stack ${stack.stack}"` : ""}.`,
           ]),
-      ...(own.has(index) ? checkRule(rule, index, stack) : []),
+      ...(own.has(index) ? checkRule(rule, index, stack, isOwn(rule)) : []),
     ]),
     ...[...files.own].flatMap(([path, content]) =>
-      checkRuled(rules[ruleOf(path)], below(files.tree, path), content, stack),
+      checkRuled(rules[ruleOf(path)], below(files.tree, path), content, stack, isOwn),
     ),
   ];
 }
 
-function checkRule(rule: Rule, index: number, stack: Readers): string[] {
+function checkRule(rule: Rule, index: number, stack: Readers, isOwn: boolean): string[] {
   const subject = `Checking rule ${index + 1} of .sops.yaml failed:`;
+  if (!isOwn) {
+    return needsRule(stack)
+      ? [
+          `${subject} "${patternOf(rule)}" is the first that matches files of stack "${stack.stack}", and not that stack's own. ${remedy(stack).replace(/\.$/, "")}, and put the rule below those of the stacks.`,
+        ]
+      : [];
+  }
   if (!needsRule(stack)) {
     return [
       `${subject} it matches files of stack "${stack.stack}", which has no recipients. Set platform:sops.recipients of Pulumi.${stack.stack}.yaml, or remove the rule.`,
@@ -141,12 +213,18 @@ function checkRule(rule: Rule, index: number, stack: Readers): string[] {
 }
 
 /** @param path as seen from the directory of the rules */
-function checkRuled(rule: Rule | undefined, path: string, content: string, stack: Readers): string[] {
+function checkRuled(
+  rule: Rule | undefined,
+  path: string,
+  content: string,
+  stack: Readers,
+  isOwn: (rule: Rule) => boolean,
+): string[] {
   if (!needsRule(stack)) return [];
   if (rule === undefined) {
     return [`Checking ${path} failed: no rule of .sops.yaml matches it. ${remedy(stack)}`];
   }
-  if (!isEncrypted(content)) return [];
+  if (!isEncrypted(content) || !isOwn(rule)) return [];
   const actual = recipientsOf(content);
   const expected = recipientsIn(rule);
   if (same(actual, expected)) return [];
@@ -155,13 +233,13 @@ function checkRuled(rule: Rule | undefined, path: string, content: string, stack
   ];
 }
 
-function checkPattern(rule: Rule, index: number, stack: Readers): string[] {
+function checkPattern(rule: Rule, index: number): string[] {
   try {
     matches(rule, "");
     return [];
   } catch {
     return [
-      `Checking rule ${index + 1} of .sops.yaml failed: "${patternOf(rule)}" is no regular expression. ${remedy(stack)}`,
+      `Checking rule ${index + 1} of .sops.yaml failed: "${patternOf(rule)}" is no regular expression. Correct it, or remove the rule.`,
     ];
   }
 }
@@ -189,6 +267,22 @@ function matches(rule: Rule, path: string): boolean {
 /** A rule without a pattern is for every file. */
 function patternOf({ path_regex: pattern }: Rule): string {
   return typeof pattern === "string" ? pattern : "";
+}
+
+/** How the rules for the files of a tree begin. */
+function clustersPattern(tree: string): string {
+  return `^${escaped(below(tree, "clusters/"))}`;
+}
+
+function patternFor(tree: string, cluster: string): string {
+  return `${clustersPattern(tree)}${escaped(cluster)}/.*\\.enc\\.yaml$`;
+}
+
+/** Whether a pattern is one that is made for a stack of the tree, be it there or not. */
+function isOwnPattern(tree: string, pattern: string): boolean {
+  const [start, end] = [clustersPattern(tree), "/.*\\.enc\\.yaml$"];
+  const cluster = pattern.slice(start.length, -end.length);
+  return pattern.startsWith(start) && pattern.endsWith(end) && /^[^/]+$/.test(cluster);
 }
 
 function isNothing(value: unknown): boolean {

@@ -1,14 +1,15 @@
 import { mkdir, readFile, stat } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { readStackConfig, stacksOf, type PlatformConfig } from "../../config";
+import { sentence } from "../sentence";
 import type { Sops } from "./client";
 import { isGenerated, readSecretFiles } from "./files";
 import { IdentityLifecycle, type IdentityInputs } from "./identity/lifecycle";
 import { findRules, readersOf, secretPaths } from "./place";
-import { everyRecipient, needsRule, renderRules } from "./rules";
+import { everyRecipient, needsRule, parseRules, renderRules } from "./rules";
 import { isEncrypted, recipientsOf } from "./secret-file";
 import { changeSettings, type SopsSettings } from "./settings";
-import { writeWhole } from "./write";
+import { notWritten, writeWhole } from "./write";
 
 /** Where the secrets of a stack are, and how they are reached. */
 export interface StoreOptions {
@@ -95,7 +96,9 @@ export class SecretStore {
         return [`# public key: ${recipient}`, key];
       }),
     );
-    await mkdir(dirname(identityFile), { recursive: true, mode: 0o700 });
+    await mkdir(dirname(identityFile), { recursive: true, mode: 0o700 }).catch((error: unknown) => {
+      throw notWritten(identityFile, error as Error);
+    });
     await writeWhole(identityFile, `${[...noted, ...known.flat()].join("\n")}\n`, 0o600);
   }
 
@@ -121,7 +124,25 @@ export class SecretStore {
     return findRules(tree) ?? join(dirname(tree), ".sops.yaml");
   }
 
-  /** Makes `.sops.yaml` from the recipients of all stacks of the tree. @returns whether it changed */
+  /** The text of `.sops.yaml`; undefined when there is none. @throws Error when it cannot be changed as it is */
+  async readRules(): Promise<string | undefined> {
+    const file = await this.rulesFile();
+    const text = await readFile(file, "utf8").catch((error: unknown) => {
+      if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+      throw new Error(
+        `Reading .sops.yaml failed: ${sentence((error as Error).message)} Make ${file} readable for this user.`,
+        { cause: error },
+      );
+    });
+    if (text !== undefined) parseRules(text);
+    return text;
+  }
+
+  /**
+   * Puts the recipients of all stacks of the tree into `.sops.yaml`, and leaves the rest of it as it stands.
+   *
+   * @returns whether it changed
+   */
   async writeRules(): Promise<boolean> {
     const { project, env } = this.options;
     const { tree } = (await this.config()).gitops;
@@ -129,10 +150,10 @@ export class SecretStore {
     const configs = await Promise.all(stacks.map((stack) => readStackConfig(stack, project, env)));
     const readers = configs.filter(({ gitops }) => gitops.tree === tree).map(readersOf);
     const file = await this.rulesFile();
-    const before = await readFile(file, "utf8").catch(() => undefined);
+    const before = await this.readRules();
     if (before === undefined && !readers.some(needsRule)) return false;
     const rules = { tree: relative(dirname(file), tree), all: await secretPaths(tree) };
-    const after = renderRules(readers, rules);
+    const after = renderRules(readers, rules, before);
     if (after !== before) await writeWhole(file, after);
     return after !== before;
   }
@@ -144,14 +165,29 @@ export class SecretStore {
     return new Map([...files].filter(([, content]) => !isGenerated(content, sops.generate)));
   }
 
-  /** The files that are encrypted for others than the settings say, or not at all. */
-  async due(): Promise<Map<string, string>> {
-    const readers = readersOf(await this.config());
-    if (!needsRule(readers)) return new Map();
-    const wanted = everyRecipient(readers).sort().join();
+  /**
+   * The files that are encrypted for others than these, or not at all.
+   *
+   * @param recipients whom they are for. @default those of the settings
+   */
+  async due(recipients?: readonly string[]): Promise<Map<string, string>> {
+    const wanted = [...(recipients ?? everyRecipient(readersOf(await this.config())))].sort().join();
+    if (wanted === "") return new Map();
     return new Map(
       [...(await this.files())].filter(([, content]) => recipientsOf(content).sort().join() !== wanted),
     );
+  }
+
+  /** @throws Error when the identity does not open a file that is due for these recipients, with a line for each */
+  async checkDue(identity: string, recipients: readonly string[]): Promise<void> {
+    const findings: string[] = [];
+    for (const [path, content] of await this.due(recipients)) {
+      if (!isEncrypted(content)) continue;
+      await this.open(content, path, identity).catch((error: unknown) => {
+        findings.push((error as Error).message);
+      });
+    }
+    if (findings.length > 0) throw new Error(findings.join("\n"));
   }
 
   /**
@@ -183,11 +219,31 @@ export class SecretStore {
       return await this.sops.decrypt(content, path, identity);
     } catch (error) {
       const own = await this.sops.recipients(identity);
+      const theirs = recipientsOf(content);
+      const finding = `Encrypting ${path} anew failed: it is encrypted for ${theirs.join(", ")}, the identity is ${own.join(", ")}`;
       throw new Error(
-        `Encrypting ${path} anew failed: it is encrypted for ${recipientsOf(content).join(", ")}, the identity is ${own.join(", ")}, and it does not open. Restore the file from Git, or take the right identity.`,
+        theirs.some((recipient) => own.includes(recipient))
+          ? `${finding}, and it does not open. Restore the file from Git.`
+          : `${finding}. ${await this.otherIdentity(theirs)}`,
         { cause: error },
       );
     }
+  }
+
+  /** What to do about a file that is encrypted for others. */
+  private async otherIdentity(theirs: readonly string[]): Promise<string> {
+    const config = await this.config();
+    const { generate, identityFile } = config.sops;
+    const isOurs = everyRecipient(readersOf(config)).some((recipient) => theirs.includes(recipient));
+    const identity = `an identity that opens it, such as the recovery key, beside the stack's`;
+    const init = `"npm run secrets -- init --stack ${this.stack}"`;
+    const remedy =
+      generate === "none"
+        ? `run ${init} with SOPS_AGE_KEY_FILE naming a file that holds ${identity}`
+        : `put ${identity} into ${identityFile} and run ${init}`;
+    return isOurs
+      ? `${remedy.replace(/^./, (letter) => letter.toUpperCase())}.`
+      : `Replace it by a Secret of your own, or ${remedy}.`;
   }
 
   private lifecycle(): IdentityLifecycle {

@@ -119,7 +119,7 @@ describe("check of Secrets", () => {
 
   it("names the keys that hold plain text, never the text", () => {
     deepEqual(secret({ data: { a: "cGFzcw==" }, stringData: { b: "hunter2", c: "" } }), [
-      'Secret default/s holds "a", "b" in plain text. Encrypt its file with "sops encrypt --in-place" and name it *.enc.yaml.',
+      'Secret default/s holds "a", "b" in plain text. Encrypt its file with "sops encrypt --in-place", name it *.enc.yaml, and replace the value: it is known from now on.',
     ]);
   });
 
@@ -136,8 +136,41 @@ describe("check of a file", () => {
   it("finds a plain Secret that no layer builds", () => {
     const text =
       "kind: ConfigMap\n---\nkind: Secret\nmetadata: {name: s, namespace: n}\nstringData: {a: x}\n";
-    match(checkFile("bases/unused.yaml", text).join(), /^Secret n\/s holds "a" in plain text/);
+    match(
+      checkFile("bases/unused.yaml", text).join(),
+      /^File bases\/unused\.yaml: Secret n\/s holds "a" in plain text/,
+    );
     deepEqual(checkFile("README.md", text), []);
+  });
+
+  it("finds a plain Secret in a List, and one that is JSON", () => {
+    const secret = { kind: "Secret", metadata: { name: "s", namespace: "n" }, stringData: { a: "x" } };
+    const list = { apiVersion: "v1", kind: "List", items: [{ kind: "ConfigMap" }, null, secret] };
+    for (const [path, content] of [
+      ["a.json", JSON.stringify(secret)],
+      ["a.json", JSON.stringify(list, undefined, 2)],
+      ["a.yaml", JSON.stringify(list)],
+      [
+        "a.yaml",
+        "kind: List\nitems:\n  - kind: Secret\n    metadata: {name: s, namespace: n}\n    data: {a: eA==}\n",
+      ],
+      ["a.yaml", JSON.stringify({ ...secret, items: [] })],
+      ["a.yaml", JSON.stringify({ kind: "List", items: [list] })],
+    ] as const) {
+      const findings = checkFile(path, content);
+      equal(findings.length, 1, content);
+      match(findings[0] ?? "", new RegExp(`^File ${path}: Secret n/s holds "a" in plain text`));
+    }
+    deepEqual(
+      checkFile("a.json", JSON.stringify({ ...list, items: [{ ...secret, stringData: { a: "" } }] })),
+      [],
+    );
+  });
+
+  it("says how to mark what is no secret, unless it is a private key", () => {
+    deepEqual(checkFile("a.txt", `x ghp_${"a1B2".repeat(9)}`), [
+      'File a.txt holds a token ("ghp_…"). Remove it from the tree and its history, and replace it, or, where it is none, mark its line with the comment platform:not-a-secret.',
+    ]);
   });
 
   it("finds a private key, names the file, and shows no more than its start", () => {

@@ -2,7 +2,7 @@ import { deepEqual, equal, match, notEqual, rejects } from "node:assert/strict";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { ArtifactLifecycle, type ArtifactInputs } from "../../components/artifact/lifecycle";
-import { inspectTree, readTree } from "../../components/artifact/tree";
+import { checkCluster, inspectTree, readTree } from "../../components/artifact/tree";
 import type { OciRegistry } from "../../components/oci";
 import { ensureTools } from "../../tools/tools";
 import { smallTree } from "./small-tree";
@@ -154,6 +154,31 @@ describe("tree", () => {
     equal(findings.length, 2);
     match(findings[0] ?? "", /^File notes\.txt holds a private key/);
     match(findings[1] ?? "", /^Building layer "controllers" of cluster "x" failed: .*gone\.yaml/);
+  });
+
+  it("is refused for a plain Secret that kustomize makes up, and for one in a file once", async () => {
+    const { tree } = await artifact();
+    writeFiles(tree, {
+      "clusters/x/controllers/kustomization.yaml":
+        "namespace: web\nresources: [secret.enc.yaml]\nsecretGenerator: [{name: g, literals: [A=b], options: {disableNameSuffixHash: true}}]\n",
+      "clusters/x/controllers/secret.enc.yaml": smallTree["clusters/x/controllers/secret.enc.yaml"].replace(
+        '""',
+        "b",
+      ),
+    });
+    const remedy =
+      'Encrypt its file with "sops encrypt --in-place", name it *.enc.yaml, and replace the value: it is known from now on.';
+    deepEqual((await inspectTree(tree, "x")).findings, [
+      `File clusters/x/controllers/secret.enc.yaml: Secret default/s holds "A" in plain text. ${remedy}`,
+      `Secret web/g holds "A" in plain text. ${remedy}`,
+    ]);
+  });
+
+  it("tells the names of the Secrets that a cluster applies, where it builds", async () => {
+    const { tree } = await artifact();
+    deepEqual(await checkCluster(tree, "x"), { findings: [], secrets: new Set(["s"]) });
+    writeFiles(tree, { "clusters/x/controllers/kustomization.yaml": "resources: [gone.yaml]\n" });
+    equal((await checkCluster(tree, "x")).secrets, undefined);
   });
 
   it("that is not there is refused, naming the setting", async () => {

@@ -3,6 +3,8 @@ import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { cpSync, existsSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { once } from "node:events";
+import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parse } from "yaml";
 import { SopsCli } from "../../components/sops/client";
@@ -15,9 +17,9 @@ const repository = join(__dirname, "..", "..");
 const sops = new SopsCli();
 const apps = "gitops/clusters/prod/apps";
 
-before("sops and age", async function () {
+before("sops, age and kustomize", async function () {
   this.timeout(600_000);
-  await ensureTools(["age-keygen", "sops"], { report: console.error });
+  await ensureTools(["age-keygen", "kustomize", "sops"], { report: console.error });
 });
 
 interface Ended {
@@ -66,6 +68,8 @@ async function makeModel(): Promise<Model> {
     recipients: [${own}]
     recoveryRecipient: ${recovery}
 `,
+    "project/gitops/clusters/prod/kustomization.yaml": "resources: [namespaces.yaml, apps]\n",
+    "project/gitops/clusters/prod/namespaces.yaml": namespaces("db", "files", "new", "x"),
     [`project/${apps}/kustomization.yaml`]: "resources:\n  - db.enc.yaml\n",
     [`project/${apps}/db.enc.yaml`]: await sops.encrypt(manifest, "db.enc.yaml", [own, recovery]),
   });
@@ -73,6 +77,10 @@ async function makeModel(): Promise<Model> {
   cpSync(join(repository, "commands"), join(project, "commands"), { recursive: true });
   for (const name of shared) symlinkSync(join(repository, name), join(project, name));
   return { home, key, recoveryKey };
+}
+
+function namespaces(...names: readonly string[]): string {
+  return names.map((name) => `---\nkind: Namespace\nmetadata: {name: ${name}}\n`).join("");
 }
 
 let model: Promise<Model> | undefined;
@@ -87,7 +95,7 @@ class Project {
     readonly home: string,
     readonly key: string,
     readonly recoveryKey: string,
-    private readonly env: NodeJS.ProcessEnv,
+    readonly environment: NodeJS.ProcessEnv,
   ) {}
 
   static async make(machine: Machine = {}): Promise<Project> {
@@ -120,7 +128,11 @@ class Project {
   }
 
   git(...args: string[]): string {
-    return execFileSync("git", args, { cwd: this.directory, env: this.env, encoding: "utf8" }).trimEnd();
+    return execFileSync("git", args, {
+      cwd: this.directory,
+      env: this.environment,
+      encoding: "utf8",
+    }).trimEnd();
   }
 
   commit(message: string): void {
@@ -133,9 +145,21 @@ class Project {
     const shell = ["-c", 'cat | "$@"', "sh", process.execPath];
     const { status, stdout, stderr } = spawnSync("sh", [...shell, ...program, ...args], {
       ...{ cwd: this.directory, encoding: "utf8", input },
-      env: { ...this.env, ...env },
+      env: { ...this.environment, ...env },
     });
     return { code: status, stdout, stderr };
+  }
+
+  /** Runs it beside others, with `input` on standard input. */
+  async started(args: readonly string[], input = ""): Promise<Ended> {
+    const child = spawn(process.execPath, [...program, ...args], {
+      cwd: this.directory,
+      env: this.environment,
+    });
+    const [stdout, stderr, code] = [text(child.stdout), text(child.stderr), once(child, "close")] as const;
+    child.stdin.end(input);
+    const [status] = (await code) as [number | null];
+    return { code: status, stdout: await stdout, stderr: await stderr };
   }
 
   /**
@@ -150,7 +174,7 @@ class Project {
     const command = [process.execPath, ...program, ...args].map((part) => `'${part}'`).join(" ");
     const line = `${command}; code=$?; stty -a; exit $code`;
     const child = spawn("script", ["--quiet", "--return", "--command", line, "/dev/null"], {
-      ...{ cwd: this.directory, env: this.env },
+      ...{ cwd: this.directory, env: this.environment },
       // One that waits for more than is typed ends too.
       ...{ timeout: 30_000, killSignal: "SIGKILL" },
     });
@@ -487,7 +511,8 @@ describe("npm run secrets -- rotate and recover, of a stack that is released fro
 describe("npm run secrets, with an identity that Pulumi keeps", function () {
   this.timeout(60_000);
 
-  const opened = /^Checked .* 1 secret files of stack "prod", and opened them with its identity, their MACs included\.$/m;
+  const opened =
+    /^Checked .* 1 secret files of stack "prod", and opened them with its identity, their MACs included\.$/m;
   const elsewhere = / of stack "prod"\. Its identity is not here: /m;
   /** Knows the key in the file `key` above the project, and nothing else. */
   const pulumi = `[ "$*" = "config get --path platform:sops.ageKey --stack prod" ] && cat ../key`;
@@ -535,6 +560,53 @@ describe("npm run secrets, with an identity that Pulumi keeps", function () {
   });
 });
 
+describe("npm run secrets, several at once", function () {
+  this.timeout(120_000);
+
+  it("add: each writes its file and its line", async () => {
+    const of = await Project.make();
+    const names = ["a", "b", "c", "d", "e", "f"];
+    const all = await Promise.all(
+      names.map((name) => of.started(["add", name, "--namespace", "db", "--stack", "prod"], `A=${name}`)),
+    );
+    for (const { code, stderr } of all) equal(code, 0, stderr);
+    const files = [...names, "db"].map((name) => `${name}.enc.yaml`);
+    deepEqual(of.files(), [...files, "kustomization.yaml"].sort());
+    const { resources } = parse(of.read(`${apps}/kustomization.yaml`)) as { resources: string[] };
+    deepEqual(resources.sort(), files.sort());
+    for (const name of names) deepEqual(await of.values(name), { A: Buffer.from(name) });
+  });
+
+  it("rotate: one after the other, and the last key opens everything", async () => {
+    const of = await Project.make({ pulumi: "sleep 0.5" });
+    const rotate = () => of.started(["rotate", "--stack", "prod", "--yes"]);
+    const both = await Promise.all([rotate(), rotate()]);
+    for (const { code, stderr } of both) equal(code, 0, stderr);
+    const said = both.map(({ stderr }) => stderr).join("");
+    match(said, /^waiting for process \d+, which is changing the secrets of this project$/m);
+    equal(said.includes("going on"), false, said);
+    const identity = of.read("../.config/platform/age/prod.agekey");
+    equal(identity.includes("rotation"), false);
+    const { config } = parse(of.read("Pulumi.prod.yaml")) as {
+      config: Record<string, { recipients: string[] }>;
+    };
+    deepEqual(config["platform:sops"]?.recipients, await sops.recipients(identity));
+    deepEqual(await of.values("db", identity), { PASSWORD: Buffer.from("hunter2") });
+  });
+
+  it("takes over from one that was killed", async () => {
+    const of = await Project.make({ pulumi: "touch ../here; sleep 5" });
+    const args = [...program, "rotate", "--stack", "prod", "--yes"];
+    const child = spawn(process.execPath, args, { cwd: of.directory, env: of.environment, stdio: "ignore" });
+    while (!existsSync(join(of.home, "here"))) await sleep(20);
+    child.kill("SIGKILL");
+    await once(child, "close");
+    const { code, stderr } = await of.started(["add", "new", "--stack", "prod"], "A=b");
+    equal(code, 0, stderr);
+    equal(stderr.includes("waiting"), false, stderr);
+  });
+});
+
 describe("npm run secrets -- check, of every stack", function () {
   this.timeout(60_000);
 
@@ -542,7 +614,7 @@ describe("npm run secrets -- check, of every stack", function () {
     const of = await Project.make();
     writeFiles(of.directory, {
       "Pulumi.dev.yaml": of.read("Pulumi.prod.yaml"),
-      "gitops/clusters/dev/apps/kustomization.yaml": "resources: []\n",
+      "gitops/clusters/dev/kustomization.yaml": "configMapGenerator:\n  - name: facts\n",
     });
     const { code, stdout, stderr } = of.secrets(["check"]);
     deepEqual([code, stdout], [0, ""], stderr);
@@ -559,6 +631,46 @@ describe("npm run secrets -- check, of every stack", function () {
     const { code, stdout, stderr } = of.secrets(["check"]);
     deepEqual([code, stdout], [0, ""], stderr);
     match(stderr, / of stack "prod"\. Its identity is not here: /m);
+  });
+
+  it("finds what a cluster would apply in plain text, and a Secret that it would not apply", async () => {
+    const of = await Project.make();
+    const [own = ""] = await sops.recipients(of.key);
+    const [recovery = ""] = await sops.recipients(of.recoveryKey);
+    const manifest = secretManifest({ name: "extra", namespace: "x", values: { A: "b" } });
+    writeFiles(of.directory, {
+      [`${apps}/extra.enc.yaml`]: await sops.encrypt(manifest, "extra.enc.yaml", [own, recovery]),
+      [`${apps}/kustomization.yaml`]:
+        "resources:\n  - db.enc.yaml\nsecretGenerator:\n  - name: made\n    literals: [A=b]\n",
+    });
+    const { code, stdout, stderr } = of.secrets(["check"]);
+    equal(code, 1, stderr);
+    const lines = stdout.trimEnd().split("\n");
+    equal(lines.length, 2, stdout);
+    match(lines[0] ?? "", /^Secret default\/made-\w+ holds "A" in plain text\. /);
+    equal(
+      lines[1],
+      'Checking clusters/prod/apps/extra.enc.yaml failed: no kustomization applies its Secret "extra". List the file in the kustomization.yaml beside it, or remove it.',
+    );
+    writeFiles(of.directory, {
+      [`${apps}/kustomization.yaml`]: "resources:\n  - db.enc.yaml\n  - gone.yaml\n",
+    });
+    match(of.secrets(["check"]).stdout, /^Building cluster "prod" failed: .*gone\.yaml.*\n$/);
+  });
+
+  it("says how many files the identity opened, where it did not open all", async () => {
+    const of = await Project.make();
+    const manifest = secretManifest({ name: "extra", namespace: "x", values: { A: "b" } });
+    const [other = ""] = await sops.recipients(await sops.keygen());
+    writeFiles(of.directory, {
+      [`${apps}/extra.enc.yaml`]: await sops.encrypt(manifest, "extra.enc.yaml", [other]),
+    });
+    const { code, stderr } = of.secrets(["check"]);
+    equal(code, 1, stderr);
+    match(
+      stderr,
+      /^Checked .* 2 secret files of stack "prod", and opened 1 of them with its identity, their MACs included\.$/m,
+    );
   });
 
   it("fails when anything is wrong anywhere, and says it once", async () => {

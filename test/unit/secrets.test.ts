@@ -8,9 +8,9 @@ import { temporaryDirectory } from "./temporary";
 
 const project = join(__dirname, "..", "..");
 
-before("sops and age", async function () {
+before("sops, age and kustomize", async function () {
   this.timeout(600_000);
-  await ensureTools(["age-keygen", "sops"], { report: console.error });
+  await ensureTools(["age-keygen", "kustomize", "sops"], { report: console.error });
 });
 
 interface Ended {
@@ -121,7 +121,7 @@ describe("npm run secrets", function () {
         /^Rotating .* failed: it comes from SOPS_AGE_KEY, .*\n$/,
       ],
       [
-        ["add", "x", "--stack", "prod"],
+        ["add", "x", "--namespace", "whoami", "--stack", "prod"],
         {},
         /^Adding Secret "x" to stack "prod" failed: it has no values\..*\n$/,
       ],

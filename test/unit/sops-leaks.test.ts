@@ -15,10 +15,22 @@ const some = (length: number) =>
 const hex = (length: number) => randomBytes(length).toString("hex").slice(0, length);
 const age = `AGE-SECRET-KEY-1${"Q".repeat(58)}`;
 
+const base64 = (text: string) => Buffer.from(text).toString("base64");
+const uuid = "3f2b8c1d-9a4e-4c7b-8d21-5e6f7a8b9c0d";
+
 describe("leaks", () => {
   for (const [what, text, start] of [
     ["an age identity", age, "AGE-SECRET-KEY-"],
     ["a post-quantum age identity", `AGE-SECRET-KEY-PQ-1${"Q".repeat(58)}`, "AGE-SECRET-KEY-"],
+    ["an age identity in lower case", age.toLowerCase(), "age-secret-key-"],
+    ...["", "RSA ", "EC ", "OPENSSH "].map(
+      (kind) =>
+        [
+          `the ${kind}key of a kubeconfig`,
+          `client-key-data: ${base64(["-----BEGIN", `${kind}PRIVATE`, "KEY-----\nMIIE"].join(" "))}`,
+          "LS0tLS1CRUdJTiB",
+        ] as const,
+    ),
     ["a PEM key", ["-----BEGIN EC", "PRIVATE KEY-----"].join(" "), "-----BEGIN EC P"],
     ["a PGP key", ["-----BEGIN PGP", "PRIVATE KEY BLOCK-----"].join(" "), "-----BEGIN PGP "],
     ["a token of GitHub", `ghp_${some(36)}`, "ghp_"],
@@ -26,6 +38,11 @@ describe("leaks", () => {
     ["a token of GitLab", `glpat-${some(20)}`, "glpat"],
     ["a token of Slack", `xoxb-${some(24)}`, "xoxb-"],
     ["a hook of Slack", `https://hooks.slack.com/services/T1/B1/${some(24)}`, "hooks.slack.com"],
+    ["a hook of Discord", `https://discord.com/api/webhooks/${"1".repeat(18)}/${some(68)}`, "discord.com"],
+    ["a token of a Telegram bot", `bot: ${"1".repeat(10)}:A${some(34)}`, ""],
+    ["a key of Anthropic", `sk-ant-api03-${some(93)}AA`, "sk-ant-"],
+    ["a key of OpenAI", `sk-proj-${some(74)}T3BlbkFJ${some(74)}`, "sk-pro"],
+    ["a login of a registry", `"auth": "${base64(`robot:${some(12)}`)}",`, ""],
     ["a key of AWS", `AKIA${"Q".repeat(16)}`, "AKIA"],
     ["a key of Google", `AIza${some(35)}`, "AIza"],
     ["a key of Stripe", `sk_live_${some(24)}`, "sk_live_"],
@@ -34,7 +51,7 @@ describe("leaks", () => {
     ["a token of Docker", `dckr_pat_${some(27)}`, "dckr_pat_"],
     ["a token of Pulumi", `pul-${hex(40)}`, "pul-"],
     ["a JWT", `eyJ${some(20)}.eyJ${some(20)}.${some(30)}`, "eyJ"],
-    ["a password in a URL", `postgres://me:${some(12)}@db.example.com/x`, ""],
+    ["a password in a URL", `postgres://me:${some(12)}@db.corp.internal/x`, ""],
   ] as const) {
     it(`are found in ${what}, which is not shown`, () => {
       const leaks = leaksIn(`a: 1\nb: ${text}\n`);
@@ -50,6 +67,14 @@ describe("leaks", () => {
       `"clientSecret": "${some(24)}1a2b3c",`,
       `  api-key: '${hex(40)}'`,
       `export TOKEN="${hex(32)}"`,
+      `DB_PASS=${hex(32)}`,
+      `dbPass: ${hex(32)}`,
+      `MYSQL_PWD: ${hex(32)}`,
+      `passphrase: ${hex(32)}`,
+      `spring.datasource.password=${hex(32)}`,
+      `- name: DB_PASSWORD\n  value: ${hex(32)}`,
+      `- name: DB_PASSWORD\n  value: "${hex(32)}"`,
+      `[{ "name": "DB_PASSWORD", "value": "${hex(32)}" }]`,
     ]) {
       deepEqual(
         leaksIn(`x\n${line}\ny`).map(({ what }) => what.replace(/".*"/, "…")),
@@ -74,9 +99,55 @@ describe("leaks", () => {
       "-----BEGIN CERTIFICATE-----",
       "age19vpqke59kpdy7nvxcmhfhtgd6spdzra0ak5dk6ltuleg6waq4f6saw4fd6",
       "this.secretTokenLifetimeSeconds = defaultLifetime.secondsOfAllTokens",
+      `checksum/secret: ${hex(64)}`,
+      `secretName: tls-${hex(32)}`,
+      `secret_ref: ${hex(32)}`,
+      `secretVersion: ${hex(32)}`,
+      `TOKEN_FILE=/run/${hex(32)}`,
+      `password-hash: ${hex(64)}`,
+      `token-proxy-sha=${hex(40)}`,
+      `token.example.org/revision: ${hex(40)}`,
+      `credentialsId: ${uuid}`,
+      `secret: ${uuid}`,
+      `"js-tokens": "sha512-${some(80)}1a2b3c=="`,
+      `kind: SealedSecret\nspec:\n  encryptedData:\n    password: AgA1b2c3${hex(64)}`,
+      `- name: DB_HOST\n  value: ${hex(32)}`,
+      `compass: ${hex(32)}`,
+      ["AKIA", "IOSFODNN7", "EXAMPLE"].join(""),
+      ["aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCY", "EXAMPLEKEY"].join(""),
+      "https://user:password@example.com",
+      "https://user:password1@docs.example.org/x",
+      "postgres:postgres@localhost",
+      "postgres://postgres:postgres@db:5432/x",
+      "postgres://me:hunter2hunter2@localhost:5432/x",
+      `"auth": "${base64("oauth2-proxy")}"`,
+      "auth: kubernetes-service-account",
     ]) {
       deepEqual(leaksIn(line), [], line);
     }
+  });
+
+  it("are looked for behind an example", () => {
+    const aws = ["AKIA", "IOSFODNN7", "EXAMPLE"].join("");
+    equal(leaksIn(`a: ${aws}\nb: AKIA${"Q".repeat(16)}\n`).length, 1);
+    equal(leaksIn(`https://a:password@example.com\nhttps://a:${some(12)}@db.internal\n`).length, 1);
+    equal(leaksIn(`secretName: ${hex(32)}\nsecret: ${hex(32)}\n`).length, 1);
+    equal(leaksIn(`kind: SealedSecret\npassword: ${hex(32)}\n`).length, 1);
+  });
+
+  it("are not looked for in a line with the comment that excuses it, but for private keys", () => {
+    const mark = "# platform:not-a-secret";
+    deepEqual(leaksIn(`a\npassword: ${hex(32)} ${mark}\nb: ghp_${some(36)} ${mark}\n`), []);
+    deepEqual(leaksIn(`- name: PASSWORD\n  value: ${hex(32)} ${mark}\n`), []);
+    equal(leaksIn(`a: 1 ${mark}\npassword: ${hex(32)}\n`).length, 1);
+    const pem = ["-----BEGIN EC", "PRIVATE KEY-----"].join(" ");
+    for (const key of [age, pem, base64(`${pem}\nMIIE`)]) equal(leaksIn(`${key} ${mark}`).length, 1, key);
+  });
+
+  it("are looked for in a line of a million characters at once", () => {
+    const began = performance.now();
+    deepEqual(leaksIn(`secret: |\n  secret${"ab/".repeat(350_000)}\n${" \n".repeat(100_000)}`), []);
+    equal(performance.now() - began < 1000, true);
   });
 
   it("of 32 random characters are told from none in all but few of 2000 cases", () => {
@@ -114,7 +185,7 @@ describe("leaks in a repository", () => {
     deepEqual(await scanFiles(directory, nothing, false), { findings: [], files: 2 });
     deepEqual(findings, [
       'File new file.txt holds a private key ("AGE-SECRET-KEY-…"). Remove it from the tree and its history, and replace the key.',
-      'Secret n/s holds "A" in plain text. Encrypt its file with "sops encrypt --in-place" and name it *.enc.yaml.',
+      'File s.yaml: Secret n/s holds "A" in plain text. Encrypt its file with "sops encrypt --in-place", name it *.enc.yaml, and replace the value: it is known from now on.',
     ]);
     equal(files, 4);
   });
@@ -130,10 +201,32 @@ describe("leaks in a repository", () => {
     const { findings, files } = await scanHistory(directory, base, nothing);
     deepEqual([...findings].sort(), [
       `File dir/ä b.txt holds a private key ("AGE-SECRET-KEY-…"). Remove it from the tree and its history, and replace the key (commit ${first}).`,
-      `Secret n/s holds "A" in plain text. Encrypt its file with "sops encrypt --in-place" and name it *.enc.yaml (commit ${first} of s.yaml).`,
+      `File s.yaml: Secret n/s holds "A" in plain text. Encrypt its file with "sops encrypt --in-place", name it *.enc.yaml, and replace the value: it is known from now on (commit ${first}).`,
     ]);
     equal(files, 4);
     deepEqual((await scanHistory(directory, base, () => true)).findings, []);
+  });
+
+  it("are excused in a commit by the mark of a later one, but for private keys", async () => {
+    const { directory, git, commit } = repository();
+    commit({ a: "1" });
+    git("switch", "--quiet", "--create", "topic");
+    const line = `password: ${hex(32)}`;
+    const first = commit({ "a.yaml": `x:\n  ${line}\n`, "k.txt": `${age}\n` });
+    const findings = async () =>
+      (await scanHistory(directory, "main", nothing)).findings.map((told) => told.slice(0, 12));
+    deepEqual(await findings(), ["File a.yaml ", "File k.txt h"]);
+    const mark = "# platform:not-a-secret";
+    commit({ "a.yaml": `y:\n    ${line} ${mark}\n`, "k.txt": `${age} ${mark}\n` });
+    const found = (await scanHistory(directory, "main", nothing)).findings;
+    equal(
+      found.every((told) => told.startsWith("File k.txt ")),
+      true,
+      found.join("\n"),
+    );
+    match(found.join("\n"), new RegExp(`\\(commit ${first}\\)`));
+    commit({ "a.yaml": `x:\n  ${line}\n` });
+    match((await scanHistory(directory, "main", nothing)).findings.join("\n"), /^File a\.yaml /m);
   });
 
   it("are found in the message of a commit", async () => {
@@ -284,6 +377,27 @@ describe("the check of a repository", () => {
       `Looked for them in 2 versions of files, and the messages, since commit ${git("rev-parse", "main").slice(0, 7)}.`,
       "Compared 0 changes of encrypted files with what SOPS does.",
     ]);
+  });
+
+  it("says so where nothing is newer than the default branch, and where the history is not here", async () => {
+    const { directory, git, commit } = repository();
+    commit({ a: "1" });
+    const [, second] = [commit({ a: "2" }), commit({ a: "3" })];
+    const noteOf = async (of: string, base?: string) =>
+      (await checkRepository(of, base === undefined ? {} : { base })).notes.filter((note) =>
+        /commit|history/.test(note),
+      );
+    deepEqual(await noteOf(directory), [
+      `No commit is newer than the default branch (${second}): name an older one with --base to check what came after it.`,
+    ]);
+    deepEqual(await noteOf(directory, "HEAD~1"), [
+      `Looked for them in 1 versions of files, and the messages, since commit ${git("rev-parse", "--short=7", "HEAD~1")}.`,
+    ]);
+    const shallow = temporaryDirectory();
+    git("clone", "--quiet", "--depth", "2", `file://${directory}`, shallow);
+    const few = 'Only 2 commits are here: fetch the history with "git fetch --unshallow" to check it.';
+    deepEqual(await noteOf(shallow), [few]);
+    deepEqual((await noteOf(shallow, "HEAD~1")).at(-1), few);
   });
 
   it("says what was not compared where there is no default branch", async () => {
@@ -440,12 +554,12 @@ describe("findings of several checks", () => {
         [
           "File a b.txt holds a token. Remove it.",
           "File c.txt holds a token. Remove it.",
-          "Secret n/s holds it.",
+          "File s.yaml: Secret n/s holds it.",
         ],
         [
           "File gitops/a b.txt holds a token. Remove it (commit abc1234).",
           "File gitops/a b.txt holds a token. Remove it (commit def5678).",
-          "Secret n/s holds it (commit abc1234 of gitops/s.yaml).",
+          "File gitops/s.yaml: Secret n/s holds it (commit abc1234).",
           "File xc.txt holds a token. Remove it (commit abc1234).",
         ],
       ),
@@ -453,7 +567,7 @@ describe("findings of several checks", () => {
         "File c.txt holds a token. Remove it.",
         "File gitops/a b.txt holds a token. Remove it (commit abc1234).",
         "File gitops/a b.txt holds a token. Remove it (commit def5678).",
-        "Secret n/s holds it (commit abc1234 of gitops/s.yaml).",
+        "File gitops/s.yaml: Secret n/s holds it (commit abc1234).",
         "File xc.txt holds a token. Remove it (commit abc1234).",
       ],
     );

@@ -1,5 +1,15 @@
 import { deepEqual, equal, match, ok, rejects } from "node:assert/strict";
-import { cpSync, existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { parse, stringify } from "yaml";
 import { addSecret, parseValues } from "../../components/sops/add";
@@ -10,6 +20,7 @@ import { recover } from "../../components/sops/recovery";
 import { rotate, type RotationOptions } from "../../components/sops/rotation";
 import { recipientsOf } from "../../components/sops/secret-file";
 import { SecretStore } from "../../components/sops/store";
+import { notWritten } from "../../components/sops/write";
 import { temporaryDirectory, writeFiles } from "./temporary";
 
 const letters = "023456789acdefghjklmnpqrstuvwxyz";
@@ -99,6 +110,8 @@ config:
     generate: ${generate}
 ${recipients.length === 0 ? "" : `    recipients: [${recipients.map(recipient).join(", ")}]\n`}${recovery === undefined ? "" : `    recoveryRecipient: ${recipient(recovery)}\n`}`,
     "project/gitops/clusters/prod/apps/kustomization.yaml": "resources:\n  - base # the rest\n",
+    "project/gitops/bases/apps.yaml":
+      "kind: ConfigMap\nmetadata: {name: x}\n---\nkind: Namespace\nmetadata: {name: team}\n",
   });
   if (identity.length > 0)
     writeFiles(directory, { "keys/prod.agekey": identity.map((n) => `${key(n)}\n`).join("") });
@@ -519,11 +532,123 @@ describe("init", () => {
     );
   });
 
+  it("encrypts anew with the recovery key what only that opens, such as a file from before a rotation", async () => {
+    const of = await project({ recipients: [2], recovery: 3, identity: [2] });
+    const [path = ""] = paths;
+    const old = await of.sops.encrypt(plain("old"), path, [recipient(1), recipient(3)]);
+    writeFileSync(join(of.tree, path), old);
+    await rejects(initialise(of.store, { tell }), {
+      message: `Encrypting ${path} anew failed: it is encrypted for ${recipient(1)}, ${recipient(3)}, the identity is ${recipient(2)}. Run "npm run secrets -- init --stack prod" with SOPS_AGE_KEY_FILE naming a file that holds an identity that opens it, such as the recovery key, beside the stack's.`,
+    });
+    for (const keys of [[3], [3, 2], [1, 2]]) {
+      writeFileSync(join(of.tree, path), old);
+      writeFiles(of.directory, { recovery: keys.map((n) => `${key(n)}\n`).join("") });
+      const again = await open(of.directory, of.sops, { SOPS_AGE_KEY_FILE: join(of.directory, "recovery") });
+      await initialise(again.store, { tell });
+      await of.agree();
+      deepEqual(await of.values(`${key(2)}\n`), ["old", "value-1"]);
+    }
+  });
+
+  it("changes nothing where the recovery key is all there is, and no recipient", async () => {
+    const of = await project({ recipients: [], recovery: 3, env: { SOPS_AGE_KEY: `${key(3)}\n` } });
+    const before = of.read("project/Pulumi.prod.yaml");
+    await rejects(initialise(of.store, { tell }), /SOPS_AGE_KEY holds its recovery key alone\./);
+    equal(of.read("project/Pulumi.prod.yaml"), before);
+  });
+
+  it("changes nothing where files are encrypted for others alone, and says what to do with them", async () => {
+    const of = await project({ identity: [] });
+    const settings = join(of.directory, "project", "Pulumi.prod.yaml");
+    writeFileSync(settings, readFileSync(settings, "utf8").replace(/ {4}recipients: .*\n/, ""));
+    const before = [readFileSync(settings, "utf8"), of.read("project/.sops.yaml"), ...of.contents()];
+    const shown: string[] = [];
+    await rejects(
+      initialise(of.store, { tell, showRecoveryKey: (made) => shown.push(made) }),
+      (error: Error) => {
+        const lines = error.message.split("\n");
+        equal(lines.length, paths.length);
+        for (const [index, line] of lines.entries()) {
+          match(line, new RegExp(`^Encrypting ${paths[index] ?? ""} anew failed: it is encrypted for age1`));
+          match(
+            line,
+            /\. Replace it by a Secret of your own, or run "npm run secrets -- init --stack prod" with /,
+          );
+        }
+        return true;
+      },
+    );
+    deepEqual([readFileSync(settings, "utf8"), of.read("project/.sops.yaml"), ...of.contents()], before);
+    deepEqual([existsSync(of.identityFile), shown], [false, []]);
+  });
+
+  it("changes nothing where .sops.yaml cannot be read", async () => {
+    const of = await project();
+    const before = of.read("project/Pulumi.prod.yaml");
+    writeFiles(of.directory, { "project/.sops.yaml": "<<<<<<< HEAD\n" });
+    await rejects(
+      initialise(of.store, { tell, recipients: [recipient(2)] }),
+      /^Error: Reading \.sops\.yaml failed: /,
+    );
+    equal(of.read("project/Pulumi.prod.yaml"), before);
+    equal(of.read("project/.sops.yaml"), "<<<<<<< HEAD\n");
+  });
+
+  it("refuses a post-quantum identity and recipient, and changes nothing", async () => {
+    const of = await project({ recipients: [], identity: [] });
+    for (const path of paths) writeFileSync(join(of.tree, path), plain("x"));
+    const before = of.read("project/Pulumi.prod.yaml");
+    const refused = {
+      message: `Making the secrets of stack "prod" ready failed: age1pq1${"q".repeat(13)}… is a post-quantum recipient, which is not supported here. Make an identity with "age-keygen", without -pq.`,
+    };
+    const pq = `age1pq1${"q".repeat(1950)}`;
+    await rejects(initialise(of.store, { tell, recipients: [pq] }), refused);
+    of.sops.recipients = () => Promise.resolve([pq]);
+    await rejects(initialise(of.store, { tell }), refused);
+    equal(of.read("project/Pulumi.prod.yaml"), before);
+    equal(existsSync(of.identityFile), false);
+  });
+
   it("takes the identity of the environment", async () => {
     const of = await project({ identity: [], env: { SOPS_AGE_KEY: `${key(1)}\n` } });
     await initialise(of.store, { tell, recipients: [recipient(2)] });
     equal(existsSync(of.identityFile), false);
     await of.agree();
+  });
+});
+
+describe("an identity file", () => {
+  it("stays a symbolic link where it is one", async () => {
+    const of = await project();
+    renameSync(of.identityFile, join(of.directory, "real"));
+    symlinkSync(join(of.directory, "real"), of.identityFile);
+    await of.store.writeIdentityFile({ keys: [key(2)], notes: {} });
+    ok(lstatSync(of.identityFile).isSymbolicLink());
+    match(of.read("real"), /^AGE-SECRET-KEY-1TEST2$/m);
+    equal(statSync(join(of.directory, "real")).mode & 0o777, 0o600);
+  });
+
+  it("is as it was where it cannot be written, which is said in one sentence", async () => {
+    const of = await project();
+    mkdirSync(`${of.identityFile}.new`);
+    const write = () => of.store.writeIdentityFile({ keys: [key(2)], notes: {} });
+    await rejects(write(), (error: Error) => {
+      match(
+        error.message,
+        /^Writing \S+prod\.agekey failed: [A-Z]+: [a-z ]+\. [A-Z][^.]+, and run the same command again\.$/,
+      );
+      return true;
+    });
+    equal(of.read("keys/prod.agekey"), `${key(1)}\n`);
+    for (const [code, remedy] of [
+      ["ENOSPC", "Free some space on its disk"],
+      ["EROFS", "Make its directory writable for this user"],
+    ] as const) {
+      equal(
+        notWritten("/a", Object.assign(new Error(`${code}: reason, write`), { code })).message,
+        `Writing /a failed: ${code}: reason. ${remedy}, and run the same command again.`,
+      );
+    }
   });
 });
 
@@ -553,6 +678,46 @@ describe("add", () => {
     );
   });
 
+  it("brings the file of a line that is there, and does not add the line again", async () => {
+    for (const line of ["new.enc.yaml", '"./new.enc.yaml"']) {
+      const of = await project();
+      const list = join(of.tree, "clusters/prod/apps/kustomization.yaml");
+      writeFileSync(list, `resources: [${line}]\n`);
+      deepEqual(await addSecret(of.store, secret), ["clusters/prod/apps/new.enc.yaml"]);
+      equal(readFileSync(list, "utf8"), `resources: [${line}]\n`);
+      await of.agree();
+    }
+  });
+
+  it("names the line that a file lacks", async () => {
+    const of = await project();
+    writeFiles(of.tree, { "clusters/prod/apps/new.enc.yaml": plain("x") });
+    await rejects(addSecret(of.store, secret), {
+      message:
+        'Adding Secret "new" to stack "prod" failed: clusters/prod/apps/new.enc.yaml is there. List it in clusters/prod/apps/kustomization.yaml, with the line "- new.enc.yaml" below "resources".',
+    });
+  });
+
+  it("is done again after a kill or a full disk between its two writes", async () => {
+    const of = await project();
+    const writeFile = of.store.writeFile.bind(of.store);
+    of.store.writeFile = () => Promise.reject(new Killed());
+    await rejects(addSecret(of.store, secret));
+    of.store.writeFile = writeFile;
+    await addSecret(of.store, secret);
+    equal(of.read("project/gitops/clusters/prod/apps/kustomization.yaml").split("new.enc.yaml").length, 2);
+    await of.agree();
+  });
+
+  it("looks again at what is there when it has the values", async () => {
+    const of = await project();
+    const values = async () => {
+      await addSecret(of.store, secret);
+      return secret.values;
+    };
+    await rejects(addSecret(of.store, { ...secret, values }), /new\.enc\.yaml is there\. Change it with/);
+  });
+
   it("leaves the values to a stack that makes them up", async () => {
     const of = await project({ recipients: [], generate: "all" });
     await rejects(addSecret(of.store, secret), /makes all its values up\. Leave them empty: "key="\.$/);
@@ -567,6 +732,11 @@ describe("add", () => {
     ["a name that is none", { name: "New Secret" }, /that is no name of an object/],
     ["a name that leads elsewhere", { name: "../../x" }, /that is no name of an object/],
     ["a namespace that is none", { namespace: "A" }, /"A" is no namespace/],
+    [
+      "a namespace that is none of the tree's",
+      { namespace: "teams" },
+      /: no Namespace of the tree is named "teams"\. Name one of them with --namespace, or add it first\.$/,
+    ],
     ["no values", { values: {} }, /it has no values/],
     ["a key that is none", { values: { "a b": "hunter2" } }, /"a b" is no key\. (?!.*hunter2)/],
     ["a layer that is none", { layer: "appz" }, /there is no clusters\/prod\/appz\/kustomization\.yaml/],

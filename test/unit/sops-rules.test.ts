@@ -1,6 +1,6 @@
-import { deepEqual, equal, match } from "node:assert/strict";
+import { deepEqual, equal, match, throws } from "node:assert/strict";
 import { join } from "node:path";
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { parse } from "yaml";
 import { checkSecretFiles, findRules, readersOf, secretPaths } from "../../components/sops/place";
 import { checkRules, everyRecipient, renderRules, type Readers } from "../../components/sops/rules";
@@ -66,7 +66,17 @@ describe("rules of SOPS", () => {
     [
       "a rule that no file matches",
       rules.replace("stores:", "  - path_regex: ^gitops/clusters/old/\n    age: age1a\nstores:"),
-      'Checking rule 3 of .sops.yaml failed: no file matches "^gitops/clusters/old/" first. Remove the rule, or run "npm run secrets -- init --stack dev".',
+      'Checking rule 3 of .sops.yaml failed: no file matches "^gitops/clusters/old/" first. Remove the rule.',
+    ],
+    [
+      "a rule for a stack that is gone",
+      rules.replace("stores:", "  - path_regex: ^gitops/clusters/old/.*\\.enc\\.yaml$\nstores:"),
+      `Checking rule 3 of .sops.yaml failed: no file matches "^gitops/clusters/old/.*\\.enc\\.yaml$" first. Remove the rule, or ${run.replace("Run", "run")}`,
+    ],
+    [
+      "a rule of others that is before the stack's own",
+      rules.replace("rules:", 'rules:\n  - path_regex: "\\\\.yaml$"\n    age: age1a,age1b'),
+      'Checking rule 1 of .sops.yaml failed: "\\.yaml$" is the first that matches files of stack "dev", and not that stack\'s own. Run "npm run secrets -- init --stack dev", and put the rule below those of the stacks.',
     ],
     [
       "a file that no rule matches",
@@ -76,7 +86,7 @@ describe("rules of SOPS", () => {
     [
       "a regular expression that is none",
       rules.replace("^gitops/clusters/dev/", "("),
-      `Checking rule 1 of .sops.yaml failed: "(.*\\.enc\\.yaml$" is no regular expression. ${run}`,
+      `Checking rule 1 of .sops.yaml failed: "(.*\\.enc\\.yaml$" is no regular expression. Correct it, or remove the rule.`,
     ],
     [
       "other values than those of a Secret",
@@ -87,6 +97,16 @@ describe("rules of SOPS", () => {
       "another kind of key",
       rules.replace("    age: age1a", "    pgp: ABCD\n    age: age1a"),
       'Checking rule 1 of .sops.yaml failed: it sets "pgp", and secrets are encrypted with age alone. Remove that key, or run "npm run secrets -- init --stack dev".',
+    ],
+    [
+      "no YAML",
+      "a: [",
+      "Reading .sops.yaml failed: Flow sequence in block collection must be sufficiently indented and end with a ] at line 1, column 5. Correct it, or restore it from Git.",
+    ],
+    [
+      "rules that are no list",
+      "creation_rules: 1",
+      'Reading .sops.yaml failed: "creation_rules" is no list. Correct it, or restore it from Git.',
     ],
     ["no rules", "{}", `Reading .sops.yaml failed: it has no list "creation_rules". ${run}`],
     [
@@ -129,12 +149,67 @@ describe("rules of SOPS", () => {
     equal(check(others, rehearsed).length, 2);
   });
 
-  it("are found beside the tree or above it", () => {
+  it("may have rules of others below them, whatever those match", () => {
+    const others = "  - path_regex: ^notes/\n    pgp: ABCD\n  - age: age1x\n";
+    for (const stack of [dev, { ...local, cluster: "dev" }]) {
+      const mine = stack === dev ? rules : renderRules([prod], { tree: "gitops", all });
+      deepEqual(check(mine.replace("stores:", `${others}stores:`), stack), []);
+    }
+  });
+
+  it("leave all else of the file as it is, and come before the rules of others", () => {
+    const theirs = `# Ours, since 2019
+creation_rules:
+  # Notes
+  - path_regex: ^notes/
+    pgp: ABCD # Anna
+  - age: age1x
+stores:
+  json: { indent: 4 }
+destination_rules: [] # none yet
+`;
+    const render = (stacks: readonly Readers[], before: string) =>
+      renderRules(stacks, { tree: "gitops", all }, before);
+    const rule = (cluster: string, age: string) =>
+      `  - path_regex: ^gitops/clusters/${cluster}/.*\\.enc\\.yaml$\n    encrypted_regex: ^(data|stringData)$\n    age: ${age}\n`;
+    const including = (...added: readonly string[]) =>
+      theirs.replace("  # Notes\n", `${added.join("")}  # Notes\n`);
+    equal(render([local], theirs), theirs);
+    const one = render([prod], theirs);
+    deepEqual(parse(one), parse(including(rule("prod", "age1p,age1r"))));
+    for (const comment of ["# Ours, since 2019", "# Notes", "# Anna", "# none yet"])
+      match(one, RegExp(comment));
+    const both = render([prod, dev], one);
+    deepEqual(parse(both), parse(including(rule("dev", "age1a,age1b"), rule("prod", "age1p,age1r"))));
+    equal(render([prod, dev], both), both);
+    // Replaced in place, and gone with their recipients.
+    const moved = both.replace("age1a,age1b", "age1a\n    pgp: X");
+    equal(render([prod, dev], moved), both);
+    equal(render([], both), theirs);
+    deepEqual(check(both), []);
+    for (const broken of ["a: [", "creation_rules: 1", "[]"])
+      throws(() => render([dev], broken), /^Error: Reading/);
+    for (const empty of ["", "{}", "# mine\n", "creation_rules:\n"])
+      deepEqual(check(render([prod, dev], empty)), []);
+  });
+
+  it("are found beside the tree or above it, in its repository or project", () => {
     const directory = temporaryDirectory();
-    const tree = join(directory, "a", "gitops");
+    const tree = join(directory, "a", "b", "gitops");
+    const beside = (path: string) => join(directory, path, ".sops.yaml");
+    writeFiles(directory, { ".sops.yaml": "" });
     equal(findRules(tree), undefined);
-    writeFileSync(join(directory, ".sops.yaml"), "");
-    equal(findRules(tree), join(directory, ".sops.yaml"));
+    writeFiles(directory, { "a/Pulumi.yaml": "" });
+    equal(findRules(tree), undefined);
+    writeFiles(directory, { "a/.sops.yaml": "" });
+    equal(findRules(tree), beside("a"));
+    writeFiles(directory, { "a/b/.git": "" });
+    equal(findRules(tree), beside("a"));
+    writeFiles(directory, { "a/b/.sops.yaml": "" });
+    equal(findRules(tree), beside("a/b"));
+    const repository = temporaryDirectory();
+    writeFiles(repository, { ".git": "", ".sops.yaml": "", "a/Pulumi.yaml": "" });
+    equal(findRules(join(repository, "a", "gitops")), join(repository, ".sops.yaml"));
   });
 });
 
