@@ -199,7 +199,10 @@ describe("rehearsal of local", function () {
       "---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: leak\n  namespace: whoami\nstringData:\n  token: abc\n",
     );
     progress.length = 0;
-    await rejects(rehearsal.up(config), /^Error: Secret whoami\/leak holds "token" in plain text\./);
+    await rejects(
+      rehearsal.up(config),
+      /^Error: File bases\/apps\/whoami\/service\.yaml: Secret whoami\/leak holds "token" in plain text\. [^\n]*$/,
+    );
     deepEqual(progress, []);
   });
 
