@@ -151,11 +151,8 @@ async function main(): Promise<void> {
 
 async function measureReleases(rehearsal: Rehearsal, tree: string, count: number): Promise<void> {
   const { kubeconfig, registry } = rehearsal.controlPlane;
-  const state = JSON.parse(await readFile(join(rehearsal.directory, "state.json"), "utf8")) as Record<
-    string,
-    { state: Record<string, unknown> }
-  >;
-  const artifactState = state["pulumi-nodejs:dynamic/release:Artifact::platform-release-artifact"]?.state;
+  const artifactState =
+    rehearsal.state["pulumi-nodejs:dynamic/release:Artifact::platform-release-artifact"]?.state;
   const artifact = new ArtifactLifecycle(new Crane(false));
   const gate = new GateLifecycle(new KubernetesClient(kubeconfig), new Crane(false), new SystemClock());
   const inputs = { ...(artifactState as unknown as ArtifactInputs), tree };

@@ -60,8 +60,8 @@ export class Rehearsal {
   private program: ChildProcess | undefined;
   /** The run under way, or the last one. */
   private running: ChildProcess | undefined;
-  /** The stack as the last run left it. */
-  private state: StackState = {};
+  /** The stack as the last run left it, with its secrets: in memory alone. */
+  state: Readonly<StackState> = {};
 
   private constructor(
     private readonly options: RehearsalOptions,
