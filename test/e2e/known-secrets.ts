@@ -6,6 +6,7 @@ import { parse, stringify } from "yaml";
 import { refOf, type ManifestRef } from "../../components/kubernetes";
 import { SopsCli } from "../../components/sops/client";
 import { readSecretFiles } from "../../components/sops/files";
+import { identityIn } from "../../components/sops/identity/lifecycle";
 import { recipientsOf, secretKeys, withValues, type SecretFile } from "../../components/sops/secret-file";
 import { SecretStore } from "../../components/sops/store";
 import { readStackFile } from "../../config";
@@ -58,7 +59,8 @@ export class KnownSecrets {
     await ensureTools(["age-keygen", "sops"], { report: console.error });
     const sops = new SopsCli();
     const project = await mkdtemp(join(tmpdir(), "platform-secrets-"));
-    const [key, recoveryKey] = [await newKey(sops), await newKey(sops)];
+    const newKey = async () => identityIn(await sops.keygen()).trim();
+    const [key, recoveryKey] = [await newKey(), await newKey()];
     const [recipient = "", recoveryRecipient = ""] = await sops.recipients(`${key}\n${recoveryKey}\n`);
     const secrets = new KnownSecrets(stack, project, key, recoveryKey);
     await cp(join(repository, "gitops"), secrets.tree, { recursive: true });
@@ -146,11 +148,4 @@ export class KnownSecrets {
     for (const value of Object.values(values)) this.held.add(value);
     this.known.set(path, { path, values, ref: refOf(parse(content) as SecretFile) });
   }
-}
-
-/** A private key, without the comments that age-keygen writes around it. */
-async function newKey(sops: SopsCli): Promise<string> {
-  const key = (await sops.keygen()).split("\n").find((line) => line.startsWith("AGE-SECRET-KEY-"));
-  if (key === undefined) throw new Error("Making an age identity failed: age-keygen printed none.");
-  return key;
 }
