@@ -31,6 +31,8 @@ export interface KindClusterConfig {
   readonly kubeadmConfigPatches: readonly string[];
   /** `merge` also adds the cluster to the user's own kubeconfig. @default output */
   readonly kubeconfig: "output" | "merge";
+  /** Delete a cluster that Kind cannot change in place, with all that its volumes hold. @default false */
+  readonly allowReplace: boolean;
 }
 
 /** A cluster that is there already, such as one that Omni made. */
@@ -156,7 +158,7 @@ export function parseConfig(
   const chartMirror = root.optionalString("chartMirror");
   const config: PlatformConfig = {
     stack,
-    cluster: clusterConfig(cluster, stack, path),
+    cluster: clusterConfig(cluster, stack, path, context.env),
     registry: registryConfig(registry),
     domain: root.string("domain"),
     gitops: {
@@ -256,7 +258,12 @@ export function stateDirectory(env: NodeJS.ProcessEnv): string {
   return join(env.XDG_STATE_HOME ?? join(homedir(), ".local", "state"), "platform");
 }
 
-function clusterConfig(section: Section, stack: string, path: (value: string) => string): ClusterConfig {
+function clusterConfig(
+  section: Section,
+  stack: string,
+  path: (value: string) => string,
+  env: NodeJS.ProcessEnv,
+): ClusterConfig {
   const kind = section.oneOf("kind", ["kind", "existing"]);
   if (kind === "existing") {
     return {
@@ -274,6 +281,7 @@ function clusterConfig(section: Section, stack: string, path: (value: string) =>
     throw section.wrong("kubernetesVersion", version, 'a version such as "1.37.0"');
   }
   const image = nodeImage ?? (version && `kindest/node:v${version.replace(/^v/, "")}`);
+  const allowReplace = section.boolean("allowReplace", false);
   const podSubnet = section.optionalCidr("podSubnet");
   const serviceSubnet = section.optionalCidr("serviceSubnet");
   return {
@@ -286,6 +294,7 @@ function clusterConfig(section: Section, stack: string, path: (value: string) =>
     mounts: section.list("mounts").map((entry) => mount(entry, path)),
     kubeadmConfigPatches: section.strings("kubeadmConfigPatches"),
     kubeconfig: section.oneOf("kubeconfig", ["output", "merge"], "output"),
+    allowReplace: allowReplace || env.PLATFORM_ALLOW_REPLACE === "true",
     ...(image === undefined ? {} : { nodeImage: image }),
     ...(podSubnet === undefined ? {} : { podSubnet }),
     ...(serviceSubnet === undefined ? {} : { serviceSubnet }),

@@ -15,6 +15,9 @@ const usage = `Usage: npm run up -- --stack <name> [options of "pulumi up"]
        npm run preview -- --stack <name> [options of "pulumi preview"]
 
 Checks what the stack needs, removes the lock of a run that was killed, and runs "pulumi up"; or shows what it would do.
+
+  --replace       agrees that a Kind cluster which cannot be changed in place is deleted, with all that its volumes hold
+  --replace <urn> is Pulumi's own
 `;
 
 /**
@@ -60,6 +63,12 @@ function splitStack(args: readonly string[]): { stack: string | undefined; optio
   };
 }
 
+/** Takes the user's consent out of the arguments: "--replace" without the URN that Pulumi's own takes. */
+export function splitConsent(args: readonly string[]): { consent: boolean; options: readonly string[] } {
+  const isConsent = (arg: string, at: number) => arg === "--replace" && (args[at + 1] ?? "-").startsWith("-");
+  return { consent: args.some(isConsent), options: args.filter((arg, at) => !isConsent(arg, at)) };
+}
+
 /** @returns the exit code */
 async function main(args: readonly string[]): Promise<number> {
   if (args.includes("--help") || args.includes("-h")) {
@@ -67,11 +76,13 @@ async function main(args: readonly string[]): Promise<number> {
     return 0;
   }
   const isPreview = args[0] === "--preview";
-  const { stack, options } = splitStack(isPreview ? args.slice(1) : args);
+  const { consent, options: others } = splitConsent(isPreview ? args.slice(1) : args);
+  const { stack, options } = splitStack(others);
   if (stack === undefined) {
     process.stderr.write(usage);
     return 1;
   }
+  if (consent) process.env.PLATFORM_ALLOW_REPLACE = "true";
   const config = await readStackConfig(stack, project, process.env);
   // A preview warns of what is missing, and holds no lock.
   if (isPreview) return pulumi("preview", stack, options, (await pulumiEnvironment(process.env)).env);

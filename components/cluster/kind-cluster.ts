@@ -10,6 +10,7 @@ import { stringify } from "yaml";
 import type { Network } from "../docker/network/resource";
 import { lastAddresses } from "./addresses";
 import type { Cluster } from "./cluster";
+import { inNode } from "./kind/lifecycle";
 import { Kind } from "./kind/resource";
 
 /** The node image of Kind 0.33.0, which it names in `pkg/apis/config/defaults/image.go`. */
@@ -42,7 +43,7 @@ export interface KindClusterArgs {
   readonly clusterName: string;
   /** Docker network of the nodes. */
   readonly network: Network;
-  /** Absolute path of a directory for what the API server reads and writes on this machine. */
+  /** Absolute path of a directory for what the API server writes on this machine; no part of the cluster's identity. */
   readonly directory: string;
   /** Node image with its tag or digest. @default `defaultNodeImage` */
   readonly nodeImage?: string;
@@ -68,6 +69,8 @@ export interface KindClusterArgs {
   readonly hosts?: Input<Readonly<Record<string, string>>>;
   /** Also add the cluster to the user's own kubeconfig. @default false */
   readonly mergeKubeconfig?: boolean;
+  /** Delete a cluster that Kind cannot change in place, with all that its volumes hold. @default false */
+  readonly allowReplace?: boolean;
 }
 
 /** A local cluster in containers. */
@@ -89,6 +92,7 @@ export class KindCluster extends ComponentResource implements Cluster {
         files: apiServerFiles(args),
         hosts: args.hosts ?? {},
         mergeKubeconfig: args.mergeKubeconfig ?? false,
+        allowReplace: args.allowReplace ?? false,
       },
       { parent: this },
     );
@@ -98,14 +102,6 @@ export class KindCluster extends ComponentResource implements Cluster {
     this.registerOutputs({ kubeconfig: this.kubeconfig, loadBalancerCidr: this.loadBalancerCidr });
   }
 }
-
-/** Where the API server finds its files, and writes its log, inside the control plane's node. */
-const inNode = { config: "/etc/kubernetes/platform", log: "/var/log/kubernetes" } as const;
-
-const onHost = (directory: string) => ({
-  config: join(directory, "api-server"),
-  log: join(directory, "audit"),
-});
 
 type ConfigArgs = Pick<
   KindClusterArgs,
@@ -121,12 +117,10 @@ type ConfigArgs = Pick<
 
 /** Kind's configuration file. Source: https://kind.sigs.k8s.io/docs/user/configuration/ */
 export function kindConfig(args: ConfigArgs): string {
-  const host = onHost(args.directory);
   const controlPlane = {
     role: "control-plane",
     extraMounts: [
-      { hostPath: host.config, containerPath: inNode.config, readOnly: true },
-      { hostPath: host.log, containerPath: inNode.log },
+      { hostPath: join(args.directory, "audit"), containerPath: inNode.log },
       ...(args.mounts ?? []),
     ],
     extraPortMappings: (args.ports ?? []).map((port) => ({
@@ -189,16 +183,15 @@ function apiServerPatches(): string[] {
 const exempt = ["kube-system", "local-path-storage"];
 
 /**
- * What the API server reads: absolute path on this machine → content.
+ * What the API server reads: absolute path in its node → content.
  *
  * The audit policy keeps who changed what, without the values of Secrets. Sources:
  * https://kubernetes.io/docs/tasks/debug/debug-cluster/audit/ and
  * https://kubernetes.io/docs/tasks/configure-pod-container/enforce-standards-admission-controller/
  */
 export function apiServerFiles({
-  directory,
   podSecurity = "baseline",
-}: Pick<KindClusterArgs, "directory" | "podSecurity">): Record<string, string> {
+}: Pick<KindClusterArgs, "podSecurity">): Record<string, string> {
   const level = {
     enforce: podSecurity,
     "enforce-version": "latest",
@@ -235,9 +228,6 @@ export function apiServerFiles({
     },
   };
   return Object.fromEntries(
-    Object.entries(files).map(([file, content]) => [
-      join(onHost(directory).config, file),
-      stringify(content),
-    ]),
+    Object.entries(files).map(([file, content]) => [join(inNode.config, file), stringify(content)]),
   );
 }

@@ -603,9 +603,17 @@ case "$1" in
     echo ']' ;;
   commit) echo "$5" > image ;;
   start) sed -i 's/exited first/running again/' "nodes/$2" ;;
+  cp)
+    case "$2" in
+      *:*)
+        from="files/\${2%%:*}\${2#*:}"
+        [ -d "$from" ] || { echo "Error response from daemon: Could not find the file in container" >&2; exit 1; }
+        cp -r "$from" "$3" ;;
+      *) to="files/\${3%%:*}\${3#*:}"; mkdir -p "$to"; cp -r "$2" "$to" ;;
+    esac ;;
   exec)
     [ "$2" = --interactive ] && shift
-    if [ "$3" = cat ]; then cat "files/$2$4"; else sh -c "$5" sh "files/$2$7"; fi ;;
+    if [ "$3" = rm ]; then rm -f "files/$2$5"; else sh -c "$5" sh "files/$2$7" "files/$2$8"; fi ;;
 esac`;
   const kindScript = (directory: string) => `cd ${directory}
 echo "kind $*" >> log
@@ -614,19 +622,21 @@ case "$1 $2" in
   "create cluster")
     cat > config
     echo "$KIND_EXPERIMENTAL_DOCKER_NETWORK" > network
-    # A container inherits the labels of its image.
+    # A container inherits the labels and the files of its image.
     grep -q "image: $(cat image)" config && owner=platform
+    rm -rf "files/$4-control-plane"
+    cp -r files/platform-node-*-label "files/$4-control-plane"
     echo "running first $owner" > "nodes/$4-control-plane" ;;
   "delete cluster") rm "nodes/$4-control-plane" ;;
 esac`;
 
-  function inputsIn(directory: string): Properties {
+  function kindInputs(): Properties {
     return inputsOf("cluster:Kind", {
       ...{ name: "local", network: "platform-local", image: "kindest/node:v1", pull: true },
       config: "kind: Cluster\nnodes:\n  - role: control-plane\n",
-      files: { [join(directory, "host", "policy.yaml")]: "the policy\n" },
+      files: { "/etc/kubernetes/platform/policy.yaml": "the policy\n" },
       hosts: { "ghcr.io": "the mirror\n" },
-      mergeKubeconfig: false,
+      ...{ mergeKubeconfig: false, allowReplace: false },
     });
   }
 
@@ -640,11 +650,11 @@ esac`;
     const count = (command: string) => readFileSync(at("log"), "utf8").split(`${command}\n`).length - 1;
     const made = () => count("kind create cluster --name local --config - --kubeconfig /dev/null");
     try {
-      const inputs = inputsIn(directory);
+      const inputs = kindInputs();
       const { id, state } = await host.create(inputs);
       equal(id, "local");
       const kubeconfig = cluster.kubeconfig.trimEnd();
-      deepEqual(state, { ...inputs, kubeconfig: `${kubeconfig}\n# Started first\n` });
+      deepEqual(state, { ...inputs, kubeconfig: `${kubeconfig}\n# Started first\n`, running: true });
       const image = readFileSync(at("image"), "utf8").trim();
       match(image, /^platform-node-local:[0-9a-f]{12}$/);
       deepEqual(parse(readFileSync(at("config"), "utf8")), {
@@ -652,8 +662,10 @@ esac`;
         nodes: [{ role: "control-plane", image }],
       });
       equal(readFileSync(at("network"), "utf8"), "platform-local\n");
-      equal(readFileSync(at("host/policy.yaml"), "utf8"), "the policy\n");
-      const certs = at("files/local-control-plane/etc/containerd/certs.d");
+      const node = at("files/local-control-plane");
+      equal(readFileSync(join(node, "etc/kubernetes/platform/policy.yaml"), "utf8"), "the policy\n");
+      deepEqual(readdirSync(join(node, "kind/platform")), ["settings"]);
+      const certs = join(node, "etc/containerd/certs.d");
       equal(readFileSync(join(certs, "ghcr.io", "hosts.toml"), "utf8"), "the mirror\n");
 
       deepEqual((await host.create(inputs)).state, state);
@@ -661,8 +673,19 @@ esac`;
       ok(cluster.requests.includes("GET /api/v1/namespaces/kube-system"));
       deepEqual(await host.read(id, state), state);
       deepEqual(await host.diff(id, state, inputs), { changes: false, replaces: [] });
+      deepEqual(await host.check({}, inputs), []);
       for (const change of [{ config: "nodes: []\n" }, { image: "other" }, { network: "n" }, { files: {} }]) {
-        deepEqual(await host.diff(id, state, { ...inputs, ...change }), {
+        await refused(
+          host.diff(id, state, { ...inputs, ...change }),
+          /^Replacing Kind cluster "local" was refused: all that its volumes hold would be lost, because Kind cannot change in place /,
+        );
+        match(
+          (await host.check({}, { ...inputs, ...change })).join(),
+          /^name: Replacing Kind cluster "local" was refused: /,
+        );
+        // What is in state is told by `diff`.
+        deepEqual(await host.check(inputs, { ...inputs, ...change }), []);
+        deepEqual(await host.diff(id, state, { ...inputs, ...change, allowReplace: true }), {
           ...{ changes: true, replaces: Object.keys(change) },
           deleteBeforeReplace: true,
         });
@@ -675,14 +698,22 @@ esac`;
       deepEqual(readdirSync(certs), ["quay.io"]);
 
       writeFileSync(at("nodes/local-control-plane"), "exited first platform\n");
-      equal(await host.read(id, state), undefined);
+      const stopped = (await host.read(id, state)) ?? {};
+      equal(stopped.running, false);
+      deepEqual(await host.diff(id, stopped, inputs), { changes: true, replaces: [] });
       const again = { ...state, kubeconfig: `${kubeconfig}\n# Started again\n` };
-      deepEqual((await host.create(inputs)).state, again);
+      deepEqual(await host.update(id, stopped, inputs), again);
       deepEqual(await host.read(id, state), again);
       equal(count("docker start"), 1);
       equal(made(), 1);
 
-      rmSync(at("files/local-control-plane/kind"), { recursive: true });
+      rmSync(join(node, "kind"), { recursive: true });
+      equal((await host.read(id, state))?.running, false);
+      deepEqual((await host.create(inputs)).state, again);
+      deepEqual(readdirSync(join(node, "kind/platform")), ["settings"]);
+      equal(made(), 1);
+
+      writeFileSync(join(node, "kind/platform/unfinished"), "");
       equal(await host.read(id, state), undefined);
       await host.create(inputs);
       equal(made(), 2);
@@ -714,8 +745,8 @@ esac`;
     const host = await hostWith({ kind: 'echo "ERROR: no space left" >&2; exit 1', docker: "" });
     try {
       await refused(
-        host.create(inputsIn(temporaryDirectory())),
-        /^Creating Kind cluster "local" failed: "kind create cluster" failed: ERROR: no space left\. Mend it and run again\.$/,
+        host.create(kindInputs()),
+        /^Creating Kind cluster "local" failed: "kind create cluster" failed: ERROR: no space left\. Fix the cause and run again\.$/,
       );
     } finally {
       host.stop();
@@ -726,12 +757,12 @@ esac`;
     const silence = 'echo "Cannot connect to the Docker daemon at unix:///x. Is it running" >&2; exit 1';
     const host = await hostWith({ docker: silence });
     try {
-      const inputs = inputsIn(temporaryDirectory());
+      const inputs = kindInputs();
       const sentence =
         /^Asking Docker for "ps --all" failed: the engine does not answer \(Cannot connect .*\)\. Start it, let this user reach it, and run again\.$/;
       await refused(host.create(inputs), sentence);
-      await refused(host.read("local", { ...inputs, kubeconfig: "k" }), sentence);
-      await refused(host.delete("local", { ...inputs, kubeconfig: "k" }), sentence);
+      await refused(host.read("local", { ...inputs, kubeconfig: "k", running: true }), sentence);
+      await refused(host.delete("local", { ...inputs, kubeconfig: "k", running: true }), sentence);
     } finally {
       host.stop();
     }

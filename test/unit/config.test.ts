@@ -25,7 +25,7 @@ describe("config", () => {
       stack: "local",
       cluster: {
         ...{ kind: "kind", name: "local", workers: 0, cni: "cilium", podSecurity: "baseline" },
-        ...{ ports: [], mounts: [], kubeadmConfigPatches: [], kubeconfig: "output" },
+        ...{ ports: [], mounts: [], kubeadmConfigPatches: [], kubeconfig: "output", allowReplace: false },
       },
       registry: { kind: "local", port: 5050, mirrors: [], airGapped: false, keep: 20, retain: false },
       domain: "platform.localhost",
@@ -42,12 +42,18 @@ describe("config", () => {
     equal(directory, join(homedir(), ".local", "state", "platform", "local"));
   });
 
+  it("lets one run replace the cluster without a setting", () => {
+    const env = { ...context.env, PLATFORM_ALLOW_REPLACE: "true" };
+    const { cluster } = parseConfig("local", asPulumiConfig(local), { ...context, env });
+    equal(cluster.kind === "kind" && cluster.allowReplace, true);
+  });
+
   it("reads every setting of a cluster that is made", () => {
     const { cluster } = parse({
       "platform:cluster": {
         ...{ kind: "kind", name: "mine", workers: 2, nodeImage: "kindest/node:v1.36.3" },
         ...{ podSubnet: "10.1.0.0/16", serviceSubnet: "10.2.0.0/16", cni: "kindnet" },
-        ...{ podSecurity: "restricted", kubeconfig: "merge" },
+        ...{ podSecurity: "restricted", kubeconfig: "merge", allowReplace: true },
         ports: [
           { containerPort: 30080, hostPort: 80 },
           { containerPort: 30053, hostPort: 53, protocol: "UDP", listenAddress: "0.0.0.0" },
@@ -63,7 +69,7 @@ describe("config", () => {
     deepEqual(cluster, {
       ...{ kind: "kind", name: "mine", workers: 2, nodeImage: "kindest/node:v1.36.3" },
       ...{ podSubnet: "10.1.0.0/16", serviceSubnet: "10.2.0.0/16", cni: "kindnet" },
-      ...{ podSecurity: "restricted", kubeconfig: "merge" },
+      ...{ podSecurity: "restricted", kubeconfig: "merge", allowReplace: true },
       ports: [
         { containerPort: 30080, hostPort: 80, protocol: "TCP" },
         { containerPort: 30053, hostPort: 53, protocol: "UDP", listenAddress: "0.0.0.0" },

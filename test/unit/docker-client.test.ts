@@ -67,7 +67,7 @@ describe("docker", () => {
         await rejects(cli.container("x"), /the engine does not answer/);
         await rejects(cli.network("x"), /the engine does not answer/);
         await rejects(new KindCli().nodes("x"), /the engine does not answer/);
-        await rejects(new KindCli().readFile("x", "/y"), /the engine does not answer/);
+        await rejects(new KindCli().readFiles("x", "/y"), /the engine does not answer/);
       });
     });
   }
@@ -193,26 +193,39 @@ describe("KindCli", () => {
     [true, "missing"],
     [false, "never"],
   ] as const) {
-    it(`labels an image that it pulls ${pull ? "when it is missing" : "never"}`, async () => {
-      const { calls } = await against({}, () =>
-        cli.labelImage("kindest/node:v1", "platform-node-a:12", pull),
+    it(`labels an image that it pulls ${pull ? "when it is missing" : "never"}, and puts files into it`, async () => {
+      const script =
+        'case "$1" in cp) (cd "$2/.." && find . -type f -printf "%m %p " -exec cat {} +) >> $log/input ;; esac';
+      const { calls, input } = await against({ docker: script }, () =>
+        cli.makeImage("kindest/node:v1", "platform-node-a:12", pull, {
+          "/etc/kubernetes/platform/a.yaml": "a\n",
+          "/kind/platform/unfinished": "u\n",
+        }),
       );
-      deepEqual(calls, [
-        "docker[rm][--force][platform-node-a-12-label]",
-        `docker[create][--name][platform-node-a-12-label][--label][platform.pulumi.com/owner=platform][--pull][${policy}][kindest/node:v1]`,
-        "docker[commit][--change][LABEL platform.pulumi.com/owner=platform][platform-node-a-12-label][platform-node-a:12]",
-        "docker[rm][--force][--volumes][platform-node-a-12-label]",
-      ]);
+      deepEqual(
+        calls.map((call) => call.replace(/\[[^\]]*\/platform-node-\w+\//, "[SCRATCH/")),
+        [
+          "docker[rm][--force][platform-node-a-12-label]",
+          `docker[create][--name][platform-node-a-12-label][--label][platform.pulumi.com/owner=platform][--pull][${policy}][kindest/node:v1]`,
+          "docker[cp][SCRATCH/etc/kubernetes/platform][platform-node-a-12-label:/etc/kubernetes]",
+          "docker[cp][SCRATCH/kind/platform][platform-node-a-12-label:/kind]",
+          "docker[commit][--change][LABEL platform.pulumi.com/owner=platform][platform-node-a-12-label][platform-node-a:12]",
+          "docker[rm][--force][--volumes][platform-node-a-12-label]",
+        ],
+      );
+      equal(input, "644 ./platform/a.yaml a\n644 ./platform/unfinished u\n");
     });
   }
 
-  it("leaves no scratch container behind when an image cannot be labelled", async () => {
-    const script = `case "$1" in commit) ${fails("no space left on device")} ;; esac`;
-    const { calls } = await against({ docker: script }, () =>
-      rejects(cli.labelImage("kindest/node:v1", "t:1", true), /no space left on device/),
-    );
-    equal(calls.at(-1), "docker[rm][--force][--volumes][t-1-label]");
-  });
+  for (const failing of ["cp", "commit"]) {
+    it(`leaves no scratch container behind when an image cannot be made because of docker ${failing}`, async () => {
+      const script = `case "$1" in ${failing}) ${fails("no space left on device")} ;; esac`;
+      const { calls } = await against({ docker: script }, () =>
+        rejects(cli.makeImage("kindest/node:v1", "t:1", true, { "/a/b": "" }), /no space left on device/),
+      );
+      equal(calls.at(-1), "docker[rm][--force][--volumes][t-1-label]");
+    });
+  }
 
   it("makes a cluster in a network, and leaves the user's own kubeconfig alone", async () => {
     const script = 'cat > $log/input; echo "network $KIND_EXPERIMENTAL_DOCKER_NETWORK" >> $log/input';
@@ -249,29 +262,51 @@ describe("KindCli", () => {
     });
   }
 
-  it("reads a file of a node, and knows one that is not there", async () => {
-    const { value, calls } = await against({ docker: "echo content" }, () => cli.readFile("n", "/a/b"));
-    equal(value, "content\n");
-    deepEqual(calls, ["docker[exec][n][cat][/a/b]"]);
-    const gone = await against({ docker: fails("cat: /a/b: No such file or directory") }, () =>
-      cli.readFile("n", "/a/b"),
+  it("reads the files of a directory of a node, stopped or not, and knows one that is not there", async () => {
+    const script = 'mkdir "$3" && printf one > "$3/a" && printf two > "$3/b"';
+    const { value, calls } = await against({ docker: script }, () => cli.readFiles("n", "/a/b"));
+    deepEqual(value, { a: "one", b: "two" });
+    deepEqual(
+      calls.map((call) => call.replace(/\[[^\]]*\/platform-node-\w+\//, "[SCRATCH/")),
+      ["docker[cp][n:/a/b][SCRATCH/copy]"],
     );
-    equal(gone.value, undefined);
-    await against({ docker: fails("Error response from daemon: container n is not running") }, () =>
-      rejects(cli.readFile("n", "/a/b"), {
-        message: '"docker exec n" failed: Error response from daemon: container n is not running',
-      }),
+    for (const words of [
+      "Error response from daemon: Could not find the file /a/b in container n",
+      "Error: No such container:path: n:/a/b",
+    ]) {
+      deepEqual((await against({ docker: fails(words) }, () => cli.readFiles("n", "/a/b"))).value, {});
+    }
+    await against({ docker: fails("Error response from daemon: the disk is full") }, () =>
+      rejects(cli.readFiles("n", "/a/b"), /the disk is full/),
     );
+  });
+
+  it("writes a file of a node so that a kill leaves the old content or the new one", async () => {
+    const directory = temporaryDirectory();
+    const path = join(directory, "marks", "file");
+    await against({ docker: 'sh -c "$6" sh "$8"' }, () => cli.writeFile("n", path, "one\n"));
+    equal(readFileSync(path, "utf8"), "one\n");
+    // The disk is full as soon as the file is there.
+    const full = `sh -c "$(printf %s "$6" | sed 's/cat >/false >/')" sh "$8"`;
+    await against({ docker: full }, () => rejects(cli.writeFile("n", path, "two\n")));
+    equal(readFileSync(path, "utf8"), "one\n");
+  });
+
+  it("removes a file of a node", async () => {
+    const { calls } = await against({}, () => cli.removeFile("n", "/a/b"));
+    deepEqual(calls, ["docker[exec][n][rm][-f][/a/b]"]);
   });
 
   it("writes files in place of all that a directory of a node holds, their content on standard input", async () => {
     const { calls, input } = await against({ docker: "cat >> $log/input" }, () =>
-      cli.writeFiles("n", "/etc/certs", { "ghcr.io/hosts.toml": "toml 1\n", "a b/hosts.toml": "toml 2\n" }),
+      cli.replaceFiles("n", "/etc/certs", { "ghcr.io/hosts.toml": "toml 1\n", "a b/hosts.toml": "toml 2\n" }),
     );
+    const write = 'mkdir -p "$(dirname "$1")" && cat > "$1.new" && mv "$1.new" "$1"';
     deepEqual(calls, [
-      'docker[exec][n][sh][-c][rm -rf "$1" && mkdir -p "$1"][sh][/etc/certs]',
-      'docker[exec][--interactive][n][sh][-c][mkdir -p "$(dirname "$1")" && cat > "$1"][sh][/etc/certs/ghcr.io/hosts.toml]',
-      'docker[exec][--interactive][n][sh][-c][mkdir -p "$(dirname "$1")" && cat > "$1"][sh][/etc/certs/a b/hosts.toml]',
+      'docker[exec][n][sh][-c][rm -rf "$1" && mkdir -p "$1"][sh][/etc/certs.new]',
+      `docker[exec][--interactive][n][sh][-c][${write}][sh][/etc/certs.new/ghcr.io/hosts.toml]`,
+      `docker[exec][--interactive][n][sh][-c][${write}][sh][/etc/certs.new/a b/hosts.toml]`,
+      'docker[exec][n][sh][-c][rm -rf "$2" && mv "$1" "$2"][sh][/etc/certs.new][/etc/certs]',
     ]);
     equal(input, "toml 1\ntoml 2\n");
   });

@@ -8,7 +8,7 @@ const local = {
   stack: "local",
   cluster: {
     ...{ kind: "kind", name: "local", workers: 0, cni: "cilium", podSecurity: "baseline", ports: [] },
-    ...{ mounts: [], kubeadmConfigPatches: [], kubeconfig: "output" },
+    ...{ mounts: [], kubeadmConfigPatches: [], kubeconfig: "output", allowReplace: false },
   },
   registry: { kind: "local", port: 5050, mirrors: [], airGapped: false, keep: 20, retain: false },
   domain: "platform.localhost",

@@ -38,10 +38,7 @@ interface KindConfig {
 
 const configOf = (args: Parameters<typeof kindConfig>[0]) => parse(kindConfig(args)) as KindConfig;
 const directory = "/state/local";
-const apiServerMounts = [
-  { hostPath: "/state/local/api-server", containerPath: "/etc/kubernetes/platform", readOnly: true },
-  { hostPath: "/state/local/audit", containerPath: "/var/log/kubernetes" },
-];
+const apiServerMounts = [{ hostPath: "/state/local/audit", containerPath: "/var/log/kubernetes" }];
 
 describe("kindConfig", () => {
   it("is one control plane without CNI and kube-proxy, both of which Cilium is", () => {
@@ -150,20 +147,21 @@ describe("kindConfig", () => {
 describe("apiServerFiles", () => {
   const files = (podSecurity?: "privileged" | "baseline" | "restricted") =>
     Object.fromEntries(
-      Object.entries(
-        apiServerFiles({ directory, ...(podSecurity === undefined ? {} : { podSecurity }) }),
-      ).map(([path, text]) => [path, parse(text) as unknown]),
+      Object.entries(apiServerFiles(podSecurity === undefined ? {} : { podSecurity })).map(([path, text]) => [
+        path,
+        parse(text) as unknown,
+      ]),
     );
 
-  it("are where Kind's configuration mounts them from", () => {
+  it("are where the API server finds them", () => {
     deepEqual(Object.keys(files()).sort(), [
-      "/state/local/api-server/admission.yaml",
-      "/state/local/api-server/audit-policy.yaml",
+      "/etc/kubernetes/platform/admission.yaml",
+      "/etc/kubernetes/platform/audit-policy.yaml",
     ]);
   });
 
   it("keep who changed what, and never what a Secret or anything else holds", () => {
-    const policy = files()["/state/local/api-server/audit-policy.yaml"] as {
+    const policy = files()["/etc/kubernetes/platform/audit-policy.yaml"] as {
       rules: { level: string; verbs?: string[]; resources?: { group: string; resources?: string[] }[] }[];
     };
     deepEqual(policy, {
@@ -188,7 +186,7 @@ describe("apiServerFiles", () => {
     ["restricted", "restricted"],
   ] as const) {
     it(`enforce level "${level}" of Pod Security for "${podSecurity ?? "no setting"}", but not where the node's own pods are`, () => {
-      deepEqual(files(podSecurity)["/state/local/api-server/admission.yaml"], {
+      deepEqual(files(podSecurity)["/etc/kubernetes/platform/admission.yaml"], {
         apiVersion: "apiserver.config.k8s.io/v1",
         kind: "AdmissionConfiguration",
         plugins: [

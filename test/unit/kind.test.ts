@@ -1,8 +1,9 @@
-import { deepEqual, equal, match, rejects } from "node:assert/strict";
+import { deepEqual, equal, ok, rejects } from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { parse } from "yaml";
+import { parse, stringify } from "yaml";
 import type { Kind, KindNode } from "../../components/cluster/kind/client";
 import { KindLifecycle, type KindInputs, type KindOutputs } from "../../components/cluster/kind/lifecycle";
 import { kindConfig } from "../../components/cluster/kind-cluster";
@@ -31,7 +32,10 @@ class FakeKind implements Kind {
   config = "";
   /** Method → what it fails with. */
   readonly failures: Partial<Record<keyof Kind, string>> = {};
-  private readonly labelled = new Set<string>();
+  /** After how many changes the run is killed. */
+  changesLeft = Infinity;
+  /** Tag → the files of the image. */
+  private readonly images = new Map<string, Readonly<Record<string, string>>>();
   private kubeconfigs = 0;
   private starts = 0;
 
@@ -43,9 +47,14 @@ class FakeKind implements Kind {
     );
   }
 
-  labelImage(image: string, tag: string, pull: boolean): Promise<void> {
-    this.labelled.add(tag);
-    return this.act("labelImage", `label ${image} as ${tag}, ${pull ? "pulled" : "never pulled"}`);
+  makeImage(
+    image: string,
+    tag: string,
+    pull: boolean,
+    files: Readonly<Record<string, string>>,
+  ): Promise<void> {
+    this.images.set(tag, files);
+    return this.act("makeImage", `label ${image} as ${tag}, ${pull ? "pulled" : "never pulled"}`);
   }
 
   removeImage(tag: string): Promise<void> {
@@ -58,8 +67,12 @@ class FakeKind implements Kind {
     const counts: Record<string, number> = {};
     for (const { role, image } of (parse(config) as { nodes: { role: string; image: string }[] }).nodes) {
       const count = (counts[role] = (counts[role] ?? 0) + 1);
-      // A container inherits the labels of its image.
-      this.add(`${name}-${role}${count > 1 ? count : ""}`, this.labelled.has(image) ? own : {});
+      // A container inherits the labels and the files of its image.
+      const files = this.images.get(image);
+      const node = `${name}-${role}${count > 1 ? count : ""}`;
+      if (this.changesLeft-- <= 0) throw new Error("killed");
+      this.add(node, files === undefined ? {} : own);
+      this.put(node, files ?? {});
     }
   }
 
@@ -72,8 +85,12 @@ class FakeKind implements Kind {
   }
 
   async delete(name: string): Promise<void> {
-    for (const node of await this.nodes(name)) this.found.delete(node.name);
-    return this.act("delete", `delete ${name}`);
+    await this.act("delete", `delete ${name}`);
+    for (const node of await this.nodes(name)) {
+      // Docker removes one node after the other.
+      if (this.changesLeft-- <= 0) throw new Error("killed");
+      this.found.delete(node.name);
+    }
   }
 
   async revive({ name, status }: KindNode): Promise<void> {
@@ -83,15 +100,40 @@ class FakeKind implements Kind {
     else this.become(name, "running");
   }
 
-  readFile(node: string, path: string): Promise<string | undefined> {
-    return Promise.resolve(this.running(node).get(path));
+  readFiles(node: string, directory: string): Promise<Readonly<Record<string, string>>> {
+    return Promise.resolve(this.filesOf(node, directory));
   }
 
-  writeFiles(node: string, directory: string, files: Readonly<Record<string, string>>): Promise<void> {
-    const kept = [...this.running(node)].filter(([path]) => !path.startsWith(`${directory}/`));
+  async copyFiles(node: string, files: Readonly<Record<string, string>>): Promise<void> {
+    await this.act("copyFiles", `mark ${node}`);
+    this.put(node, files);
+  }
+
+  private put(node: string, files: Readonly<Record<string, string>>): void {
+    this.set(node, { files: new Map([...(this.found.get(node)?.files ?? []), ...Object.entries(files)]) });
+  }
+
+  async writeFile(node: string, path: string, content: string): Promise<void> {
+    this.checkRunning(node);
+    await this.act("writeFile", `write ${node}:${path}`);
+    this.set(node, { files: new Map([...(this.found.get(node)?.files ?? []), [path, content]]) });
+  }
+
+  async removeFile(node: string, path: string): Promise<void> {
+    this.checkRunning(node);
+    const files = [...(this.found.get(node)?.files ?? [])];
+    await this.act("removeFile", `remove ${node}:${path}`);
+    this.set(node, { files: new Map(files.filter(([name]) => name !== path)) });
+  }
+
+  replaceFiles(node: string, directory: string, files: Readonly<Record<string, string>>): Promise<void> {
+    this.checkRunning(node);
+    const kept = [...(this.found.get(node)?.files ?? [])].filter(
+      ([path]) => !path.startsWith(`${directory}/`),
+    );
     const written = Object.entries(files).map(([path, text]) => [`${directory}/${path}`, text] as const);
     this.set(node, { files: new Map([...kept, ...written]) });
-    return this.act("writeFiles", `write ${node}:${directory}`);
+    return this.act("replaceFiles", `write ${node}:${directory}`);
   }
 
   add(name: string, labels: Readonly<Record<string, string>> | null, status = "running"): void {
@@ -108,15 +150,22 @@ class FakeKind implements Kind {
     this.set(node, { status });
   }
 
-  /** A run was killed before the node had its marker. */
+  /** A node lost what it says of itself. */
   forget(node: string): void {
-    const files = [...(this.found.get(node)?.files ?? [])];
-    this.set(node, { files: new Map(files.filter(([path]) => !path.startsWith("/kind/"))) });
+    this.mark(node, {});
+  }
+
+  /** A node says this of itself, and nothing else. */
+  mark(node: string, marks: Readonly<Record<string, string>>): void {
+    const files = [...(this.found.get(node)?.files ?? [])].filter(([path]) => !path.startsWith("/kind/"));
+    const marked = Object.entries(marks).map(([name, text]) => [`/kind/platform/${name}`, text] as const);
+    this.set(node, { files: new Map([...files, ...marked]) });
   }
 
   /** The files of a node below a directory, with their paths relative to it. */
   filesOf(node: string, directory: string): Record<string, string> {
-    const files = [...this.running(node)].filter(([path]) => path.startsWith(`${directory}/`));
+    const all = [...(this.found.get(node)?.files ?? [])];
+    const files = all.filter(([path]) => path.startsWith(`${directory}/`));
     return Object.fromEntries(files.map(([path, text]) => [path.slice(directory.length + 1), text]));
   }
 
@@ -125,14 +174,12 @@ class FakeKind implements Kind {
     if (found !== undefined) this.found.set(node, { ...found, ...change });
   }
 
-  private running(node: string): ReadonlyMap<string, string> {
-    const found = this.found.get(node);
-    if (found?.status !== "running") throw new Error(`container ${node} is not running`);
-    return found.files;
+  private checkRunning(node: string): void {
+    if (this.found.get(node)?.status !== "running") throw new Error(`container ${node} is not running`);
   }
 
   private act(method: keyof Kind, what: string): Promise<void> {
-    const failure = this.failures[method];
+    const failure = this.changesLeft-- > 0 ? this.failures[method] : "killed";
     if (failure !== undefined) return Promise.reject(new Error(failure));
     this.log.push(what);
     return Promise.resolve();
@@ -173,8 +220,9 @@ function cluster() {
   const api = new FakeApi(clock);
   const inputs: KindInputs = {
     ...{ name: "local", network: "platform-local", image, pull: true, mergeKubeconfig: false },
+    allowReplace: false,
     config: kindConfig({ directory, workers: 1 }),
-    files: { [join(directory, "api-server", "a.yaml")]: "a\n", [join(directory, "api-server", "b")]: "b\n" },
+    files: { "/etc/kubernetes/platform/a.yaml": "a\n", "/etc/kubernetes/platform/b": "b\n" },
     hosts: { "registry:5000": "own\n", "ghcr.io": "mirror\n" },
   };
   const lifecycle = new KindLifecycle(kind, (kubeconfig) => api.connect(kubeconfig), clock);
@@ -192,24 +240,32 @@ async function running() {
   return { ...made, outputs };
 }
 
-const configured = [
-  `write local-control-plane:${certs}`,
-  `write local-worker:${certs}`,
-  "write local-control-plane:/kind/platform",
-  "write local-worker:/kind/platform",
+const unfinished = "/kind/platform/unfinished";
+const registries = [`write local-control-plane:${certs}`, `write local-worker:${certs}`];
+const marked = [
+  "write local-control-plane:/kind/platform/settings",
+  "write local-worker:/kind/platform/settings",
 ];
-const madeAnew = [
-  "delete local",
+const finished = [`remove local-control-plane:${unfinished}`, `remove local-worker:${unfinished}`];
+/** A cluster whose nodes say what it is made of. */
+const configured = [...registries, ...finished];
+const deleted = ["mark local-control-plane", "mark local-worker", "delete local"];
+const recreated = [
+  ...deleted,
   `label ${image} as ${tag(image)}, pulled`,
   "create local in platform-local",
-  ...configured,
+  ...registries,
+  ...marked,
+  ...finished,
 ];
+const refused = (what: string) =>
+  `Replacing Kind cluster "local" was refused: all that its volumes hold would be lost, because Kind cannot change in place ${what}. Set it back; or, to lose it, run "npm run up" with --replace or set platform:cluster.allowReplace to true.`;
 
 describe("Kind cluster that is not there", () => {
   it("is made of nodes that carry the owner's label, in its network", async () => {
     const { kind, inputs, lifecycle } = cluster();
     const outputs = await lifecycle.create(inputs);
-    deepEqual(kind.log, madeAnew.slice(1));
+    deepEqual(kind.log, recreated.slice(3));
     deepEqual(
       [...kind.found.values()].map(({ name, labels }) => [name, labels]),
       [
@@ -217,7 +273,7 @@ describe("Kind cluster that is not there", () => {
         ["local-worker", own],
       ],
     );
-    deepEqual(outputs, { ...inputs, kubeconfig: kubeconfigOf(1, 1, 2) });
+    deepEqual(outputs, { ...inputs, kubeconfig: kubeconfigOf(1, 1, 2), running: true });
   });
 
   it("has its image in each node of Kind's configuration, which is else as it was asked for", async () => {
@@ -230,11 +286,17 @@ describe("Kind cluster that is not there", () => {
     });
   });
 
-  it("has its files on this machine before it is made", async () => {
+  it("has its files in its nodes, which need none of this machine", async () => {
     const { kind, inputs, lifecycle } = cluster();
+    await lifecycle.create(inputs);
+    deepEqual(kind.filesOf("local-control-plane", "/etc/kubernetes/platform"), { "a.yaml": "a\n", b: "b\n" });
+  });
+
+  it("writes its log into a directory of this user, which is there before it is made", async () => {
+    const { directory, kind, inputs, lifecycle } = cluster();
     kind.failures.create = "stop";
     await rejects(lifecycle.create(inputs));
-    for (const [path, content] of Object.entries(inputs.files)) equal(readFileSync(path, "utf8"), content);
+    equal(existsSync(join(directory, "audit")), true);
   });
 
   it("finds registries as it is told, in every node", async () => {
@@ -248,13 +310,23 @@ describe("Kind cluster that is not there", () => {
     }
   });
 
-  it("is marked as whole last, in every node, with the fingerprint of what it was made of", async () => {
+  it("says of itself that it is unfinished until it is whole, and what it was made of from then on", async () => {
     const { kind, inputs, lifecycle } = cluster();
+    kind.failures.replaceFiles = "stop";
+    await rejects(lifecycle.create(inputs));
+    for (const node of kind.found.keys()) {
+      deepEqual(Object.keys(kind.filesOf(node, "/kind/platform")), ["unfinished"]);
+    }
+    delete kind.failures.replaceFiles;
     await lifecycle.create(inputs);
-    const marks = [...kind.found.keys()].map((node) => kind.filesOf(node, "/kind/platform"));
-    match(marks[0]?.fingerprint ?? "", /^[0-9a-f]{64}$/);
-    deepEqual(marks[1], marks[0]);
-    deepEqual(kind.log.slice(-2), configured.slice(-2));
+    deepEqual(kind.log.slice(-4), [...marked, ...finished]);
+    for (const node of kind.found.keys()) {
+      const { settings = "", ...others } = kind.filesOf(node, "/kind/platform");
+      deepEqual(others, {});
+      const { config, ...rest } = JSON.parse(settings) as Record<string, unknown>;
+      deepEqual(rest, { network: "platform-local", image, files: { "a.yaml": "a\n", b: "b\n" } });
+      equal(JSON.stringify(config).includes(tmpdir()), false);
+    }
   });
 
   it("is added to the user's own kubeconfig when it is asked for, and else not", async () => {
@@ -266,14 +338,14 @@ describe("Kind cluster that is not there", () => {
   it("gives out no more than what it is made of and its kubeconfig", async () => {
     const { inputs, lifecycle } = cluster();
     const outputs = await lifecycle.create({ ...inputs, __provider: "code" } as KindInputs);
-    deepEqual(Object.keys(outputs).sort(), [...Object.keys(inputs), "kubeconfig"].sort());
+    deepEqual(Object.keys(outputs).sort(), [...Object.keys(inputs), "kubeconfig", "running"].sort());
   });
 
   it("is not disturbed by another cluster on this machine", async () => {
     const { kind, inputs, lifecycle } = cluster();
     kind.add("other-control-plane", {});
     await lifecycle.create(inputs);
-    deepEqual(kind.log, madeAnew.slice(1));
+    deepEqual(kind.log, recreated.slice(3));
   });
 
   for (const [what, method, failure, pull, remedy] of [
@@ -303,23 +375,23 @@ describe("Kind cluster that is not there", () => {
         [
           [
             `there is no image ("${failure}")`,
-            "labelImage",
+            "makeImage",
             failure,
             true,
             `Set platform:cluster.nodeImage or platform:cluster.kubernetesVersion to an image that exists; "${image}" does not.`,
           ],
           [
             `the image is not there and must not be pulled ("${failure}")`,
-            "labelImage",
+            "makeImage",
             failure,
             false,
             `Load "${image}" into the Docker Engine ("docker load"): platform:registry.airGapped forbids to pull it.`,
           ],
         ] as const,
     ),
-    ["Kind fails", "create", "ERROR: failed to create cluster:\n", true, "Mend it and run again."],
+    ["Kind fails", "create", "ERROR: failed to create cluster:\n", true, "Fix the cause and run again."],
   ] as const) {
-    it(`says how to mend it when ${what}`, async () => {
+    it(`says what to do when ${what}`, async () => {
       const { kind, inputs, lifecycle } = cluster();
       kind.failures[method] = failure;
       await rejects(lifecycle.create({ ...inputs, pull }), {
@@ -328,11 +400,12 @@ describe("Kind cluster that is not there", () => {
     });
   }
 
-  it("says so when its files cannot be written", async () => {
+  it("says so when the directory of its log cannot be made", async () => {
     const { directory, inputs, lifecycle } = cluster();
     writeFiles(directory, { file: "" });
-    await rejects(lifecycle.create({ ...inputs, files: { [join(directory, "file", "a.yaml")]: "" } }), {
-      message: /^Creating Kind cluster "local" failed: [^\n]*\/file'\. Mend it and run again\.$/,
+    const config = kindConfig({ directory: join(directory, "file") });
+    await rejects(lifecycle.create({ ...inputs, config }), {
+      message: /^Creating Kind cluster "local" failed: [^\n]*\/file\/audit'\. Fix the cause and run again\.$/,
     });
   });
 
@@ -399,7 +472,7 @@ describe("Kind cluster that is there", () => {
       await rejects(lifecycle.create(inputs), (error: Error) => {
         equal(
           error.message,
-          'Starting node local-worker of Kind cluster "local" failed: "docker start local-worker" failed: network platform-local not found. Mend it, or delete the cluster with all that its volumes hold ("kind delete cluster --name local"), and run again.',
+          'Starting node local-worker of Kind cluster "local" failed: "docker start local-worker" failed: network platform-local not found. Fix the cause, or delete the cluster with all that its volumes hold ("kind delete cluster --name local"), and run again.',
         );
         equal((error.cause as Error).message, kind.failures.revive);
         return true;
@@ -414,45 +487,150 @@ describe("Kind cluster that is there", () => {
     api.answersAt = Infinity;
     await rejects(lifecycle.create(inputs), {
       message:
-        'Adopting Kind cluster "local" failed: its nodes run, but its API server did not answer within 90 s (Reading Namespace kube-system failed: connection refused.) Mend it, or delete it with all that its volumes hold ("kind delete cluster --name local"), and run again.',
+        'Adopting Kind cluster "local" failed: its nodes run, but its API server did not answer within 90 s (Reading Namespace kube-system failed: connection refused.) Fix the cause, or delete the cluster with all that its volumes hold ("kind delete cluster --name local"), and run again.',
     });
     deepEqual(kind.log, []);
     equal(kind.found.size, 2);
   });
 
-  for (const node of ["local-control-plane", "local-worker"]) {
-    it(`is made again when it is half-made: ${node} has no marker`, async () => {
+  for (const nodes of [["local-control-plane"], ["local-worker"], ["local-control-plane", "local-worker"]]) {
+    it(`is adopted when ${nodes.join(" and ")} lost what it said of itself, and says it again`, async () => {
       const { kind, inputs, lifecycle } = await running();
-      kind.forget(node);
+      for (const node of nodes) kind.forget(node);
       await lifecycle.create(inputs);
-      deepEqual(kind.log, madeAnew);
+      equal(kind.log.includes("delete local"), false);
+      deepEqual(
+        kind.log.filter((line) => line.endsWith("/settings")),
+        nodes.map((node) => `write ${node}:/kind/platform/settings`),
+      );
+      equal((await lifecycle.read({ ...inputs, kubeconfig: "", running: true }))?.running, true);
     });
   }
 
-  it("is made again when a run was killed while Kind made it", async () => {
+  for (const node of ["local-control-plane", "local-worker"]) {
+    it(`is made again when it is half-made: ${node} says so`, async () => {
+      const { kind, inputs, lifecycle } = await running();
+      kind.mark(node, { unfinished: "" });
+      await lifecycle.create(inputs);
+      deepEqual(kind.log, recreated);
+    });
+  }
+
+  it("is made again when a run was killed while Kind made it, without being started", async () => {
     const { kind, inputs, lifecycle } = cluster();
     kind.add("local-control-plane", own, "created");
+    await kind.copyFiles("local-control-plane", { [unfinished]: "" });
+    kind.log.length = 0;
     await lifecycle.create(inputs);
-    deepEqual(kind.log, ["start local-control-plane", ...madeAnew]);
+    deepEqual(kind.log, ["mark local-control-plane", ...recreated.slice(2)]);
   });
 
-  for (const [what, change] of [
-    ["network", () => ({ network: "platform-other" })],
-    ["image", () => ({ image: "kindest/node:v1.36.3" })],
-    ["config", () => ({ config: "kind: Cluster\nnodes: [{role: control-plane}]\n" })],
-    ["file", (directory: string) => ({ files: { [join(directory, "api-server", "a.yaml")]: "other\n" } })],
+  it("is made again when what is left of it has no control plane", async () => {
+    const { kind, inputs, outputs, lifecycle } = await running();
+    kind.found.delete("local-control-plane");
+    equal(await lifecycle.read(outputs), undefined);
+    await lifecycle.create(inputs);
+    deepEqual(kind.log, recreated.slice(1));
+  });
+
+  for (const [what, change, reason] of [
+    ["network", { network: "platform-other" }, 'network: "platform-local" → "platform-other"'],
+    ["image", { image: "kindest/node:v1.36.3" }, `image: "${image}" → "kindest/node:v1.36.3"`],
+    [
+      "config",
+      { config: kindConfig({ directory: "/", workers: 1, podSubnet: "10.1.0.0/16" }) },
+      'networking.podSubnet: "10.244.0.0/16" → "10.1.0.0/16"',
+    ],
+    ["file", { files: { "/etc/kubernetes/platform/a.yaml": "other\n" } }, "files of the API server"],
   ] as const) {
-    it(`is made again when it is of another ${what}`, async () => {
-      const { directory, kind, inputs, lifecycle } = await running();
-      const changed: KindInputs = { ...inputs, ...change(directory) };
+    it(`is kept when it is of another ${what}: check and create refuse, and say what would be lost`, async () => {
+      const { kind, inputs, lifecycle } = await running();
+      const changed: KindInputs = { ...inputs, ...change };
+      for (const status of ["running", "exited"]) {
+        kind.become("local-control-plane", status);
+        deepEqual(await lifecycle.check(changed), [refused(reason)]);
+        await rejects(lifecycle.create(changed), { message: refused(reason) });
+      }
+      deepEqual(kind.log, []);
+    });
+
+    it(`is made again of another ${what} when the user agrees`, async () => {
+      const { kind, inputs, lifecycle } = await running();
+      const changed: KindInputs = { ...inputs, ...change, allowReplace: true };
+      deepEqual(await lifecycle.check(changed), []);
       await lifecycle.create(changed);
-      deepEqual(kind.log.slice(0, 3), [
-        "delete local",
+      deepEqual(kind.log.slice(0, 5), [
+        ...deleted,
         `label ${changed.image} as ${tag(changed.image)}, pulled`,
         `create local in ${changed.network}`,
       ]);
     });
   }
+
+  it("is the same wherever this machine keeps state, when state is lost and when it is not", async () => {
+    const { kind, inputs, outputs, lifecycle } = await running();
+    const moved = { ...inputs, config: kindConfig({ directory: "/home/another/state", workers: 1 }) };
+    deepEqual(lifecycle.diff(outputs, moved), { changes: false, replaces: [], reasons: [] });
+    deepEqual(await lifecycle.check(moved), []);
+    await lifecycle.create(moved);
+    deepEqual(kind.log, configured);
+  });
+
+  it("is not refused by a preview that does not know the network yet", async () => {
+    const { inputs, lifecycle } = await running();
+    const unknown = "04da6b54-80e4-46f7-96ec-b56ff0331ba9";
+    deepEqual(await lifecycle.check({ ...inputs, network: unknown }), []);
+  });
+
+  describe("of an earlier version of this project", () => {
+    /** What it left: files mounted from this machine, a hash in each node, and state without this version's fields. */
+    async function earlier() {
+      const made = await running();
+      const { directory, inputs, kind } = made;
+      const from = join(directory, "api-server");
+      const { nodes, ...whole } = parse(inputs.config) as { nodes: { extraMounts: object[] }[] };
+      const [first, ...rest] = nodes;
+      const mount = { hostPath: from, containerPath: "/etc/kubernetes/platform", readOnly: true };
+      const mounted = { ...first, extraMounts: [mount, ...(first?.extraMounts ?? [])] };
+      const config = stringify({ ...whole, nodes: [mounted, ...rest] });
+      const files = { [join(from, "a.yaml")]: "a\n", [join(from, "b")]: "b\n" };
+      const text = JSON.stringify([
+        inputs.network,
+        inputs.image,
+        parse(config),
+        Object.entries(files).sort(),
+      ]);
+      const fingerprint = createHash("sha256").update(text).digest("hex");
+      for (const node of kind.found.keys()) kind.mark(node, { fingerprint });
+      const { allowReplace, ...others } = inputs;
+      equal(allowReplace, false);
+      const state = { ...others, config, files, kubeconfig: "kubeconfig" } as unknown as KindOutputs;
+      return { ...made, state };
+    }
+
+    it("is changed in place, after which its nodes say what it was made of", async () => {
+      const { inputs, kind, lifecycle, state } = await earlier();
+      deepEqual(lifecycle.diff(state, inputs), { changes: true, replaces: [], reasons: [] });
+      const updated = await lifecycle.update(inputs);
+      deepEqual(kind.log, [...registries, ...marked, ...finished]);
+      deepEqual(lifecycle.diff(updated, inputs), { changes: false, replaces: [], reasons: [] });
+      equal((await lifecycle.read(updated))?.running, true);
+    });
+
+    it("is adopted when its state is lost", async () => {
+      const { inputs, kind, lifecycle } = await earlier();
+      deepEqual(await lifecycle.check(inputs), []);
+      await lifecycle.create(inputs);
+      deepEqual(kind.log, [...registries, ...marked, ...finished]);
+    });
+
+    it("is kept when it was made of other settings, which it cannot name", async () => {
+      const { inputs, kind, lifecycle } = await earlier();
+      const message = refused("settings that an earlier version of this project made it of");
+      await rejects(lifecycle.create({ ...inputs, image: "kindest/node:v1.36.3" }), { message });
+      deepEqual(kind.log, []);
+    });
+  });
 
   for (const [whose, labels] of [
     ["without labels", null],
@@ -461,11 +639,11 @@ describe("Kind cluster that is there", () => {
     it(`is neither adopted nor deleted when one of its nodes is somebody else's, ${whose}`, async () => {
       const { kind, inputs, outputs, lifecycle } = await running();
       kind.add("local-worker2", labels, "exited");
-      for (const [operation, refused] of [
+      for (const [operation, call] of [
         ["Adopting", lifecycle.create(inputs)],
         ["Deleting", lifecycle.delete(outputs)],
       ] as const) {
-        await rejects(refused, {
+        await rejects(call, {
           message: `${operation} Kind cluster "local" failed: it exists and is not this project's (its node local-worker2 lacks the label platform.pulumi.com/owner=platform). Set platform:cluster.name to another name, or delete it with "kind delete cluster --name local".`,
         });
       }
@@ -478,14 +656,97 @@ describe("Kind cluster that is there", () => {
     const { kind, outputs, lifecycle } = await running();
     await lifecycle.delete(outputs);
     await lifecycle.delete(outputs);
-    deepEqual(kind.log, ["delete local", `remove ${tag(image)}`]);
+    deepEqual(kind.log, [...deleted, `remove ${tag(image)}`]);
   });
 
   it("is deleted although its image is in use", async () => {
     const { kind, outputs, lifecycle } = await running();
     kind.failures.removeImage = "image is being used";
     await lifecycle.delete(outputs);
-    deepEqual(kind.log, ["delete local"]);
+    deepEqual(kind.log, deleted);
+  });
+
+  it("is deleted although a node takes no mark any more", async () => {
+    const { kind, outputs, lifecycle } = await running();
+    kind.failures.copyFiles = "no space left on device";
+    await lifecycle.delete(outputs);
+    equal(kind.found.size, 0);
+  });
+});
+
+describe("a run that is killed", () => {
+  /** Kills a run after 0, 1, 2 … changes until it ends; @returns how many moments there were */
+  async function killed(
+    prepare: () => Promise<Awaited<ReturnType<typeof running>>>,
+    run: (on: Awaited<ReturnType<typeof running>>) => Promise<unknown>,
+    then: (on: Awaited<ReturnType<typeof running>>, moment: number) => Promise<void>,
+  ): Promise<number> {
+    for (let moment = 0; ; moment++) {
+      const on = await prepare();
+      on.kind.changesLeft = moment;
+      const ended = await run(on).then(
+        () => true,
+        (error: unknown) => !/killed/.test((error as Error).message),
+      );
+      on.kind.changesLeft = Infinity;
+      on.kind.log.length = 0;
+      if (ended) return moment;
+      await then(on, moment);
+    }
+  }
+
+  /** A machine on which nothing runs yet. */
+  const nothing = () => {
+    const made = cluster();
+    return Promise.resolve({ ...made, outputs: { ...made.inputs, kubeconfig: "", running: true } });
+  };
+
+  it("while it makes a cluster is followed by one that makes it whole, of whatever settings, without asking", async () => {
+    const moments = await killed(
+      nothing,
+      ({ lifecycle, inputs }) => lifecycle.create(inputs),
+      async ({ lifecycle, inputs, kind }, moment) => {
+        const isWhole =
+          !kind.filesOf("local-control-plane", "/kind/platform").unfinished && kind.found.size === 2;
+        const changed = isWhole ? inputs : { ...inputs, image: "kindest/node:v1.36.3" };
+        deepEqual(await lifecycle.check(changed), [], `after ${moment} changes`);
+        const outputs = await lifecycle.create(changed);
+        equal((await lifecycle.read(outputs))?.running, true, `after ${moment} changes`);
+        equal(kind.found.size, 2);
+      },
+    );
+    ok(moments >= 10, `${moments} moments`);
+  });
+
+  it("while it changes or adopts a cluster never leads to its deletion", async () => {
+    for (const run of ["update", "create"] as const) {
+      const moments = await killed(
+        running,
+        ({ lifecycle, inputs }) => lifecycle[run]({ ...inputs, hosts: {} }),
+        async ({ lifecycle, inputs, outputs, kind }, moment) => {
+          equal((await lifecycle.read(outputs))?.name, "local", `after ${moment} changes`);
+          await lifecycle.create(inputs);
+          equal(kind.log.includes("delete local"), false, `after ${moment} changes`);
+        },
+      );
+      ok(moments >= 4, `${moments} moments`);
+    }
+  });
+
+  it("while it deletes a cluster is followed by one that makes it again or finds it whole, without asking", async () => {
+    const moments = await killed(
+      running,
+      ({ lifecycle, outputs }) => lifecycle.delete(outputs),
+      async ({ lifecycle, inputs, outputs, kind }, moment) => {
+        if ((await lifecycle.read(outputs)) === undefined) {
+          await lifecycle.create({ ...inputs, image: "kindest/node:v1.36.3" });
+        } else {
+          await lifecycle.update(inputs);
+        }
+        equal(kind.found.size, 2, `after ${moment} changes`);
+      },
+    );
+    ok(moments >= 4, `${moments} moments`);
   });
 });
 
@@ -510,14 +771,8 @@ describe("reading a Kind cluster", () => {
     "it is not there": (kind) => {
       kind.found.clear();
     },
-    "a node is stopped": (kind) => {
-      kind.become("local-worker", "exited");
-    },
-    "a node is paused": (kind) => {
-      kind.become("local-control-plane", "paused");
-    },
-    "it is half-made": (kind) => {
-      kind.forget("local-worker");
+    "it is half-made or half-deleted": (kind) => {
+      kind.mark("local-worker", { unfinished: "" });
     },
     "it is somebody else's": (kind) => {
       kind.add("local-worker2", {});
@@ -531,9 +786,45 @@ describe("reading a Kind cluster", () => {
     });
   }
 
-  it("finds it gone when it is of other settings than the state", async () => {
-    const { outputs, lifecycle } = await running();
-    equal(await lifecycle.read({ ...outputs, image: "kindest/node:v1.36.3" }), undefined);
+  for (const [what, change] of [
+    [
+      "a node is stopped",
+      (kind: FakeKind) => {
+        kind.become("local-worker", "exited");
+      },
+    ],
+    [
+      "a node is paused",
+      (kind: FakeKind) => {
+        kind.become("local-control-plane", "paused");
+      },
+    ],
+    [
+      "a node does not say any more what it was made of",
+      (kind: FakeKind) => {
+        kind.forget("local-worker");
+      },
+    ],
+  ] as const) {
+    it(`finds it there when ${what}, to be put right in place`, async () => {
+      const { kind, inputs, outputs, lifecycle } = await running();
+      change(kind);
+      const found = await lifecycle.read(outputs);
+      equal(found?.running, false);
+      deepEqual(lifecycle.diff(found, inputs), { changes: true, replaces: [], reasons: [] });
+      const updated = await lifecycle.update(inputs);
+      equal(kind.log.includes("delete local"), false);
+      deepEqual(lifecycle.diff(updated, inputs), { changes: false, replaces: [], reasons: [] });
+      equal((await lifecycle.read(updated))?.running, true);
+    });
+  }
+
+  it("finds what it was made of, whatever the state says", async () => {
+    const { inputs, outputs, lifecycle } = await running();
+    const found = await lifecycle.read({ ...outputs, image: "kindest/node:v1.36.3" });
+    equal(found?.image, image);
+    deepEqual(lifecycle.diff(found, inputs).replaces, []);
+    deepEqual(lifecycle.diff(found, { ...inputs, image: "kindest/node:v1.36.3" }).replaces, ["image"]);
   });
 });
 
@@ -560,9 +851,9 @@ describe("changes of a Kind cluster", () => {
   }
 
   for (const [key, change, reason] of [
-    ["name", { name: "other" }, "name"],
-    ["network", { network: "other" }, "network"],
-    ["image", { image: "other" }, "image"],
+    ["name", { name: "other" }, 'name: "local" → "other"'],
+    ["network", { network: "other" }, 'network: "platform-local" → "other"'],
+    ["image", { image: "other" }, `image: "${image}" → "other"`],
     ["files", { files: {} }, "files of the API server"],
   ] as const) {
     it(`replace it for another ${key}, and say so`, async () => {
@@ -598,18 +889,22 @@ describe("changes of a Kind cluster", () => {
     deepEqual(lifecycle.diff(outputs, changed), {
       changes: true,
       replaces: ["name", "network", "image", "files"],
-      reasons: ["name", "network", "image", "files of the API server"],
+      reasons: [
+        'name: "local" → "a"',
+        'network: "platform-local" → "b"',
+        `image: "${image}" → "c"`,
+        "files of the API server",
+      ],
     });
   });
 
-  it("in place write the registries anew and keep the nodes and their files on this machine", async () => {
-    const { directory, kind, inputs, lifecycle } = await running();
+  it("in place write the registries again and keep the nodes", async () => {
+    const { kind, inputs, lifecycle } = await running();
     const hosts = { "docker.io": "new\n" };
     const outputs = await lifecycle.update({ ...inputs, hosts, mergeKubeconfig: true });
     deepEqual(kind.log, [...configured, "merge local"]);
     deepEqual(kind.filesOf("local-control-plane", certs), { "docker.io/hosts.toml": "new\n" });
     deepEqual([outputs.hosts, outputs.mergeKubeconfig], [hosts, true]);
-    equal(existsSync(join(directory, "api-server", "a.yaml")), true);
     equal((await lifecycle.read(outputs))?.name, "local");
   });
 });

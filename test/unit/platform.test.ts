@@ -17,7 +17,7 @@ const local = {
   stack: "local",
   cluster: {
     ...{ kind: "kind", name: "local", workers: 1, cni: "cilium", podSecurity: "baseline", ports: [] },
-    ...{ mounts: [], kubeadmConfigPatches: [], kubeconfig: "output" },
+    ...{ mounts: [], kubeadmConfigPatches: [], kubeconfig: "output", allowReplace: false },
   },
   registry: { kind: "local", port: 5051, mirrors: [], airGapped: false, keep: 20, retain: false },
   domain: "platform.localhost",
@@ -217,9 +217,10 @@ describe("Platform of a stack on this machine", () => {
       ...{ name: "local", network: "platform-local", image: defaultNodeImage, pull: true },
       hosts: registryHosts({ containerName: "platform-local-registry" }),
       mergeKubeconfig: false,
+      allowReplace: false,
     });
     equal(config, kindConfig({ directory: "/state/local", workers: 1 }));
-    deepEqual(files, apiServerFiles({ directory: "/state/local" }));
+    deepEqual(files, apiServerFiles({}));
     deepEqual(kind.secretOutputs, ["kubeconfig"]);
   });
 
@@ -596,12 +597,16 @@ describe("Platform with other settings", () => {
         ...{ ...local.cluster, ...shape, name: "other", nodeImage: "kindest/node:v1.36.3" },
         podSecurity: "restricted",
         kubeconfig: "merge",
+        allowReplace: true,
       },
     });
-    const { name, image, config, files, mergeKubeconfig } = find(resources, "platform-cluster-kind").inputs;
-    deepEqual([name, image, mergeKubeconfig], ["other", "kindest/node:v1.36.3", true]);
+    const { name, image, config, files, mergeKubeconfig, allowReplace } = find(
+      resources,
+      "platform-cluster-kind",
+    ).inputs;
+    deepEqual([name, image, mergeKubeconfig, allowReplace], ["other", "kindest/node:v1.36.3", true, true]);
     equal(config, kindConfig({ ...shape, directory: "/state/local" }));
-    deepEqual(files, apiServerFiles({ directory: "/state/local", podSecurity: "restricted" }));
+    deepEqual(files, apiServerFiles({ podSecurity: "restricted" }));
   });
 
   it("tells nodes nothing of registries where none is local", async () => {

@@ -3,6 +3,7 @@ import { spawn, spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { splitConsent } from "../../commands/up";
 import { fakeTools, temporaryDirectory } from "./temporary";
 
 const project = join(__dirname, "..", "..");
@@ -45,6 +46,19 @@ describe("npm run up", () => {
       deepEqual(made, calls(options));
     });
   }
+
+  it("takes consent to a replacement for itself, and leaves Pulumi's own option alone", () => {
+    deepEqual(splitConsent(["--replace", "--stack", "dev"]), { consent: true, options: ["--stack", "dev"] });
+    deepEqual(splitConsent(["--stack", "dev", "--replace"]), { consent: true, options: ["--stack", "dev"] });
+    const own = ["--stack", "dev", "--replace", "urn:pulumi:dev::a"];
+    deepEqual(splitConsent(own), { consent: false, options: own });
+    const { status, calls: made } = up(
+      ["--stack", "dev", "--replace"],
+      '[ "$1" != up ] || exit "$([ "$PLATFORM_ALLOW_REPLACE" = true ]; echo $?)"',
+    );
+    equal(status, 0);
+    deepEqual(made, calls(""));
+  });
 
   it("previews with what only Pulumi's command differs in", () => {
     const { status, stderr, calls: made } = up(["--preview", "--stack", "dev", "--diff"]);

@@ -1,3 +1,6 @@
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import { run } from "../../command";
 import { docker } from "../../docker/client";
 import { owner, ownerLabel, type Labels } from "../../docker/ownership";
@@ -16,8 +19,17 @@ export interface KindNode {
 export interface Kind {
   /** The nodes of a cluster, half-made ones included; none when there is no such cluster. */
   nodes(cluster: string): Promise<KindNode[]>;
-  /** Makes the image of this project's nodes: `image` with the owner's label, which its containers inherit. */
-  labelImage(image: string, tag: string, pull: boolean): Promise<void>;
+  /**
+   * Makes the image of this project's nodes: `image` with the owner's label, which its containers inherit, and files.
+   *
+   * @param files absolute path in the image → content; the second-last directory of a path must exist in `image`
+   */
+  makeImage(
+    image: string,
+    tag: string,
+    pull: boolean,
+    files: Readonly<Record<string, string>>,
+  ): Promise<void>;
   removeImage(tag: string): Promise<void>;
   /** @param network Docker network of the nodes */
   create(name: string, network: string, config: string): Promise<void>;
@@ -28,10 +40,16 @@ export interface Kind {
   delete(name: string): Promise<void>;
   /** Starts or unpauses a node. */
   revive(node: KindNode): Promise<void>;
-  /** Reads a file of a running node; undefined when there is none. */
-  readFile(node: string, path: string): Promise<string | undefined>;
+  /** Reads the files of a directory of a node, which need not run: name → content; none when there is no directory. */
+  readFiles(node: string, directory: string): Promise<Readonly<Record<string, string>>>;
+  /** Copies files into a node, which need not run: absolute path → content. */
+  copyFiles(node: string, files: Readonly<Record<string, string>>): Promise<void>;
+  /** Writes a file of a running node: the old content or the new one is there at every moment. */
+  writeFile(node: string, path: string, content: string): Promise<void>;
+  /** Removes a file of a running node. */
+  removeFile(node: string, path: string): Promise<void>;
   /** Writes files of a running node, in place of all that `directory` holds: path relative to it → content. */
-  writeFiles(node: string, directory: string, files: Readonly<Record<string, string>>): Promise<void>;
+  replaceFiles(node: string, directory: string, files: Readonly<Record<string, string>>): Promise<void>;
 }
 
 /** The official `kind` and `docker` programs. */
@@ -56,7 +74,12 @@ export class KindCli implements Kind {
     }));
   }
 
-  async labelImage(image: string, tag: string, pull: boolean): Promise<void> {
+  async makeImage(
+    image: string,
+    tag: string,
+    pull: boolean,
+    files: Readonly<Record<string, string>>,
+  ): Promise<void> {
     const scratch = `${tag.replace(/[^a-z0-9_.-]/g, "-")}-label`;
     await docker("rm", "--force", scratch).catch(() => undefined);
     await docker(
@@ -64,6 +87,7 @@ export class KindCli implements Kind {
       ...["--pull", pull ? "missing" : "never", image],
     );
     try {
+      await this.copyFiles(scratch, files);
       await docker("commit", "--change", `LABEL ${ownerLabel}=${owner}`, scratch, tag);
     } finally {
       await docker("rm", "--force", "--volumes", scratch);
@@ -99,22 +123,66 @@ export class KindCli implements Kind {
     await docker(status === "paused" ? "unpause" : "start", name);
   }
 
-  async readFile(node: string, path: string): Promise<string | undefined> {
+  async readFiles(node: string, directory: string): Promise<Readonly<Record<string, string>>> {
+    const scratch = await mkdtemp(join(tmpdir(), "platform-node-"));
     try {
-      return await docker("exec", node, "cat", path);
+      const copy = join(scratch, "copy");
+      // Unlike "docker exec", "docker cp" reads a node that is stopped.
+      await docker("cp", `${node}:${directory}`, copy);
+      const names = await readdir(copy);
+      return Object.fromEntries(
+        await Promise.all(
+          names.map(async (name) => [name, await readFile(join(copy, name), "utf8")] as const),
+        ),
+      );
     } catch (error) {
-      if (/No such file/.test((error as Error).message)) return undefined;
+      if (/Could not find the file|No such container:path/.test((error as Error).message)) return {};
       throw error;
+    } finally {
+      await rm(scratch, { recursive: true, force: true });
     }
   }
 
-  async writeFiles(node: string, directory: string, files: Readonly<Record<string, string>>): Promise<void> {
-    await docker("exec", node, "sh", "-c", 'rm -rf "$1" && mkdir -p "$1"', "sh", directory);
-    for (const [path, content] of Object.entries(files)) {
-      const script = 'mkdir -p "$(dirname "$1")" && cat > "$1"';
-      await run("docker", ["exec", "--interactive", node, "sh", "-c", script, "sh", `${directory}/${path}`], {
-        input: content,
-      });
+  async copyFiles(node: string, files: Readonly<Record<string, string>>): Promise<void> {
+    const scratch = await mkdtemp(join(tmpdir(), "platform-node-"));
+    try {
+      for (const [path, content] of Object.entries(files)) {
+        const copy = join(scratch, path);
+        await mkdir(dirname(copy), { recursive: true });
+        await writeFile(copy, content);
+        // The modes of the copies become those in the node, whatever this user's umask.
+        await chmod(copy, 0o644);
+        await chmod(dirname(copy), 0o755);
+      }
+      const directories = new Set(Object.keys(files).map((path) => dirname(path)));
+      for (const directory of directories) {
+        // The directory itself is copied: it need not be there yet.
+        await docker("cp", join(scratch, directory), `${node}:${dirname(directory)}`);
+      }
+    } finally {
+      await rm(scratch, { recursive: true, force: true });
     }
+  }
+
+  async writeFile(node: string, path: string, content: string): Promise<void> {
+    const script = 'mkdir -p "$(dirname "$1")" && cat > "$1.new" && mv "$1.new" "$1"';
+    await run("docker", ["exec", "--interactive", node, "sh", "-c", script, "sh", path], { input: content });
+  }
+
+  async removeFile(node: string, path: string): Promise<void> {
+    await docker("exec", node, "rm", "-f", path);
+  }
+
+  async replaceFiles(
+    node: string,
+    directory: string,
+    files: Readonly<Record<string, string>>,
+  ): Promise<void> {
+    const beside = `${directory}.new`;
+    await docker("exec", node, "sh", "-c", 'rm -rf "$1" && mkdir -p "$1"', "sh", beside);
+    for (const [path, content] of Object.entries(files)) {
+      await this.writeFile(node, `${beside}/${path}`, content);
+    }
+    await docker("exec", node, "sh", "-c", 'rm -rf "$2" && mv "$1" "$2"', "sh", beside, directory);
   }
 }

@@ -2,9 +2,21 @@ import { dynamic, type CustomResourceOptions, type Input, type Output } from "@p
 import { SystemClock } from "../../clock";
 import { KubernetesClient } from "../../kubernetes";
 import { KindCli } from "./client";
-import { KindLifecycle, type KindInputs, type KindOutputs } from "./lifecycle";
+import { KindLifecycle, refusal, warning, type KindInputs, type KindOutputs } from "./lifecycle";
 
 class KindProvider implements dynamic.ResourceProvider<KindInputs, KindOutputs> {
+  async check(olds: KindInputs, news: KindInputs): Promise<dynamic.CheckResult<KindInputs>> {
+    // Of a cluster that is in state, `diff` tells what is lost.
+    const isNew = (olds as Partial<KindInputs>).name === undefined;
+    // A Docker Engine that does not answer is told by what needs it.
+    const findings = isNew
+      ? await this.lifecycle()
+          .check(news)
+          .catch(() => [])
+      : [];
+    return { inputs: news, failures: findings.map((reason) => ({ property: "name", reason })) };
+  }
+
   async create(inputs: KindInputs): Promise<dynamic.CreateResult<KindOutputs>> {
     return { id: inputs.name, outs: await this.lifecycle().create(inputs) };
   }
@@ -17,9 +29,11 @@ class KindProvider implements dynamic.ResourceProvider<KindInputs, KindOutputs> 
   diff(_id: string, olds: KindOutputs, news: KindInputs): Promise<dynamic.DiffResult> {
     const { changes, replaces, reasons } = this.lifecycle().diff(olds, news);
     if (replaces.length > 0) {
-      console.warn(
-        `Kind cluster "${olds.name}" is replaced, with all that its volumes hold: Kind cannot change in place ${reasons.join(", ")}.`,
-      );
+      if (!news.allowReplace) {
+        // Pulumi prints the stack of what a `diff` throws.
+        return Promise.reject(Object.assign(new Error(refusal(olds.name, reasons)), { stack: "" }));
+      }
+      console.warn(warning(olds.name, reasons));
     }
     return Promise.resolve({ changes, replaces, deleteBeforeReplace: true });
   }
@@ -57,7 +71,7 @@ export class Kind extends dynamic.Resource {
     super(
       new KindProvider(),
       name,
-      { ...args, kubeconfig: undefined },
+      { ...args, kubeconfig: undefined, running: undefined },
       { ...opts, additionalSecretOutputs: ["kubeconfig"] },
       "cluster",
       "Kind",
