@@ -1,3 +1,4 @@
+import { Agent, get } from "node:http";
 import { run } from "../command";
 import { sentence } from "../sentence";
 import { owner, ownerLabel, type Labels } from "./ownership";
@@ -34,6 +35,8 @@ export interface Docker {
   container(name: string): Promise<FoundContainer | undefined>;
   /** Runs a container in the background, again after every restart of the engine; the labels come on top. */
   run(spec: ContainerSpec, labels: Readonly<Record<string, string>>): Promise<void>;
+  /** The last lines that a container wrote. */
+  logs(container: string): Promise<string>;
   start(container: string): Promise<void>;
   unpause(container: string): Promise<void>;
   /** Ends and removes a container; its named volumes stay. */
@@ -65,6 +68,11 @@ export class DockerCli implements Docker {
       ...pairs("--env", spec.env),
       spec.image,
     );
+  }
+
+  async logs(container: string): Promise<string> {
+    // "docker logs" writes what the container wrote to standard error there, too.
+    return run("sh", ["-c", 'docker logs --tail 5 "$1" 2>&1', "sh", container]);
   }
 
   async start(container: string): Promise<void> {
@@ -105,6 +113,21 @@ export class DockerCli implements Docker {
       throw error;
     }
   }
+}
+
+/** Whether an HTTP server answers, whatever it says. @param address `host:port`, never reached through a proxy */
+export function answers(address: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const request = get(`http://${address}/`, { agent: new Agent(), timeout: 5_000 }, (response) => {
+      response.resume();
+      resolve(true);
+    });
+    request
+      .once("timeout", () => request.destroy())
+      .once("error", () => {
+        resolve(false);
+      });
+  });
 }
 
 /** What the engine's client says when no engine answers; its version 29 has words of its own. */

@@ -1,6 +1,9 @@
 import { deepEqual, equal, match, notEqual, ok, rejects } from "node:assert/strict";
 import { execFileSync } from "node:child_process";
+import { once } from "node:events";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { homedir } from "node:os";
 import { delimiter, join } from "node:path";
 import { parse } from "yaml";
@@ -529,13 +532,16 @@ describe("Network and Container out of state", () => {
   });
 
   it("run, adopt, start, replace, find and delete a container with the docker program", async () => {
+    const server = createServer((_request, response) => response.end()).listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const port = (server.address() as AddressInfo).port;
     const inputs = inputsOf("docker:Container", {
       ...{ name: "registry", image: "sha256:image", network: "platform-x", env: { B: "2", A: "1" } },
-      ...{ port: { container: 5000, host: 5050 }, volume: { name: "data", path: "/data" } },
+      ...{ port: { container: 5000, host: port }, volume: { name: "data", path: "/data" } },
     });
     const { id, state } = await host.create(inputs);
     equal(id, "registry");
-    const outputs = { hostAddress: "127.0.0.1:5050", networkAddress: "registry:5000" };
+    const outputs = { hostAddress: `127.0.0.1:${port}`, networkAddress: "registry:5000", running: true };
     deepEqual(withoutProvider(state), withoutProvider({ ...inputs, ...outputs }));
 
     deepEqual((await host.create(inputs)).state, state);
@@ -558,8 +564,10 @@ describe("Network and Container out of state", () => {
 
     const running = readFileSync(at("container-registry"), "utf8");
     writeFileSync(at("container-registry"), running.replace("running", "exited"));
-    equal(await host.read(id, state), undefined);
-    await host.create(inputs);
+    const stopped = (await host.read(id, state)) ?? {};
+    equal(stopped.running, false);
+    equal((await host.diff(id, stopped, inputs)).changes, true);
+    deepEqual(await host.update(id, stopped, inputs), state);
     deepEqual(changes().slice(1), ["start registry"]);
     const updated = await host.update(id, state, { ...inputs, image: "sha256:other" });
     equal(updated.image, "sha256:other");
@@ -569,6 +577,7 @@ describe("Network and Container out of state", () => {
     await host.delete(id, updated);
     equal(await host.read(id, updated), undefined);
     deepEqual(changes().slice(4), ["rm --force"]);
+    server.close();
   });
 
   it("say in one sentence that a port is taken", async () => {

@@ -1,8 +1,11 @@
 import { deepEqual, equal, rejects } from "node:assert/strict";
+import { once } from "node:events";
 import { existsSync, readFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { createServer as createTcpServer, type AddressInfo } from "node:net";
 import { join } from "node:path";
 import { KindCli } from "../../components/cluster/kind/client";
-import { docker, DockerCli, type ContainerSpec } from "../../components/docker/client";
+import { answers, docker, DockerCli, type ContainerSpec } from "../../components/docker/client";
 import { fakeTools, temporaryDirectory, withEnvironment } from "./temporary";
 
 /** What `docker` and `kind` were called with: one line a call, each argument in brackets. */
@@ -136,6 +139,12 @@ describe("DockerCli", () => {
     ]);
   });
 
+  it("reads what a container wrote last, on whichever stream", async () => {
+    const { value, calls } = await against({ docker: "echo out; echo err >&2" }, () => cli.logs("x"));
+    equal(value, "out\nerr\n");
+    deepEqual(calls, ["docker[logs][--tail][5][x]"]);
+  });
+
   for (const [what, action, call] of [
     ["starts a container", () => cli.start("x"), "docker[start][x]"],
     ["unpauses a container", () => cli.unpause("x"), "docker[unpause][x]"],
@@ -151,6 +160,32 @@ describe("DockerCli", () => {
       deepEqual((await against({}, action)).calls, [call]);
     });
   }
+});
+
+describe("answers", () => {
+  it("is any answer of a server, none of a closed port, and never a proxy's", async () => {
+    const server = createServer((request, response) => {
+      response.writeHead(request.url === "/" ? 503 : 404).end();
+    }).listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const address = `127.0.0.1:${(server.address() as AddressInfo).port}`;
+    const proxies = {
+      NODE_USE_ENV_PROXY: "1",
+      HTTP_PROXY: "http://127.0.0.1:1",
+      http_proxy: "http://127.0.0.1:1",
+    };
+    equal(await withEnvironment(proxies, () => answers(address)), true);
+    server.close();
+    await once(server, "close");
+    equal(await answers(address), false);
+  });
+
+  it("is none where a connection is taken and closed, as Docker does for a container without a server", async () => {
+    const server = createTcpServer((socket) => socket.destroy()).listen(0, "127.0.0.1");
+    await once(server, "listening");
+    equal(await answers(`127.0.0.1:${(server.address() as AddressInfo).port}`), false);
+    server.close();
+  });
 });
 
 describe("KindCli", () => {

@@ -1,8 +1,9 @@
-import { deepEqual, equal, notEqual, rejects } from "node:assert/strict";
+import { deepEqual, equal, match, notEqual, rejects } from "node:assert/strict";
 import type { ContainerSpec, Docker, FoundContainer, FoundNetwork } from "../../components/docker/client";
 import { ContainerLifecycle } from "../../components/docker/container/lifecycle";
 import { NetworkLifecycle } from "../../components/docker/network/lifecycle";
 import { isOwn, type Labels } from "../../components/docker/ownership";
+import { FakeClock } from "./clock";
 
 const own = { "platform.pulumi.com/owner": "platform" };
 const fingerprintLabel = "platform.pulumi.com/fingerprint";
@@ -18,14 +19,35 @@ class FakeDocker implements Docker {
   /** A network that is gone as soon as it is made. */
   forgetful = false;
   subnet: string | undefined = "172.18.0.0/16";
+  /** Somebody makes a container of the name, with these labels, each time before `run` does. */
+  rival: Labels;
+  /** Looks at an address until a container that runs answers there. */
+  looksUntilAnswer = 0;
+  words = "";
 
   container(name: string): Promise<FoundContainer | undefined> {
     return Promise.resolve(this.containers.get(name));
   }
 
+  /** Whether something answers at an address. */
+  answers(address: string): Promise<boolean> {
+    match(address, /^127\.0\.0\.1:505[01]$/);
+    const running = [...this.containers.values()].some(({ status }) => status === "running");
+    return Promise.resolve(running && this.looksUntilAnswer-- <= 0);
+  }
+
+  logs(): Promise<string> {
+    return Promise.resolve(this.words);
+  }
+
   run({ name }: ContainerSpec, labels: Readonly<Record<string, string>>): Promise<void> {
     this.log.push(`run ${name}`);
-    if (this.containers.has(name)) return Promise.reject(new Error(`The container name "${name}" is in use`));
+    if (this.rival !== undefined) this.containers.set(name, { labels: this.rival, status: "exited" });
+    if (this.containers.has(name)) {
+      return Promise.reject(
+        new Error(`Conflict. The container name "/${name}" is already in use by container "abc".`),
+      );
+    }
     // As Docker does: a container that does not start is there nevertheless.
     this.containers.set(name, { labels, status: this.failure === undefined ? "running" : "created" });
     return this.failure === undefined ? Promise.resolve() : Promise.reject(new Error(this.failure));
@@ -86,11 +108,13 @@ const spec: ContainerSpec = {
   volume: { name: "registry", path: "/var/lib/registry" },
   env: { A: "1", B: "2" },
 };
-const outputs = { ...spec, hostAddress: "127.0.0.1:5050", networkAddress: "registry:5000" };
+const outputs = { ...spec, hostAddress: "127.0.0.1:5050", networkAddress: "registry:5000", running: true };
 
 function containers() {
   const docker = new FakeDocker();
-  return { docker, lifecycle: new ContainerLifecycle(docker) };
+  const clock = new FakeClock();
+  const lifecycle = new ContainerLifecycle(docker, (address) => docker.answers(address), clock);
+  return { docker, clock, lifecycle };
 }
 
 /** A machine on which a container of `spec` runs. */
@@ -159,7 +183,7 @@ describe("container", () => {
   }
 
   for (const [what, other] of Object.entries(others)) {
-    it(`is made anew for another ${what}`, async () => {
+    it(`is made again for another ${what}`, async () => {
       const { docker, lifecycle } = await running();
       await lifecycle.update(other);
       deepEqual(docker.log, ["remove registry", "run registry"]);
@@ -171,7 +195,7 @@ describe("container", () => {
     ["exited", "start"],
     ["paused", "unpause"],
   ] as const) {
-    it(`is made anew when it is ${status} and does not run again`, async () => {
+    it(`is made again when it is ${status} and does not run again`, async () => {
       const { docker, lifecycle } = await running();
       docker.become("registry", status);
       docker.failure = "network platform-local not found";
@@ -223,21 +247,94 @@ describe("container", () => {
     docker.failure = '"docker run --detach" failed: no space left on device\n';
     await rejects(lifecycle.create(spec), {
       message:
-        'Starting container "registry" failed: "docker run --detach" failed: no space left on device. Mend it and run again.',
+        'Starting container "registry" failed: "docker run --detach" failed: no space left on device. Fix the cause and run again.',
     });
     equal(docker.containers.size, 0);
   });
 
-  it("is there as long as it runs, and gone else", async () => {
+  it("is made only once it answers", async () => {
+    const { docker, clock, lifecycle } = containers();
+    docker.looksUntilAnswer = 10;
+    deepEqual(await lifecycle.create(spec), outputs);
+    equal(clock.time, 2_000);
+  });
+
+  for (const [what, words, said] of [
+    [
+      "last words",
+      "loading config\nfatal: lookup ghcr.io: no such host\n",
+      "Its last words: loading config fatal: lookup ghcr.io: no such host.",
+    ],
+    ["silence", "", "It wrote nothing."],
+  ] as const) {
+    it(`that never answers fails with its ${what} after a minute, and is not left behind`, async () => {
+      const { docker, clock, lifecycle } = containers();
+      docker.looksUntilAnswer = Infinity;
+      docker.words = words;
+      await rejects(lifecycle.create(spec), {
+        message: `Starting container "registry" failed: it did not answer at 127.0.0.1:5050 within 60 s. ${said} Fix the cause and run again.`,
+      });
+      equal(clock.time, 60_000);
+      deepEqual(docker.log, ["run registry", "remove registry"]);
+      equal(docker.containers.size, 0);
+    });
+  }
+
+  it("is looked at again when another run made it meanwhile", async () => {
+    const { docker, lifecycle } = containers();
+    const { docker: other, lifecycle: otherRun } = containers();
+    await otherRun.create(spec);
+    docker.rival = other.containers.get("registry")?.labels;
+    deepEqual(await lifecycle.create(spec), outputs);
+    deepEqual(docker.log, ["run registry", "start registry"]);
+  });
+
+  it("is given up when another takes its name again and again, and that one is left alone", async () => {
+    const { docker, lifecycle } = containers();
+    docker.rival = own;
+    await rejects(lifecycle.create(spec), {
+      message:
+        'Starting container "registry" failed: again and again another container takes its name. Stop what makes it and run again.',
+    });
+    equal(docker.log.filter((line) => line === "run registry").length, 3);
+    equal(docker.containers.size, 1);
+  });
+
+  it("is there whether it runs or not: what does not run is put right in place", async () => {
     const { docker, lifecycle } = await running();
     deepEqual(await lifecycle.read(outputs), outputs);
     for (const status of ["exited", "paused", "created", "restarting", "dead"]) {
       docker.become("registry", status);
-      equal(await lifecycle.read(outputs), undefined, status);
+      deepEqual(await lifecycle.read(outputs), { ...outputs, running: false }, status);
     }
+    deepEqual(docker.log, []);
+    equal(lifecycle.diff({ ...outputs, running: false }, spec), true);
+    docker.become("registry", "exited");
+    deepEqual(await lifecycle.update(spec), outputs);
+    deepEqual(docker.log, ["start registry"]);
+  });
+
+  it("does not run when it does not answer, or is of another spec than the state", async () => {
+    const { docker, lifecycle } = await running();
+    docker.looksUntilAnswer = 1;
+    equal((await lifecycle.read(outputs))?.running, false);
+    equal((await lifecycle.read(outputs))?.running, true);
+    equal((await lifecycle.read({ ...outputs, image: "sha256:other" }))?.running, false);
+  });
+
+  it("is gone when it is removed or somebody else's", async () => {
+    const { docker, lifecycle } = await running();
+    docker.containers.set("registry", { labels: {}, status: "running" });
+    equal(await lifecycle.read(outputs), undefined);
     docker.containers.clear();
     equal(await lifecycle.read(outputs), undefined);
-    deepEqual(docker.log, []);
+  });
+
+  it("of an earlier version's state is the same", () => {
+    const { lifecycle } = containers();
+    const { running: seen, ...state } = outputs;
+    equal(seen, true);
+    equal(lifecycle.diff(state, spec), false);
   });
 
   it("changes with its name and with what its fingerprint is made of, and with nothing else", () => {
@@ -248,9 +345,10 @@ describe("container", () => {
     for (const [what, other] of Object.entries(others)) equal(lifecycle.diff(outputs, other), true, what);
   });
 
-  it("is deleted, and a second time without complaint", async () => {
+  it("is deleted, stopped or not, and a second time without complaint", async () => {
     const { docker, lifecycle } = await running();
-    await lifecycle.delete(outputs);
+    docker.become("registry", "exited");
+    await lifecycle.delete((await lifecycle.read(outputs)) ?? { ...outputs, name: "forgotten" });
     await lifecycle.delete(outputs);
     deepEqual(docker.log, ["remove registry"]);
   });

@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import type { Clock } from "../../clock";
 import { sentence } from "../../sentence";
 import type { ContainerSpec, Docker, FoundContainer } from "../client";
 import { foreign, isOwn, owner, ownerLabel } from "../ownership";
@@ -9,32 +10,49 @@ export interface ContainerOutputs extends ContainerSpec {
   readonly hostAddress: string;
   /** `host:port` as the containers of its network reach it. */
   readonly networkAddress: string;
+  /** Whether, as last seen, it was of this spec, ran and answered. */
+  readonly running: boolean;
 }
+
+/** How long a container may take until it answers. */
+const answerMilliseconds = 60_000;
 
 /** The label that says which spec a container was made of. */
 const fingerprintLabel = "platform.pulumi.com/fingerprint";
 
-/** Makes, adopts, replaces and deletes a container whose data is on a volume. */
+/** Makes, adopts, replaces and deletes a container that serves HTTP and whose data is on a volume. */
 export class ContainerLifecycle {
-  constructor(private readonly docker: Docker) {}
+  constructor(
+    private readonly docker: Docker,
+    /** Whether an HTTP server answers at `host:port`. */
+    private readonly answers: (address: string) => Promise<boolean>,
+    private readonly clock: Clock,
+  ) {}
 
-  /** Makes the container, or takes the one that is there as far as it is of the same spec. */
+  /** Makes the container, or takes the one that is there as far as it is of the same spec, and waits until it answers. */
   async create(spec: ContainerSpec): Promise<ContainerOutputs> {
-    const found = await this.docker.container(spec.name);
-    if (found !== undefined && !isOwn(found.labels))
-      throw foreign("Adopting", "container", spec.name, "docker rm");
-    if (found === undefined || !(await this.revive(spec, found))) await this.run(spec, found !== undefined);
+    await this.bring(spec, 2);
+    await this.untilAnswers(spec);
     return outputs(spec);
   }
 
-  /** @returns undefined when the container is gone or does not run */
+  /**
+   * A container that is stopped, does not answer or is of another spec is there: it says that it does not run.
+   *
+   * @returns undefined when the container is gone, or is somebody else's
+   */
   async read(state: ContainerOutputs): Promise<ContainerOutputs | undefined> {
     const found = await this.docker.container(state.name);
-    return found?.status === "running" ? state : undefined;
+    if (found === undefined || !isOwn(found.labels)) return undefined;
+    const running =
+      found.status === "running" &&
+      found.labels?.[fingerprintLabel] === fingerprint(state) &&
+      (await this.answers(state.hostAddress));
+    return { ...state, running };
   }
 
-  diff(olds: ContainerSpec, news: ContainerSpec): boolean {
-    return olds.name !== news.name || fingerprint(olds) !== fingerprint(news);
+  diff(olds: ContainerSpec & Partial<ContainerOutputs>, news: ContainerSpec): boolean {
+    return olds.running === false || olds.name !== news.name || fingerprint(olds) !== fingerprint(news);
   }
 
   /** The data stays: it is on the volume. */
@@ -49,11 +67,40 @@ export class ContainerLifecycle {
     await this.docker.removeContainer(name);
   }
 
+  /** @param tries how often a container of this name may come to be meanwhile */
+  private async bring(spec: ContainerSpec, tries: number): Promise<void> {
+    const found = await this.docker.container(spec.name);
+    if (found !== undefined && !isOwn(found.labels)) {
+      throw foreign("Adopting", "container", spec.name, "docker rm");
+    }
+    if (found !== undefined && (await this.revive(spec, found))) return;
+    if (found !== undefined) await this.docker.removeContainer(spec.name);
+    await this.run(spec, tries);
+  }
+
+  private async untilAnswers(spec: ContainerSpec): Promise<void> {
+    const { hostAddress } = outputs(spec);
+    const deadline = this.clock.now() + answerMilliseconds;
+    while (!(await this.answers(hostAddress))) {
+      if (this.clock.now() < deadline) {
+        await this.clock.sleep(200);
+        continue;
+      }
+      const words = (await this.docker.logs(spec.name).catch(() => "")).trim().split("\n").join(" ");
+      // What does not answer is not kept: the next run makes it again, and its data is on the volume.
+      await this.docker.removeContainer(spec.name).catch(() => undefined);
+      const said = words === "" ? "It wrote nothing." : `Its last words: ${sentence(words.slice(-600))}`;
+      throw new Error(
+        `Starting container "${spec.name}" failed: it did not answer at ${hostAddress} within ${answerMilliseconds / 1000} s. ${said} Fix the cause and run again.`,
+      );
+    }
+  }
+
   /** @returns whether a container of this very spec runs again */
   private async revive(spec: ContainerSpec, found: FoundContainer): Promise<boolean> {
     if (found.labels?.[fingerprintLabel] !== fingerprint(spec)) return false;
     if (found.status === "running") return true;
-    // One that does not start, such as when its volume or network is another one now, is made anew.
+    // One that does not start, such as when its volume or network is another one now, is made again.
     try {
       await (found.status === "paused" ? this.docker.unpause(spec.name) : this.docker.start(spec.name));
       return true;
@@ -62,23 +109,28 @@ export class ContainerLifecycle {
     }
   }
 
-  private async run(spec: ContainerSpec, exists: boolean): Promise<void> {
-    if (exists) await this.docker.removeContainer(spec.name);
+  private async run(spec: ContainerSpec, tries: number): Promise<void> {
     try {
       await this.docker.run(spec, { [ownerLabel]: owner, [fingerprintLabel]: fingerprint(spec) });
     } catch (error) {
       const { message } = error as Error;
       // The container of a run that was killed came to be meanwhile: it is looked at again.
       if (/is already in use by container/.test(message)) {
-        await this.create(spec);
-        return;
+        if (tries > 0) {
+          await this.bring(spec, tries - 1);
+          return;
+        }
+        throw new Error(
+          `Starting container "${spec.name}" failed: again and again another container takes its name. Stop what makes it and run again.`,
+          { cause: error },
+        );
       }
       // Docker keeps a container that it could not start.
       await this.docker.removeContainer(spec.name).catch(() => undefined);
       throw new Error(
         /port is already allocated|address already in use/.test(message)
           ? `Starting container "${spec.name}" failed: port ${spec.port.host} on 127.0.0.1 is taken. Stop what listens there, or set platform:registry.port.`
-          : `Starting container "${spec.name}" failed: ${sentence(message)} Mend it and run again.`,
+          : `Starting container "${spec.name}" failed: ${sentence(message)} Fix the cause and run again.`,
         { cause: error },
       );
     }
@@ -98,5 +150,6 @@ function outputs(spec: ContainerSpec): ContainerOutputs {
     ...{ name, image, network, port, volume, env },
     hostAddress: `127.0.0.1:${port.host}`,
     networkAddress: `${name}:${port.container}`,
+    running: true,
   };
 }

@@ -1,5 +1,6 @@
 import { dynamic, type CustomResourceOptions, type Input, type Output } from "@pulumi/pulumi";
-import { DockerCli, type ContainerSpec } from "../client";
+import { SystemClock } from "../../clock";
+import { answers, DockerCli, type ContainerSpec } from "../client";
 import { ContainerLifecycle, type ContainerOutputs } from "./lifecycle";
 
 class ContainerProvider implements dynamic.ResourceProvider<ContainerSpec, ContainerOutputs> {
@@ -34,7 +35,7 @@ class ContainerProvider implements dynamic.ResourceProvider<ContainerSpec, Conta
   }
 
   private lifecycle(): ContainerLifecycle {
-    return new ContainerLifecycle(new DockerCli());
+    return new ContainerLifecycle(new DockerCli(), answers, new SystemClock());
   }
 }
 
@@ -56,7 +57,7 @@ export class Container extends dynamic.Resource {
     super(
       provider,
       name,
-      { ...args, hostAddress: undefined, networkAddress: undefined },
+      { ...args, hostAddress: undefined, networkAddress: undefined, running: undefined },
       opts,
       "docker",
       "Container",

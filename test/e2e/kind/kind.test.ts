@@ -187,8 +187,14 @@ suiteOnKind("pulumi up on Kind", (prepared) => {
       match(await contexts(), /^kind-offline$/m);
     });
 
-    it("says in a preview why another subnet replaces the cluster", async () => {
-      machine.configure({ cluster: { kubeconfig: "merge", serviceSubnet: "10.97.0.0/16" } });
+    it("refuses in a preview to replace the cluster for another subnet, and says why it would when it may", async () => {
+      const another = { kubeconfig: "merge", serviceSubnet: "10.97.0.0/16" };
+      machine.configure({ cluster: another });
+      await rejects(
+        stack.preview({ color: "never" }),
+        /Replacing Kind cluster "offline" was refused: all that its volumes hold would be lost, because Kind cannot change in place networking\.serviceSubnet: "10\.96\.0\.0\/16" → "10\.97\.0\.0\/16"\./,
+      );
+      machine.configure({ cluster: { ...another, allowReplace: true } });
       const { stdout, stderr } = await stack.preview({ color: "never" });
       match(
         stdout + stderr,
