@@ -4,9 +4,8 @@ import { getStack, log, RunError, runtime } from "@pulumi/pulumi";
 import { provenance } from "./components/artifact/git";
 import { inspectTree } from "./components/artifact/tree";
 import { Platform } from "./components/platform";
-import { checkRepository, together } from "./components/sops/check";
 import { readGeneratedFiles } from "./components/sops/files";
-import { checkSecretFiles, readersOf } from "./components/sops/place";
+import { checkForms } from "./components/sops/place";
 import { ageKeyOf, parseConfig, type ClusterConfig, type PlatformConfig } from "./config";
 import { ensureTools } from "./tools/tools";
 
@@ -30,22 +29,15 @@ async function main(): Promise<Record<string, unknown>> {
   );
 
   const { tree, cluster, requireClean } = config.gitops;
-  const [{ content, findings: ofTree }, ofFiles, repository, kubeconfig] = await Promise.all([
+  const [{ content, findings: ofTree }, ofSecrets, kubeconfig] = await Promise.all([
     inspectTree(tree, cluster),
-    // What cannot be read at all, the tree's findings say better.
-    checkSecretFiles(tree, readersOf(config)).catch(() => []),
-    checkRepository(tree, { cluster }),
+    // If a file cannot be read at all, the tree's findings say it better.
+    checkForms(tree, config).catch(() => []),
     readKubeconfig(config.cluster),
     examineHost(config),
   ]);
-  const ofSecrets = [...ofFiles, ...repository.changed];
-  // Of a secret file that is wrong these say more.
-  const findings = together(
-    ofFiles,
-    repository.changed,
-    ofSecrets.length > 0 ? [] : ofTree,
-    repository.findings,
-  );
+  // Of a broken secret file these findings say more.
+  const findings = ofSecrets.length > 0 ? ofSecrets : ofTree;
   if (findings.length > 0) throw new Error(findings.join("\n"));
   const ageKey = ageKeyOf(runtime.allConfig());
 

@@ -5,7 +5,7 @@ import { text } from "node:stream/consumers";
 import { run } from "../components/command";
 import { sentence } from "../components/sentence";
 import { addSecret, parseValues, readValues } from "../components/sops/add";
-import { checkSecrets } from "../components/sops/check";
+import { checkSecrets, type RepositoryOptions } from "../components/sops/check";
 import { SopsCli } from "../components/sops/client";
 import { editSecret } from "../components/sops/edit";
 import { initialise } from "../components/sops/initialise";
@@ -35,6 +35,7 @@ const usage = `Usage: npm run secrets -- <command> --stack <name> [options]
   edit <file>        opens an encrypted file in the editor
   check              checks rules, files, tree, history and artifact; those of every stack without --stack
     --base <branch>      check the history since it [default: where this branch left the default branch]
+    --strict             also compare each encrypted file with its versions in Git: only SOPS may have changed it
   rotate             replaces the stack's identity without downtime; goes on where it was interrupted
     --values             also make up the values of generated secrets anew
     --without <age1…>    let this recipient leave too; may be given more than once
@@ -50,7 +51,7 @@ const commands = {
   init: { about: [], options: ["recipient", "recovery"] },
   add: { about: ["name"], options: ["from-file", "layer", "namespace", "type"] },
   edit: { about: ["file"], options: [] },
-  check: { about: [], options: ["base"] },
+  check: { about: [], options: ["base", "strict"] },
   rotate: { about: [], options: ["values", "without", "commit", "yes"] },
   recover: { about: [], options: ["lost", "commit", "yes"] },
 } as const satisfies Readonly<Record<string, { about: readonly string[]; options: readonly string[] }>>;
@@ -75,6 +76,7 @@ async function main(args: string[]): Promise<number> {
       namespace: { type: "string" },
       type: { type: "string" },
       base: { type: "string" },
+      strict: { type: "boolean" },
       values: { type: "boolean" },
       without: { type: "string", multiple: true },
       lost: { type: "string" },
@@ -90,7 +92,10 @@ async function main(args: string[]): Promise<number> {
   }
   const command = commandNamed(name, subjects, Object.keys(values));
   const { stack } = values;
-  if (command === "check") return check(stack === undefined ? await stacksOf(project) : [stack], values.base);
+  if (command === "check") {
+    const { base, strict } = values;
+    return check(stack === undefined ? await stacksOf(project) : [stack], { base, strict });
+  }
   if (stack === undefined) {
     throw new Error(
       `Running "npm run secrets -- ${command}" failed: no stack is named. Add --stack, with one of ${(await stacksOf(project)).join(", ")}.`,
@@ -214,7 +219,7 @@ async function configSecret(stack: string, command: Command): Promise<string | u
 }
 
 /** Checks stacks, and tells what was checked and what is wrong. @returns the exit code */
-async function check(stacks: readonly string[], base: string | undefined): Promise<number> {
+async function check(stacks: readonly string[], options: RepositoryOptions): Promise<number> {
   await ensureTools(["age-keygen", "kustomize", "sops"], { report: tell });
   const stores: SecretStore[] = [];
   const unreadable: string[] = [];
@@ -225,7 +230,7 @@ async function check(stacks: readonly string[], base: string | undefined): Promi
       unreadable.push((error as Error).message);
     }
   }
-  const { findings, notes } = await checkSecrets(stores, base);
+  const { findings, notes } = await checkSecrets(stores, options);
   for (const note of notes) tell(note);
   for (const finding of [...unreadable, ...findings]) console.log(finding);
   return unreadable.length + findings.length === 0 ? 0 : 1;

@@ -1,5 +1,5 @@
 import { realpath } from "node:fs/promises";
-import { join, relative } from "node:path";
+import { relative } from "node:path";
 import { parse } from "yaml";
 import { checkCluster, eachOnce, readTree } from "../artifact/tree";
 import { run } from "../command";
@@ -24,15 +24,12 @@ export interface RepositoryCheck extends SecretsCheck {
   readonly changed: readonly string[];
 }
 
-/** What of a repository is checked. */
+/** How a repository is checked. */
 export interface RepositoryOptions {
   /** A branch or commit to compare with. @default where the branch left the default branch */
   readonly base?: string;
-  /**
-   * Look at what a release of this cluster is made of: of encrypted files at its own, and at no file that Git does not
-   * have. What somebody left in a work tree is no reason to refuse a cluster its recovery. @default at everything
-   */
-  readonly cluster?: string;
+  /** Also compare encrypted files with their versions in Git, byte by byte. @default false */
+  readonly strict?: boolean;
 }
 
 function isBelow(path: string, directory: string): boolean {
@@ -49,10 +46,11 @@ function isExample(path: string): boolean {
  * opens every file of it and that their MACs hold, where the identity is here; and, once for each tree, that nothing
  * that nobody may know is in the artifact, in what its clusters make of it, in the repository, or in its history since a
  * base. A stack or a history that cannot be read is a finding.
- *
- * @param base a branch or commit to compare with. @default where the branch left the default branch
  */
-export async function checkSecrets(stores: readonly SecretStore[], base?: string): Promise<SecretsCheck> {
+export async function checkSecrets(
+  stores: readonly SecretStore[],
+  options: RepositoryOptions = {},
+): Promise<SecretsCheck> {
   const stacks: StackCheck[] = [];
   // One after the other: each starts a process for each of its files.
   for (const store of stores) {
@@ -62,7 +60,7 @@ export async function checkSecrets(stores: readonly SecretStore[], base?: string
   const trees = [...new Set(stacks.map(({ tree }) => tree).filter((tree) => tree !== undefined))];
   const clustersOf = (tree: string) =>
     stacks.filter((stack) => stack.tree === tree).map(({ cluster }) => cluster);
-  const checks = await Promise.all(trees.map((tree) => checkTree(tree, clustersOf(tree), base)));
+  const checks = await Promise.all(trees.map((tree) => checkTree(tree, clustersOf(tree), options)));
   return {
     findings: together(
       stacks.flatMap(({ visible }) => visible),
@@ -107,12 +105,12 @@ async function checkStack(store: SecretStore): Promise<StackCheck> {
 async function checkTree(
   tree: string,
   clusters: readonly string[],
-  base: string | undefined,
+  options: RepositoryOptions,
 ): Promise<RepositoryCheck> {
   const [artifact, ofClusters, { findings, changed, notes }] = await Promise.all([
     readTree(tree),
     Promise.all(clusters.map((cluster) => checkApplied(tree, cluster))),
-    checkRepository(tree, base === undefined ? {} : { base }).catch((error: unknown): RepositoryCheck => {
+    checkRepository(tree, options).catch((error: unknown): RepositoryCheck => {
       return { findings: [(error as Error).message], changed: [], notes: [] };
     }),
   ]);
@@ -166,16 +164,17 @@ export function together(...checks: readonly (readonly string[])[]): string[] {
 }
 
 /**
- * Checks the repository of a tree, in every `pulumi up` and by `npm run secrets -- check`: that nothing but SOPS changed
- * the tree's encrypted files, in the commits since a base and in the work tree; and that nothing that nobody may know
- * is beside the tree, which is checked as the artifact, or in the history. A tree in no repository has nothing wrong.
+ * Checks the repository of a tree: that nothing that nobody may know is beside the tree, which is checked as the
+ * artifact, or in the history; and, with `strict`, that nothing but SOPS changed the tree's encrypted files, in the
+ * commits since a base and in the work tree. `pulumi up` does not do this: a file beside the tree must not keep a
+ * cluster from its recovery. A tree in no repository has nothing wrong.
  *
  * @param tree absolute path
  * @throws Error when `base` is named and cannot be had
  */
 export async function checkRepository(
   tree: string,
-  { base, cluster }: RepositoryOptions = {},
+  { base, strict = false }: RepositoryOptions = {},
 ): Promise<RepositoryCheck> {
   const top = await run("git", ["rev-parse", "--show-toplevel"], { cwd: tree }).catch(() => undefined);
   if (top === undefined) {
@@ -185,12 +184,11 @@ export async function checkRepository(
   const repository = top.trim();
   const place = relative(repository, await realpath(tree));
   const isInTree = (path: string) => isBelow(path, place);
-  const own = cluster === undefined ? place : join(place, "clusters", cluster);
-  const isEncrypted = (path: string) => isBelow(path, own) && isSecretPath(path);
+  const isCompared = (path: string) => strict && isInTree(path) && isSecretPath(path);
   const [files, { staged, unstaged }, history] = await Promise.all([
-    scanFiles(repository, (path) => isInTree(path) || isExample(path), cluster === undefined),
-    uncommitted(repository, isEncrypted),
-    checkHistory(repository, base, isEncrypted),
+    scanFiles(repository, (path) => isInTree(path) || isExample(path)),
+    strict ? uncommitted(repository, isCompared) : { staged: [], unstaged: [] },
+    checkHistory(repository, base, isCompared),
   ]);
   const committed = history?.changes ?? [];
   // What is staged may be another version than what stands in the work tree: either may be the wrong one.
@@ -204,7 +202,7 @@ export async function checkRepository(
     notes: [
       `Looked for them in ${files.files} files of the repository beside it.`,
       ...(await notesOfHistory(repository, history, base)),
-      `Compared ${compared} changes of encrypted files with what SOPS does.`,
+      ...(strict ? [`Compared ${compared} changes of encrypted files with what SOPS does.`] : []),
     ],
   };
 }

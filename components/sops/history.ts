@@ -26,19 +26,14 @@ export interface HistoryScan extends Scan {
 }
 
 /**
- * Looks for plain Secrets, keys and tokens in every file of a repository that Git has.
+ * Looks for plain Secrets, keys and tokens in every file of a repository that Git has or would take.
  *
  * @param repository absolute path
  * @param expected whether a path holds made-up secrets, which are there to be found
- * @param others whether also in files that Git would take
  */
-export async function scanFiles(
-  repository: string,
-  expected: (path: string) => boolean,
-  others: boolean,
-): Promise<Scan> {
-  const untracked = others ? ["--others", "--exclude-standard"] : [];
-  const listed = await run("git", ["ls-files", "-z", "--cached", ...untracked], { cwd: repository });
+export async function scanFiles(repository: string, expected: (path: string) => boolean): Promise<Scan> {
+  const args = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+  const listed = await run("git", args, { cwd: repository });
   const paths = [...new Set(listed.split("\0"))].filter((path) => path !== "" && !expected(path)).sort();
   const findings: string[] = [];
   for (const some of batches(paths)) {

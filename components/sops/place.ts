@@ -60,6 +60,22 @@ export async function ruledFiles(
 }
 
 /**
+ * What `pulumi up` checks of a stack's secret files before anything is made: their form, which the tree alone tells.
+ *
+ * @param tree absolute path
+ * @returns the findings; none means that nothing is wrong with what anybody can see of the files
+ * @throws Error when a file cannot be read or holds no Secret
+ */
+export async function checkForms(tree: string, config: PlatformConfig): Promise<string[]> {
+  const files = await readSecretFiles(tree, config.gitops.cluster);
+  return [...formsOf(files, readersOf(config)).values()].flat();
+}
+
+function formsOf(files: ReadonlyMap<string, string>, { generate, stack }: Readers): Map<string, string[]> {
+  return new Map([...files].map(([path, content]) => [path, checkForm(path, content, generate, stack)]));
+}
+
+/**
  * What can be checked of the secrets of a stack without its identity: rules, recipients, form and encryption.
  *
  * @param tree absolute path
@@ -70,12 +86,7 @@ export async function checkSecretFiles(tree: string, readers: Readers): Promise<
   const rules = findRules(tree);
   const files = await ruledFiles(tree, readers.cluster, rules);
   const text = rules === undefined ? undefined : await readFile(rules, "utf8");
-  const wrong = new Map(
-    [...files.own].map(([path, content]) => [
-      path,
-      checkForm(path, content, readers.generate, readers.stack),
-    ]),
-  );
+  const wrong = formsOf(files.own, readers);
   const own = new Map([...files.own].filter(([path]) => wrong.get(path)?.length === 0));
   return [...[...wrong.values()].flat(), ...checkRules(text, readers, { ...files, own })];
 }

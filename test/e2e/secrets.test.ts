@@ -137,7 +137,7 @@ describe("secrets of a rehearsed stack", function () {
         join(tree, "clusters", "prod", "apps", "nextcloud.enc.yaml"),
         () => readFile(dev, "utf8"),
         new RegExp(
-          `Checking gitops/clusters/prod/apps/nextcloud\\.enc\\.yaml failed: it is encrypted for ${theirs}, its rule in \\.sops\\.yaml says age1`,
+          `Decrypting clusters/prod/apps/nextcloud\\.enc\\.yaml with .* failed: it is encrypted for ${theirs}, the identity is age1`,
         ),
       );
     });

@@ -1,4 +1,4 @@
-import { deepEqual, equal, match, rejects } from "node:assert/strict";
+import { deepEqual, equal, match, ok, rejects } from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";
@@ -181,8 +181,7 @@ describe("leaks in a repository", () => {
     const { directory, commit } = repository();
     commit({ ".gitignore": "*.agekey\n", "a.txt": "fine" });
     writeFiles(directory, { "dev.agekey": age, "new file.txt": age, "examples/k.txt": age, "s.yaml": plain });
-    const { findings, files } = await scanFiles(directory, (path) => path.startsWith("examples/"), true);
-    deepEqual(await scanFiles(directory, nothing, false), { findings: [], files: 2 });
+    const { findings, files } = await scanFiles(directory, (path) => path.startsWith("examples/"));
     deepEqual(findings, [
       'File new file.txt holds a private key ("AGE-SECRET-KEY-…"). Remove it from the tree and its history, and replace the key.',
       'File s.yaml: Secret n/s holds "A" in plain text. Encrypt its file with "sops encrypt --in-place", name it *.enc.yaml, and replace the value: it is known from now on.',
@@ -375,6 +374,8 @@ describe("the check of a repository", () => {
     deepEqual(notes, [
       "Looked for them in 2 files of the repository beside it.",
       `Looked for them in 2 versions of files, and the messages, since commit ${git("rev-parse", "main").slice(0, 7)}.`,
+    ]);
+    deepEqual((await checkRepository(join(directory, "gitops"), { strict: true })).notes.slice(-1), [
       "Compared 0 changes of encrypted files with what SOPS does.",
     ]);
   });
@@ -405,7 +406,7 @@ describe("the check of a repository", () => {
     const hash = commit({ [file]: sealed("a") });
     git("branch", "--move", "trunk");
     writeFiles(directory, { [file]: sealed("c") });
-    const { changed: found, notes } = await checkRepository(join(directory, "gitops"));
+    const { changed: found, notes } = await checkRepository(join(directory, "gitops"), { strict: true });
     deepEqual(found, [changed(hash)]);
     match(notes.join("\n"), /^There is no default branch to compare with: the history was not checked\./m);
   });
@@ -414,7 +415,7 @@ describe("the check of a repository", () => {
     const { directory, git, commit } = repository();
     const tree = join(directory, "gitops");
     const first = commit({ [file]: sealed("a"), "other/clusters/x/s.enc.yaml": sealed("a") });
-    const found = async () => (await checkRepository(tree, { base: first })).changed;
+    const found = async () => (await checkRepository(tree, { base: first, strict: true })).changed;
     deepEqual(await found(), []);
     writeFiles(directory, { [file]: sealed("c"), "other/clusters/x/s.enc.yaml": sealed("c") });
     deepEqual(await found(), [changed(first)]);
@@ -436,25 +437,18 @@ describe("the check of a repository", () => {
     deepEqual(await found(), []);
   });
 
-  it("looks at what a release is made of: encrypted files of its cluster, and no file that Git does not have", async () => {
+  it("compares no encrypted file where it is not asked to", async () => {
     const { directory, commit } = repository();
-    const tree = join(directory, "gitops");
-    const other = "gitops/clusters/y/s.enc.yaml";
-    const first = commit({ [file]: sealed("a"), [other]: sealed("a"), "known.txt": age });
-    writeFiles(directory, { [file]: sealed("c"), [other]: sealed("c"), kubeconfig: age });
-    const { changed: found, findings } = await checkRepository(tree, { cluster: "x" });
-    deepEqual(found, [changed(first)]);
-    deepEqual(
-      findings.map((finding) => finding.replace(/ holds .*/, "")),
-      ["File known.txt"],
-    );
+    commit({ [file]: sealed("a") });
+    writeFiles(directory, { [file]: sealed("c") });
+    deepEqual((await checkRepository(join(directory, "gitops"))).changed, []);
   });
 
   it("takes a repository that is a tree itself for one", async () => {
     const { directory, commit } = repository();
     const first = commit({ "clusters/x/s.enc.yaml": sealed("a") });
     writeFiles(directory, { "clusters/x/s.enc.yaml": sealed("c"), "a.txt": age });
-    const { changed: found, findings } = await checkRepository(directory, { base: first });
+    const { changed: found, findings } = await checkRepository(directory, { base: first, strict: true });
     deepEqual([found.length, findings.length], [1, 0]);
   });
 });
@@ -462,14 +456,14 @@ describe("the check of a repository", () => {
 describe("every run", function () {
   this.timeout(600_000);
 
-  /** Runs the project's program on a tree until it is refused. */
-  async function refused(tree: string): Promise<{ message: string; registered: string[] }> {
+  /** Runs the project's program on a tree. */
+  async function run(tree: string): Promise<{ message: string; registered: string[] }> {
     const registered: string[] = [];
     await runtime.setMocks(
       {
-        newResource: ({ type, inputs }) => {
+        newResource: ({ type, name, inputs }) => {
           registered.push(type);
-          return { id: "", state: inputs as object };
+          return { id: `${name}-id`, state: inputs as object };
         },
         call: ({ inputs }) => inputs as object,
       },
@@ -491,43 +485,49 @@ describe("every run", function () {
     });
     try {
       const { default: program } = await import("../../index");
-      return await program().then(
-        () => ({ message: "", registered }),
-        (error: unknown) => ({ message: (error as Error).message, registered }),
+      const message = await program().then(
+        () => "",
+        (error: unknown) => (error as Error).message,
       );
+      await runtime.disconnect();
+      return { message, registered };
     } finally {
       runtime.setAllConfig({});
     }
   }
 
-  it("makes the check of the repository before anything is registered, and says of no file twice", async () => {
+  const sealed = (label: string) =>
+    `apiVersion: v1\nkind: Secret\nmetadata: {name: ${label}}\nstringData: {A: "ENC[AES256_GCM,data:x]"}\nsops:\n  age: []\n  encrypted_regex: ^(data|stringData)$\n  mac: ENC[AES256_GCM,data:x]\n`;
+  const file = "gitops/clusters/x/controllers/secret.enc.yaml";
+  const tree = Object.fromEntries(Object.entries(smallTree).map(([path, text]) => [`gitops/${path}`, text]));
+
+  it("checks the tree that it releases, and nothing beside it: no other file, no history, no rules", async () => {
     const { directory, git, commit } = repository();
-    const sealed = (label: string, mac = "x") =>
-      `kind: Secret\nmetadata: {name: ${label}}\nstringData: {A: "ENC[AES256_GCM,data:x]"}\nsops:\n  age: []\n  encrypted_regex: ^(data|stringData)$\n  mac: ENC[AES256_GCM,data:${mac}]\n`;
-    const file = "gitops/clusters/x/controllers/secret.enc.yaml";
-    const other = "gitops/clusters/x/controllers/other.enc.yaml";
-    const tree = Object.fromEntries(
-      Object.entries(smallTree).map(([path, text]) => [`gitops/${path}`, text]),
-    );
-    commit({ ...tree, [file]: sealed("a"), [other]: sealed("o") });
+    commit({ ...tree, [file]: sealed("a") });
     git("switch", "--quiet", "--create", "topic");
-    const leak = commit({ "b.txt": age, "gitops/c.txt": age });
-    const head = commit({ "b.txt": "gone" });
+    commit({ "services/api/test/key.pem": age, "gitops/c.txt": age });
+    commit({ "gitops/c.txt": "gone" }, `Remove ${age}`);
     writeFiles(directory, {
-      kubeconfig: "",
-      [file]: sealed("c"),
-      [other]: sealed("p").replace(/ {2}mac.*\n/, ""),
+      ...{ kubeconfig: "", untracked: age, [file]: sealed("c") },
+      ".sops.yaml": "creation_rules:\n  - path_regex: '('\n",
     });
-    const { message, registered } = await refused(join(directory, "gitops"));
-    deepEqual(registered, []);
-    deepEqual(
-      message.split("\n").map((line) => line.replace(/ holds .*replace the key|: it has no MAC.*/, " …")),
-      [
-        "Checking clusters/x/controllers/other.enc.yaml failed …",
-        `Checking ${file} failed: it was changed by something else than SOPS since commit ${head}. Restore it from Git (${head}:${file}), and change it with "npm run secrets -- edit".`,
-        `File b.txt … (commit ${leak}).`,
-        `File gitops/c.txt … (commit ${leak}).`,
-      ],
+    const { message, registered } = await run(join(directory, "gitops"));
+    equal(message, "");
+    ok(registered.includes("platform:index:Platform"), registered.join());
+  });
+
+  it("is refused before anything is registered for what is in the tree, and says of no file twice", async () => {
+    const { directory, commit } = repository();
+    commit({ ...tree, [file]: sealed("a"), "gitops/c.txt": age, kubeconfig: "" });
+    const refused = await run(join(directory, "gitops"));
+    deepEqual(refused.registered, []);
+    match(refused.message, /^File c\.txt holds a private key \("AGE-SECRET-KEY-…"\)\. [^\n]*$/);
+    writeFiles(directory, { [file]: sealed("a").replace(/^sops:[^]*/m, "") });
+    const broken = await run(join(directory, "gitops"));
+    deepEqual(broken.registered, []);
+    match(
+      broken.message,
+      /^Checking clusters\/x\/controllers\/secret\.enc\.yaml failed: SOPS's own part [^\n]*$/,
     );
   });
 });
