@@ -1,3 +1,7 @@
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { list } from "tar";
 import { run } from "./command";
 
 /** Where artifacts are stored: what the lifecycles ask of an OCI registry. */
@@ -14,11 +18,21 @@ export interface OciRegistry {
   delete(repository: string, digest: string): Promise<void>;
 }
 
+/** Reads artifacts back. */
+export interface ArtifactReader extends Pick<OciRegistry, "digest"> {
+  /** Files of an artifact that Flux reads: path → text. A path that the artifact does not have is left out. */
+  files(
+    repository: string,
+    digest: string,
+    paths: readonly string[],
+  ): Promise<Readonly<Record<string, string>>>;
+}
+
 /**
  * An OCI registry through `crane`, which reads Docker's own credentials and speaks plain HTTP to loopback
  * addresses; any other registry without TLS needs `insecure`.
  */
-export class Crane implements OciRegistry {
+export class Crane implements OciRegistry, ArtifactReader {
   constructor(private readonly insecure: boolean) {}
 
   async push(layout: string, repository: string, digest: string): Promise<void> {
@@ -37,6 +51,42 @@ export class Crane implements OciRegistry {
     } catch (error) {
       if (isUnknown(error)) return undefined;
       throw error;
+    }
+  }
+
+  async files(
+    repository: string,
+    digest: string,
+    paths: readonly string[],
+  ): Promise<Readonly<Record<string, string>>> {
+    const layout = await mkdtemp(join(tmpdir(), "platform-pull-"));
+    try {
+      const name = `${repository}@${digest}`;
+      await this.crane(`Pulling ${name}`, "pull", "--format=oci", name, layout);
+      const blob = (of: string) => join(layout, "blobs", ...of.split(":"));
+      const manifest = JSON.parse(await readFile(blob(digest), "utf8")) as {
+        layers: readonly { digest: string }[];
+      };
+      const files: Record<string, string> = {};
+      for (const layer of manifest.layers) {
+        const reading: Promise<void>[] = [];
+        await list({
+          file: blob(layer.digest),
+          onReadEntry: (entry) => {
+            const path = entry.path.replace(/^\.\//, "");
+            if (!paths.includes(path)) return;
+            reading.push(
+              entry.concat().then((content) => {
+                files[path] = content.toString();
+              }),
+            );
+          },
+        });
+        await Promise.all(reading);
+      }
+      return files;
+    } finally {
+      await rm(layout, { recursive: true, force: true });
     }
   }
 

@@ -21,7 +21,7 @@ import { registryName } from "./registry-name";
 import { Release } from "./release";
 import type { SeedInputs } from "./seed/lifecycle";
 import { Seed, type SeedArgs } from "./seed/resource";
-import { GeneratedSecrets } from "./sops/generated/resource";
+import { GeneratedSecrets, type GeneratedSecretsArgs } from "./sops/generated/resource";
 import { AgeIdentity } from "./sops/identity/resource";
 import { secretKeys } from "./sops/secret-file";
 import { SopsAgeSecret } from "./sops/sops-age-secret";
@@ -133,6 +133,7 @@ export class Platform extends ComponentResource {
       after: [namespace],
     });
 
+    const insecure = config.registry.kind === "remote" && config.registry.insecure;
     const release = new Release(
       `${name}-release`,
       {
@@ -140,9 +141,14 @@ export class Platform extends ComponentResource {
         content: args.content,
         tree: config.gitops.tree,
         cluster: config.gitops.cluster,
-        files: this.generatedSecrets(name, args.generated, identity, config.sops.valuesRevision),
+        files: this.generatedSecrets(name, args.generated, identity, config.sops.valuesRevision, {
+          repository: registry.repository,
+          insecure,
+          channel,
+          kubeconfig: secret(cluster.kubeconfig),
+        }),
         repository: registry.repository,
-        insecure: config.registry.kind === "remote" && config.registry.insecure,
+        insecure,
         kubeconfig: cluster.kubeconfig,
         namespaceUid: namespace.uid,
         channel,
@@ -257,25 +263,23 @@ export class Platform extends ComponentResource {
     return [...network, operator, instance];
   }
 
-  /** Encrypted files of generated secrets, one password for each key of each file. */
+  /** Encrypted files of generated secrets, one password for each key of each file that nobody has a value for yet. */
   private generatedSecrets(
     name: string,
     files: ReadonlyMap<string, string>,
     identity: AgeIdentity,
     revision: number | undefined,
+    inForce: Pick<GeneratedSecretsArgs, "repository" | "insecure" | "channel" | "kubeconfig">,
   ): Output<Record<string, string>> {
     const keepers = revision === undefined ? {} : { keepers: { revision: String(revision) } };
-    const values = [...files].map(([path, content]) => {
-      const file = path
-        .replace(/^clusters\/[^/]+\//, "")
-        .replace(/\.enc\.yaml$/, "")
-        .replaceAll("/", "-");
-      const passwords = secretKeys(content).map(
-        (key) =>
+    const names = passwordNames(files);
+    const values = [...names].map(([path, keys]) => {
+      const passwords = keys.map(
+        ([key, password]) =>
           [
             key,
             new RandomPassword(
-              `${name}-${file}-${key}`,
+              `${name}-${password}`,
               { length: 32, special: false, ...keepers },
               { parent: this },
             ).result,
@@ -289,8 +293,35 @@ export class Platform extends ComponentResource {
         files: Object.fromEntries(files),
         values: secret(all(Object.fromEntries(values))),
         recipients: identity.recipients,
+        identity: secret(identity.identity),
+        revision: revision ?? 0,
+        ...inForce,
       },
       { parent: this },
     ).encrypted;
   }
+}
+
+/**
+ * Names of the passwords of files: path → key and name. `apps-a-b` is that of key "b" of `apps/a.enc.yaml`, unless
+ * another file's key has it too, such as "a-b" of `apps.enc.yaml`: then both are named by their path, and no alias says
+ * which of them had the name before. Their values stay all the same: see `GeneratedLifecycle`.
+ */
+function passwordNames(
+  files: ReadonlyMap<string, string>,
+): Map<string, readonly (readonly [key: string, name: string])[]> {
+  const place = (path: string) => path.replace(/^clusters\/[^/]+\//, "").replace(/\.enc\.yaml$/, "");
+  const short = (path: string, key: string) => `${place(path).replaceAll("/", "-")}-${key}`;
+  const keys = new Map([...files].map(([path, content]) => [path, secretKeys(content)]));
+  const taken = [...keys].flatMap(([path, own]) => own.map((key) => short(path, key)));
+  const isShared = (name: string) => taken.indexOf(name) !== taken.lastIndexOf(name);
+  return new Map(
+    [...keys].map(([path, own]) => [
+      path,
+      own.map((key) => {
+        const name = short(path, key);
+        return [key, isShared(name) ? `${place(path)}/${key}` : name] as const;
+      }),
+    ]),
+  );
 }

@@ -1,4 +1,4 @@
-import { parse, stringify } from "yaml";
+import { parseAllDocuments, stringify } from "yaml";
 import type { Manifest } from "../kubernetes";
 
 /** A Secret manifest as it stands in an `*.enc.yaml` file. */
@@ -16,30 +16,64 @@ export function isSecretPath(path: string): boolean {
   return path.endsWith(".enc.yaml");
 }
 
+/**
+ * The objects of a file: one for each YAML document that holds something. SOPS encrypts all documents of a file.
+ *
+ * @throws Error when the text is no YAML
+ */
+export function objectsIn(content: string): SecretFile[] {
+  return parseAllDocuments(content, { logLevel: "error" }).flatMap((document) => {
+    const [wrong] = document.errors;
+    if (wrong !== undefined) throw wrong;
+    const object: unknown = document.toJS();
+    return typeof object === "object" && object !== null ? [object as SecretFile] : [];
+  });
+}
+
+/** The Secrets of a file. */
+export function secretsIn(content: string): SecretFile[] {
+  return objectsIn(content).filter(({ kind }) => kind === "Secret");
+}
+
 /** Whether SOPS encrypted the file; one that is not is a shape whose values the stack generates. */
 export function isEncrypted(content: string): boolean {
-  return (parse(content) as SecretFile | null)?.sops !== undefined;
+  return objectsIn(content).some(({ sops }) => sops !== undefined);
 }
 
 /** The age recipients that an encrypted file names. */
 export function recipientsOf(content: string): string[] {
-  return ((parse(content) as SecretFile | null)?.sops?.age ?? []).map((entry) => entry.recipient);
+  const [sops] = objectsIn(content).flatMap((object) => object.sops ?? []);
+  return (sops?.age ?? []).map((entry) => entry.recipient);
 }
 
-/** The keys of `data` and `stringData`, which are plain in every form of the file. */
+/** The keys of `data` and `stringData`, which are plain in every form of the file, each once. */
 export function secretKeys(content: string): string[] {
-  const file = parse(content) as SecretFile | null;
-  return [...Object.keys(file?.data ?? {}), ...Object.keys(file?.stringData ?? {})];
+  const keys = secretsIn(content).flatMap(({ data, stringData }) => Object.keys({ ...data, ...stringData }));
+  return [...new Set(keys)];
+}
+
+/** The values of a file that is not encrypted: key → text. */
+export function valuesIn(content: string): Record<string, string> {
+  const entries = secretsIn(content).flatMap(({ data, stringData }) => [
+    ...Object.entries(data ?? {}).map(([key, value]) => [key, Buffer.from(value, "base64").toString()]),
+    ...Object.entries(stringData ?? {}),
+  ]);
+  return Object.fromEntries(entries) as Record<string, string>;
 }
 
 /**
- * The file with values in place of what it holds, not yet encrypted: never write it to disk.
+ * The file with values in place of what its Secrets hold, not yet encrypted: never write it to disk.
  *
- * @param values one for each of `secretKeys`
+ * @param values one for each of `secretKeys`; Secrets of one file that have the same key have the same value
  * @throws Error when a value is missing
  */
 export function withValues(content: string, values: Readonly<Record<string, string>>): string {
-  const file = parse(content) as SecretFile;
+  return secretsIn(content)
+    .map((file) => filled(file, values))
+    .join("---\n");
+}
+
+function filled(file: SecretFile, values: Readonly<Record<string, string>>): string {
   const fill = (entries: Readonly<Record<string, string>>, encode: (value: string) => string) =>
     Object.fromEntries(
       Object.keys(entries).map((key) => {

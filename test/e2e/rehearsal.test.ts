@@ -4,6 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { KubernetesClient, type Manifest, type ManifestRef } from "../../components/kubernetes";
 import { Crane } from "../../components/oci";
+import { readSecretFiles } from "../../components/sops/files";
+import { secretsIn } from "../../components/sops/secret-file";
 import { Rehearsal, type RehearsalResult } from "../../rehearsal/rehearsal";
 
 const project = join(__dirname, "..", "..");
@@ -133,6 +135,28 @@ describe("rehearsal of local", function () {
     progress.length = 0;
     const second = await rehearsal.up();
     equal(second.revision, first.revision);
+    deepEqual(
+      progress.filter((line) => /^(create|update|replace|restore) /.test(line)),
+      [],
+    );
+  });
+
+  it("keeps every generated value when Pulumi's state is lost, and changes nothing from then on", async () => {
+    const files = await readSecretFiles(join(project, "gitops"), "local");
+    const values = async () => {
+      const secrets = [...files.values()].flatMap(secretsIn).map(async ({ apiVersion, kind, metadata }) => {
+        const secret = await api.get({ apiVersion, kind, ...metadata });
+        return [metadata.name, secret?.data] as const;
+      });
+      return Object.fromEntries(await Promise.all(secrets));
+    };
+    const before = await values();
+    equal(Object.values(before).flatMap((data) => Object.values(data ?? {})).length >= 6, true);
+    rehearsal.state = {};
+    const lost = await rehearsal.up();
+    deepEqual(await values(), before);
+    progress.length = 0;
+    equal((await rehearsal.up()).revision, lost.revision);
     deepEqual(
       progress.filter((line) => /^(create|update|replace|restore) /.test(line)),
       [],

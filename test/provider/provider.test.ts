@@ -7,6 +7,7 @@ import type { AddressInfo } from "node:net";
 import { homedir } from "node:os";
 import { delimiter, join } from "node:path";
 import { parse } from "yaml";
+import { writeLayout } from "../../components/artifact/layout";
 import { inspectTree, readTree } from "../../components/artifact/tree";
 import { Crane } from "../../components/oci";
 import { binDirectory, ensureTools } from "../../tools/tools";
@@ -212,37 +213,98 @@ describe("AgeIdentity out of state", () => {
 });
 
 describe("GeneratedSecrets out of state", () => {
-  it("encrypts what only the identity opens, and keeps no value", async () => {
-    const { content, recipient } = identity();
-    const inputs = inputsOf("sops:GeneratedSecrets", {
-      files: { "clusters/x/s.enc.yaml": secretFile },
-      values: { "clusters/x/s.enc.yaml": { A: "generated-value" } },
-      recipients: [recipient],
-    });
-    const host = await ProviderHost.start();
-    try {
-      const { id, state } = await host.create(inputs);
-      const outputs = withoutProvider(state);
-      deepEqual(Object.keys(outputs).sort(), ["encrypted", "fingerprint"]);
-      equal(/generated-value|hunter2/.test(JSON.stringify(outputs)), false);
-      const sealed = (outputs.encrypted as Record<string, string>)["clusters/x/s.enc.yaml"] ?? "";
-      const plain = execFileSync(
-        tools.sops,
-        ["decrypt", "--input-type", "yaml", "--output-type", "yaml", "--filename-override", "s.yaml"],
-        {
-          ...{ input: sealed, encoding: "utf8", env: { ...process.env, SOPS_AGE_KEY: content } },
-        },
-      );
-      deepEqual((parse(plain) as { stringData: object }).stringData, { A: "generated-value" });
+  const path = "clusters/x/s.enc.yaml";
+  let host: ProviderHost;
+  let registry: RegistryProcess;
+  let cluster: FakeApiServer;
 
-      deepEqual(await host.diff(id, state, inputs), { changes: false, replaces: [] });
-      const values = { "clusters/x/s.enc.yaml": { A: "another-value" } };
-      equal((await host.diff(id, state, { ...inputs, values })).changes, true);
-      const updated = await host.update(id, state, { ...inputs, values });
-      notEqual(updated.fingerprint, state.fingerprint);
-    } finally {
-      host.stop();
-    }
+  before(async () => {
+    const port = await freePort();
+    [host, registry, cluster] = await Promise.all([
+      ProviderHost.start(),
+      RegistryProcess.start(tools.registry, port),
+      FakeApiServer.start({ v1: { Secret: ["secrets", true] } }),
+    ]);
+  });
+  after(async () => {
+    host.stop();
+    cluster.stop();
+    await registry.stop();
+  });
+
+  const inputsFor = (name: string, { content, recipient }: ReturnType<typeof identity>) =>
+    inputsOf("sops:GeneratedSecrets", {
+      files: { [path]: secretFile.replace("hunter2", "") },
+      values: { [path]: { A: "generated-value" } },
+      recipients: [recipient],
+      identity: content,
+      ...{ repository: `${registry.address}/${name}`, insecure: false, channel: "x" },
+      ...{ kubeconfig: cluster.kubeconfig, revision: 0 },
+    });
+  const decrypt = (state: Properties, { content }: ReturnType<typeof identity>) => {
+    const sealed = (state.encrypted as Record<string, string>)[path] ?? "";
+    const plain = execFileSync(
+      tools.sops,
+      ["decrypt", "--input-type", "yaml", "--output-type", "yaml", "--filename-override", "s.yaml"],
+      { input: sealed, encoding: "utf8", env: { ...process.env, SOPS_AGE_KEY: content } },
+    );
+    return (parse(plain) as { stringData: object }).stringData;
+  };
+
+  it("encrypts what only the identity opens, and keeps no value", async () => {
+    const own = identity();
+    const inputs = inputsFor("new", own);
+    const { id, state } = await host.create(inputs);
+    const outputs = withoutProvider(state);
+    deepEqual(Object.keys(outputs).sort(), ["encrypted", "fingerprint", "revision"]);
+    equal(/generated-value|hunter2|AGE-SECRET/.test(JSON.stringify(outputs)), false);
+    deepEqual(decrypt(outputs, own), { A: "generated-value" });
+
+    deepEqual(await host.diff(id, state, inputs), { changes: false, replaces: [] });
+    const values = { [path]: { A: "another-value" } };
+    equal((await host.diff(id, state, { ...inputs, values })).changes, true);
+    const updated = await host.update(id, state, { ...inputs, values, revision: 1 });
+    notEqual(updated.fingerprint, state.fingerprint);
+    deepEqual(decrypt(updated, own), { A: "another-value" });
+  });
+
+  it("finds the value in force in the artifact, else in the cluster, when state is lost", async () => {
+    const own = identity();
+    const inputs = inputsFor("lost", own);
+    const { state } = await host.create(inputs);
+    const tree = temporaryDirectory();
+    writeFiles(tree, { [path]: (state.encrypted as Record<string, string>)[path] ?? "", "README.md": "x" });
+    const layout = join(temporaryDirectory(), "layout");
+    const provenance = { revision: "unknown", source: "unknown", created: "1970-01-01T00:00:00Z" };
+    const digest = await writeLayout(tree, [path, "README.md"], provenance, layout);
+    const crane = new Crane(false);
+    const repository = String(inputs.repository);
+    await crane.push(layout, repository, digest);
+    await crane.tag(repository, digest, "x-ready");
+
+    const values = { [path]: { A: "another-value" } };
+    const again = await host.create({ ...inputs, values });
+    deepEqual(decrypt(again.state, own), { A: "generated-value" });
+    deepEqual(await host.diff(again.id, again.state, { ...inputs, values }), {
+      changes: false,
+      replaces: [],
+    });
+
+    // With a new identity nobody opens the artifact.
+    const other = identity();
+    const data = { A: Buffer.from("value-of-the-cluster").toString("base64") };
+    const metadata = { name: "s", namespace: "web", labels: { "kustomize.toolkit.fluxcd.io/name": "apps" } };
+    cluster.objects.set("/api/v1/secrets/s", { metadata, data });
+    const fresh = await host.create({
+      ...{ ...inputs, values },
+      ...{ identity: other.content, recipients: [other.recipient] },
+    });
+    deepEqual(decrypt(fresh.state, other), { A: "value-of-the-cluster" });
+  });
+
+  it("makes nothing up where the registry does not answer", async () => {
+    const inputs = { ...inputsFor("gone", identity()), repository: `127.0.0.1:${await freePort()}/x` };
+    await rejects(host.create(inputs), /Looking up 127\.0\.0\.1:\d+\/x:x-ready failed: .*connection refused/);
   });
 });
 

@@ -343,8 +343,37 @@ describe("Platform of a stack on this machine", () => {
       files: { [path]: homepage },
       values: { [path]: { TOKEN: "x".repeat(32), KEY: "x".repeat(32) } },
       recipients: ["age1local"],
+      identity: "the identity",
+      repository: "127.0.0.1:5051/platform",
+      insecure: false,
+      channel: "local",
+      kubeconfig: "the kubeconfig",
+      revision: 0,
     });
-    deepEqual(generated.secrets, ["values"]);
+    deepEqual([...generated.secrets].sort(), ["identity", "kubeconfig", "values"]);
+  });
+
+  it("names two passwords of the same name by their paths, and leaves the names of all others", async () => {
+    const shape = (...keys: readonly string[]) =>
+      `kind: Secret\nmetadata: {name: s}\nstringData:\n${keys.map((key) => `  ${key}: ""\n`).join("")}`;
+    const { resources } = await compose(local, {
+      generated: new Map([
+        ["clusters/local/apps/a.enc.yaml", shape("b-c", "d")],
+        ["clusters/local/apps/a-b.enc.yaml", shape("c")],
+        ["clusters/local/apps/a/b.enc.yaml", shape("c", "e")],
+        // The same key in two Secrets of one file.
+        ["clusters/local/certs/x.enc.yaml", `${shape("k")}---\n${shape("k")}`],
+      ]),
+    });
+    const names = resources.filter(({ type }) => type.startsWith("random:")).map(({ name }) => name);
+    deepEqual(names, [
+      "platform-apps-a-b-e",
+      "platform-apps-a-d",
+      "platform-apps/a-b/c",
+      "platform-apps/a/b-c",
+      "platform-apps/a/b/c",
+      "platform-certs-x-k",
+    ]);
   });
 
   it("pushes the tree with its encrypted files, without waiting for the cluster", () => {

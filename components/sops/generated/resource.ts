@@ -1,26 +1,28 @@
 import { dynamic, type CustomResourceOptions, type Input, type Output } from "@pulumi/pulumi";
+import { KubernetesClient } from "../../kubernetes";
+import { Crane } from "../../oci";
 import { SopsCli } from "../client";
 import { GeneratedLifecycle, type GeneratedInputs, type GeneratedOutputs } from "./lifecycle";
 
 class GeneratedSecretsProvider implements dynamic.ResourceProvider<GeneratedInputs, GeneratedOutputs> {
   async create(inputs: GeneratedInputs): Promise<dynamic.CreateResult<GeneratedOutputs>> {
-    return { id: "generated-secrets", outs: await this.lifecycle().create(inputs) };
+    return { id: "generated-secrets", outs: await this.lifecycle(inputs).create(inputs) };
   }
 
   diff(_id: string, olds: GeneratedOutputs, news: GeneratedInputs): Promise<dynamic.DiffResult> {
-    return Promise.resolve({ changes: this.lifecycle().diff(olds, news) });
+    return Promise.resolve({ changes: this.lifecycle(news).diff(olds, news) });
   }
 
   async update(
     _id: string,
-    _olds: GeneratedOutputs,
+    olds: GeneratedOutputs,
     news: GeneratedInputs,
   ): Promise<dynamic.UpdateResult<GeneratedOutputs>> {
-    return { outs: await this.lifecycle().create(news) };
+    return { outs: await this.lifecycle(news).update(olds, news) };
   }
 
-  private lifecycle(): GeneratedLifecycle {
-    return new GeneratedLifecycle(new SopsCli());
+  private lifecycle({ insecure, kubeconfig }: GeneratedInputs): GeneratedLifecycle {
+    return new GeneratedLifecycle(new SopsCli(), new Crane(insecure), new KubernetesClient(kubeconfig));
   }
 }
 
