@@ -159,6 +159,7 @@ async function measureReleases(rehearsal: Rehearsal, tree: string, count: number
   const gateInputs = (digest: string): GateInputs => ({
     ...{ kubeconfig, repository: `${registry}/platform`, insecure: false, channel: "local", digest },
     namespaceUid: "",
+    variables: {},
     timeoutSeconds: 300,
     keep: 0,
   });

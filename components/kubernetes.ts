@@ -13,6 +13,8 @@ export interface Manifest {
     readonly annotations?: Readonly<Record<string, string>>;
     readonly generation?: number;
     readonly uid?: string;
+    /** Another one for each change. */
+    readonly resourceVersion?: string;
     readonly deletionTimestamp?: string;
   };
   readonly [field: string]: unknown;

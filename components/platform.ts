@@ -152,6 +152,7 @@ export class Platform extends ComponentResource {
         kubeconfig: cluster.kubeconfig,
         namespaceUid: namespace.uid,
         channel,
+        variables: all(variables),
         timeoutSeconds: config.release.timeoutSeconds,
         keep: config.registry.kind === "local" ? config.registry.keep : 0,
         after: [sopsAge, runtime, ...seeded],

@@ -16,6 +16,8 @@ export interface ReleaseArgs extends ArtifactArgs {
   readonly namespaceUid: Input<string>;
   /** The tag that the cluster follows. */
   readonly channel: Input<string>;
+  /** Data of ConfigMap `platform-runtime`, which must be in the cluster. */
+  readonly variables: Input<Record<string, string>>;
   /** How long the release may take until every layer is Ready. */
   readonly timeoutSeconds: Input<number>;
   /** How many revisions the registry keeps; 0 keeps them all. */
@@ -33,7 +35,7 @@ export class Release extends ComponentResource {
 
   constructor(name: string, args: ReleaseArgs, opts?: ComponentResourceOptions) {
     super("platform:release:Release", name, {}, opts);
-    const { kubeconfig, namespaceUid, channel, timeoutSeconds, keep, after, ...artifactArgs } = args;
+    const { kubeconfig, namespaceUid, channel, variables, timeoutSeconds, keep, after, ...artifactArgs } = args;
     const artifact = new Artifact(`${name}-artifact`, artifactArgs, { parent: this });
     const gate = new Gate(
       `${name}-gate`,
@@ -41,6 +43,7 @@ export class Release extends ComponentResource {
         kubeconfig,
         namespaceUid,
         channel,
+        variables,
         timeoutSeconds,
         keep,
         repository: args.repository,

@@ -27,16 +27,59 @@ const finalized = [
   { apiVersion: "notification.toolkit.fluxcd.io/v1beta3", kind: "Provider" },
 ];
 
+/** Tells the Flux Operator to leave an instance alone. */
+const disabled = { key: "fluxcd.controlplane.io/reconcile", value: "disabled" };
+
+/** On what this project suspended, so that it resumes that and nothing else. */
+const mark = { key: "platform.pulumi.com/suspended", value: "true" };
+
 /**
- * Tells Flux to change nothing any more: the operator leaves its instance alone, and no Kustomization or HelmRelease
- * is reconciled, nor pruned when it is deleted.
+ * Tells Flux to change nothing any more, for its namespace is about to go: the operator leaves its instance alone, and
+ * no Kustomization or HelmRelease is reconciled, nor pruned when it is deleted.
  */
-export async function suspendFlux(api: Pick<KubernetesApi, "list" | "merge" | "annotate">): Promise<void> {
+export async function suspendFlux(api: Pick<KubernetesApi, "list" | "merge">): Promise<void> {
   for (const object of await listAll(api, [fluxInstance])) {
-    await api.annotate(refOf(object), { "fluxcd.controlplane.io/reconcile": "disabled" });
+    if (has(object, disabled)) continue;
+    const annotations = { [disabled.key]: disabled.value, [mark.key]: mark.value };
+    await api.merge(refOf(object), { metadata: { annotations } });
   }
-  for (const object of await listAll(api, reconciled))
-    await api.merge(refOf(object), { spec: { suspend: true } });
+  for (const object of await listAll(api, reconciled)) {
+    if (isSuspended(object)) continue;
+    await api.merge(refOf(object), {
+      metadata: { annotations: { [mark.key]: mark.value } },
+      spec: { suspend: true },
+    });
+  }
+}
+
+/**
+ * Undoes what `suspendFlux` did, where the namespace is still there; what somebody else suspended stays so.
+ *
+ * Versions before the mark disabled the operator and suspended everything: that is resumed as a whole.
+ */
+export async function resumeFlux(api: Pick<KubernetesApi, "list" | "merge">): Promise<void> {
+  const instances = (await listAll(api, [fluxInstance])).filter((instance) => has(instance, disabled));
+  const all = await listAll(api, reconciled);
+  const unmarked = [...instances, ...all].every((object) => !has(object, mark));
+  const everything = unmarked && instances.length > 0 && all.every(isSuspended);
+  const isOurs = (object: Manifest) => everything || has(object, mark);
+  for (const object of all.filter(isSuspended).filter(isOurs)) {
+    await api.merge(refOf(object), {
+      metadata: { annotations: { [mark.key]: null } },
+      spec: { suspend: null },
+    });
+  }
+  for (const object of instances.filter(isOurs)) {
+    await api.merge(refOf(object), { metadata: { annotations: { [disabled.key]: null, [mark.key]: null } } });
+  }
+}
+
+function isSuspended({ spec }: Manifest): boolean {
+  return (spec as { suspend?: boolean } | undefined)?.suspend === true;
+}
+
+function has({ metadata }: Manifest, annotation: { readonly key: string; readonly value: string }): boolean {
+  return metadata.annotations?.[annotation.key] === annotation.value;
 }
 
 /**

@@ -15,10 +15,7 @@ export interface FluxNamespaceOutputs extends FluxNamespaceInputs {
 }
 
 /** What the lifecycle asks of a Kubernetes API server. */
-export type FluxNamespaceApi = Pick<
-  KubernetesApi,
-  "apply" | "get" | "list" | "merge" | "annotate" | "delete"
->;
+export type FluxNamespaceApi = Pick<KubernetesApi, "apply" | "get" | "list" | "merge" | "delete">;
 
 const ref: ManifestRef = { apiVersion: "v1", kind: "Namespace", name: fluxNamespace };
 /** How long a namespace may take to go once nothing of Flux holds it. */

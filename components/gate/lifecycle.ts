@@ -1,10 +1,23 @@
 import type { Clock } from "../clock";
-import { nameOf, refOf, type KubernetesApi, type Manifest, type ManifestRef } from "../kubernetes";
+import { resumeFlux } from "../flux-system/finalizers";
+import { nameOf, type KubernetesApi, type ManifestRef } from "../kubernetes";
 import type { OciRegistry } from "../oci";
-import { suspendFlux } from "../flux-system/finalizers";
 import { sentence } from "../sentence";
+import {
+  fluxName,
+  instanceTrouble,
+  look,
+  reasonsOf,
+  requestAnnotation,
+  substitutesOf,
+  type Expected,
+  type Look,
+  type Member,
+  type Observed,
+  type Trouble,
+} from "./look";
 
-/** A release: which artifact a channel serves, and where it must become Ready. */
+/** A release: which artifact a channel serves, with which facts, and where it must become Ready. */
 export interface GateInputs {
   readonly kubeconfig: string;
   /** Of the namespace of Flux: in another one nothing is released, whatever a refresh saw. */
@@ -16,6 +29,8 @@ export interface GateInputs {
   readonly channel: string;
   /** `sha256:…` of the artifact to release. */
   readonly digest: string;
+  /** Data of ConfigMap `platform-runtime`, which Flux substitutes: a changed fact is a release. */
+  readonly variables: Readonly<Record<string, string>>;
   /** How long the release may take until every layer is Ready, in seconds. */
   readonly timeoutSeconds: number;
   /** How many revisions of the channel the registry keeps; 0 keeps them all. */
@@ -24,6 +39,7 @@ export interface GateInputs {
 
 /** How a layer came to be Ready. */
 export interface LayerResult {
+  /** Of the Kustomization; outside the namespace of Flux, `namespace/name`. */
   readonly name: string;
   readonly ready: boolean;
   /** From the start of the release until Ready, in seconds. */
@@ -39,69 +55,38 @@ export interface GateOutputs extends GateInputs {
   readonly layers: readonly LayerResult[];
 }
 
-/** The namespace and the name of the source and the root Kustomization that a FluxInstance makes. */
-const flux = "flux-system";
 const sourceApi = "source.toolkit.fluxcd.io/v1";
 const kustomizeApi = "kustomize.toolkit.fluxcd.io/v1";
 const helmApi = "helm.toolkit.fluxcd.io/v2";
+const operatorApi = "fluxcd.controlplane.io/v1";
+
+const sourceRef: ManifestRef = {
+  ...{ apiVersion: sourceApi, kind: "OCIRepository" },
+  ...{ name: fluxName, namespace: fluxName },
+};
+const runtimeRef: ManifestRef = {
+  ...{ apiVersion: "v1", kind: "ConfigMap" },
+  ...{ name: "platform-runtime", namespace: fluxName },
+};
 
 /** How often the cluster is asked, and how often a layer that failed for a passing reason is tried again. */
 const pollMilliseconds = 100;
 const retryMilliseconds = 2_000;
-/** How long a layer may go on failing for reasons that often pass, such as a webhook that is not up yet. */
-const patienceMilliseconds = 60_000;
+/** How long a cluster does not answer before the run says that it still waits. */
+const silenceMilliseconds = 30_000;
 
-interface Condition {
-  readonly type: string;
-  readonly status: string;
-  readonly observedGeneration?: number;
-  readonly reason?: string;
-  readonly message?: string;
-}
-
-/** Fields that the Flux kinds share. */
-interface FluxStatus {
-  readonly observedGeneration?: number;
-  readonly conditions?: readonly Condition[];
-  readonly lastAppliedRevision?: string;
-  readonly lastAttemptedRevision?: string;
-  /** The value of the last annotation `reconcile.fluxcd.io/requestedAt` that was followed. */
-  readonly lastHandledReconcileAt?: string;
-  readonly artifact?: { readonly revision: string };
-  readonly inventory?: { readonly entries?: readonly unknown[] };
-}
-
-/** What a look at the cluster told of one digest. */
-interface Look {
-  readonly layers: readonly LayerState[];
-  readonly ready: boolean;
-  /** Failures that waiting does not mend. */
-  readonly failures: readonly Failure[];
-  /** The layers that tried the digest, by name, and the last request to do so that each of them followed. */
-  readonly tried: ReadonlyMap<string, string>;
-}
-
-interface Failure {
-  /** Of the layer. */
-  readonly name: string;
-  readonly message: string;
-}
-
-interface LayerState {
-  readonly ref: ManifestRef;
-  readonly dependsOn: readonly string[];
-  readonly ready: boolean;
-  /** The layer tried this digest and failed, for a reason that may pass. */
-  readonly failing: boolean;
-  readonly message: string;
-  readonly objects: number;
+/** A digest and the facts that go with it. */
+interface Target {
+  readonly digest: string;
+  readonly variables: Readonly<Record<string, string>>;
 }
 
 /**
- * The release gate: moves the channel to a digest, waits until every layer is Ready at it, and moves the channel
- * back to the last good digest when that fails.
+ * The release gate: moves the channel to a digest, waits until everything that comes from it is Ready, and returns
+ * channel and facts to the last good release when that fails.
  *
- * The last good digest is the tag `<channel>-ready` of the same repository: it is lost only with the artifacts.
+ * The last good digest is the tag `<channel>-ready` of the same repository: it is lost only with the artifacts. The
+ * facts of the last good release are in Pulumi's state.
  */
 export class GateLifecycle {
   constructor(
@@ -111,16 +96,18 @@ export class GateLifecycle {
   ) {}
 
   /**
+   * @param last the release that was Ready before, where it is known
    * @throws Error that names the object that failed, its message, and where the channel stands now
    */
-  async release(inputs: GateInputs): Promise<GateOutputs> {
+  async release(inputs: GateInputs, last?: GateOutputs): Promise<GateOutputs> {
     const { repository, channel, digest } = inputs;
-    const good = await this.registry.digest(repository, readyTag(channel));
+    const good = await this.lastGood(inputs, last);
+    const before = await this.versions(await this.observe().catch(() => undefined));
     await this.registry.tag(repository, digest, revisionTag(channel, digest, this.clock.now()));
     await this.registry.tag(repository, digest, channel);
 
     const layers = new Map<string, LayerResult>();
-    const failure = await this.await(inputs, digest, layers);
+    const failure = await this.untilReady(inputs, inputs, before, layers);
     if (failure === undefined) {
       await this.registry.tag(repository, digest, readyTag(channel));
       await this.prune(inputs).catch((error: unknown) => {
@@ -130,25 +117,7 @@ export class GateLifecycle {
       return { ...inputs, ready: true, layers: [...layers.values()] };
     }
     const operation = `Releasing ${digest} to channel "${channel}" failed: ${sentence(failure)}`;
-    if (good === undefined || good === digest) {
-      throw new Error(`${operation} There is no earlier good digest to return to; the channel stays.`);
-    }
-    await this.registry.tag(repository, good, channel);
-    const returned = `${operation} The channel is back at the last good digest ${good};`;
-    try {
-      await this.look(channel, good);
-    } catch {
-      throw new Error(
-        `${returned} whether the cluster runs it is not known, for it does not answer. Bring it back and run again.`,
-      );
-    }
-    const start = this.clock.now();
-    const stuck = await this.await(inputs, good, new Map());
-    const back =
-      stuck === undefined
-        ? `every layer is Ready on it again after ${((this.clock.now() - start) / 1000).toFixed(1)} s`
-        : `but it did not become Ready: ${stuck}`;
-    throw new Error(`${returned} ${sentence(back)}`);
+    throw new Error(`${operation} ${await this.goBack(inputs, good)}`);
   }
 
   /**
@@ -158,31 +127,96 @@ export class GateLifecycle {
    */
   async read(state: GateOutputs): Promise<GateOutputs | undefined> {
     try {
-      const [tag, look] = await Promise.all([
+      const [tag, observed, runtime] = await Promise.all([
         this.registry.digest(state.repository, state.channel),
-        this.look(state.channel, state.digest),
+        this.observe(),
+        this.api.get(runtimeRef),
       ]);
-      if (look === undefined) return undefined;
-      return { ...state, ready: look.ready && tag === state.digest };
+      const seen = look(observed, expected(state, state));
+      if (seen === undefined) return undefined;
+      const facts = (runtime?.data ?? {}) as Readonly<Record<string, string>>;
+      // A state of before the facts were a part of the release has none.
+      const same = (state as Partial<GateOutputs>).variables === undefined || isSame(facts, state.variables);
+      return { ...state, ready: seen.settled && tag === state.digest && same };
     } catch {
       return undefined;
     }
   }
 
-  /** A release is due when the digest is new, or the old one is not Ready any more. */
+  /** A release is due when the digest or a fact is new, or the old release is not Ready any more. */
   diff(olds: GateOutputs, news: GateInputs): boolean {
     return (
       !olds.ready ||
       olds.namespaceUid !== news.namespaceUid ||
       olds.digest !== news.digest ||
       olds.channel !== news.channel ||
-      olds.repository !== news.repository
+      olds.repository !== news.repository ||
+      !isSame((olds as Partial<GateOutputs>).variables ?? {}, news.variables)
     );
   }
 
-  /** Tells Flux to change nothing any more, as far as it still answers: the platform is being destroyed. */
-  async delete(): Promise<void> {
-    await suspendFlux(this.api).catch(() => undefined);
+  /** What a failed release returns to; undefined when nothing was Ready before, or it was this very release. */
+  private async lastGood(inputs: GateInputs, last: GateOutputs | undefined): Promise<Target | undefined> {
+    const { repository, channel } = inputs;
+    const facts = (last as Partial<GateOutputs> | undefined)?.variables;
+    const variables = facts === undefined || Object.keys(facts).length === 0 ? inputs.variables : facts;
+    const digest =
+      last !== undefined && last.repository !== repository
+        ? last.digest
+        : await this.registry.digest(repository, readyTag(channel));
+    if (digest === undefined) return undefined;
+    return digest === inputs.digest && isSame(variables, inputs.variables)
+      ? undefined
+      : { digest, variables };
+  }
+
+  /** Returns channel and facts to the last good release, whatever fails on the way; says what came of it. */
+  private async goBack(inputs: GateInputs, good: Target | undefined): Promise<string> {
+    const { repository, channel, digest } = inputs;
+    if (good === undefined) return "There is no earlier good digest to return to; the channel stays.";
+    const before = await this.versions(await this.observe().catch(() => undefined));
+    const facts = await this.restoreFacts(inputs.variables, good.variables).catch(
+      (error: unknown) => ` Its facts are not: ${sentence((error as Error).message)}`,
+    );
+    // Where the repository itself is new, the old one was left as it is.
+    const isHere = good.variables.artifact_repository === inputs.variables.artifact_repository;
+    if (isHere) {
+      try {
+        const serves = await this.registry.digest(repository, channel);
+        if (serves !== digest) {
+          return `The channel is left alone: another release moved it to ${serves ?? "nothing"} meanwhile.${facts}`;
+        }
+        await this.registry.tag(repository, good.digest, channel);
+      } catch (error) {
+        return `Returning the channel to the last good digest ${good.digest} failed: ${sentence((error as Error).message)} Run again when the registry answers.${facts}`;
+      }
+    }
+    const returned = isHere
+      ? `The channel is back at the last good digest ${good.digest};`
+      : `The cluster follows ${good.variables.artifact_repository ?? ""} again, at the last good digest ${good.digest};`;
+    try {
+      await this.observe();
+    } catch {
+      return `${returned} whether the cluster runs it is not known, for it does not answer. Bring it back and run again.${facts}`;
+    }
+    const start = this.clock.now();
+    const stuck = await this.untilReady(inputs, good, before, new Map());
+    const back =
+      stuck === undefined
+        ? `every layer is Ready on it again after ${((this.clock.now() - start) / 1000).toFixed(1)} s`
+        : `but it did not become Ready: ${stuck}`;
+    return `${returned} ${sentence(back)}${facts}`;
+  }
+
+  /** @returns what to add to the report: nothing where the facts are the same, or are back */
+  private async restoreFacts(tried: Target["variables"], good: Target["variables"]): Promise<string> {
+    if (isSame(tried, good)) return "";
+    const removed = Object.fromEntries(Object.keys(tried).map((key) => [key, null]));
+    await this.api.merge(runtimeRef, { data: { ...removed, ...good } });
+    const changed = [...new Set([...Object.keys(tried), ...Object.keys(good)])]
+      .filter((key) => tried[key] !== good[key])
+      .map((key) => `${key}="${good[key] ?? ""}"`);
+    return ` ConfigMap platform-runtime is back at ${changed.join(", ")}.`;
   }
 
   /**
@@ -210,122 +244,217 @@ export class GateLifecycle {
   }
 
   /**
-   * Waits until every layer is Ready at a digest, and asks Flux to look again whenever waiting would only wait
-   * for its next interval.
+   * Waits until everything that comes from a release is Ready, and asks Flux to look again whenever waiting would
+   * only wait for its next interval. Only what no waiting changes ends it before its time.
    *
-   * @returns undefined when Ready, or why it did not become so
+   * @param before the versions of what layers substitute, as they were before the release
+   * @returns undefined when Ready, or why it is not
    */
-  private async await(
+  private async untilReady(
     inputs: GateInputs,
-    digest: string,
+    target: Target,
+    before: Versions,
     results: Map<string, LayerResult>,
   ): Promise<string | undefined> {
     const start = this.clock.now();
     const deadline = start + inputs.timeoutSeconds * 1000;
-    const nudged = new Map<string, number>();
-    const failing = new Map<string, number>();
-    const nudge = async (ref: ManifestRef, key: string) => {
-      const now = this.clock.now();
-      if (now - (nudged.get(key) ?? -Infinity) < retryMilliseconds) return;
-      nudged.set(key, now);
-      const request = { "reconcile.fluxcd.io/requestedAt": new Date(now).toISOString() };
-      // A cluster that does not answer is told by the next look.
-      await this.api.annotate(ref, request).catch(() => undefined);
-    };
+    const wanted = expected(inputs, target);
+    const isHere = target.variables.artifact_repository === inputs.variables.artifact_repository;
+    const requests = new Requests(this.api, this.clock);
+    /** What must follow a request before it counts: key → the last request that it had followed by then. */
+    let outdated = new Map<string, string>();
+    const suspects = new Map<string, string>();
+    let versions = before;
+    let seen: Look | undefined;
+    let operator: Trouble | undefined;
+    let first = true;
+    let silence: { readonly since: number; readonly reason: string; told: boolean } | undefined;
+    let asked = start;
+    let resumed = false;
 
-    /**
-     * What had been tried of this digest before. What a layer failed for may be mended by now, as where this very run
-     * brought a lost key back: its failure counts once it has tried again.
-     */
-    let before: Look["tried"] | undefined;
-    let look: Look | undefined;
-    let silence: { readonly since: number; readonly reason: string } | undefined;
     while (this.clock.now() < deadline) {
+      let observed: Observed;
       try {
-        look = await this.look(inputs.channel, digest);
+        if (!resumed) await resumeFlux(this.api);
+        resumed = true;
+        observed = await this.observe();
         silence = undefined;
       } catch (error) {
         // The API server may restart under us, as when its own layer is released.
         const now = this.clock.now();
-        silence = { since: silence?.since ?? now, reason: (error as Error).message };
-        if (now - silence.since > patienceMilliseconds) return silence.reason;
+        silence ??= { since: now, reason: (error as Error).message, told: false };
+        if (!silence.told && now - silence.since > silenceMilliseconds) {
+          silence.told = true;
+          console.warn(
+            `Still waiting: ${sentence(silence.reason)} The release gives up after ${inputs.timeoutSeconds} s.`,
+          );
+        }
         await this.clock.sleep(retryMilliseconds);
         continue;
       }
-      const seconds = (this.clock.now() - start) / 1000;
-      for (const layer of look?.layers ?? []) {
-        if (layer.ready && !results.has(layer.ref.name)) {
-          results.set(layer.ref.name, { name: layer.ref.name, ready: true, seconds, objects: layer.objects });
-        }
+      seen = look(observed, wanted);
+      const { members = [], served = false } = seen ?? {};
+      if (first) {
+        // What runs this digest already may run it with other facts.
+        outdated = new Map([...members, ...(seen?.strays ?? [])].map(({ key, handled }) => [key, handled]));
+        first = false;
       }
-      const tried = look?.tried ?? new Map<string, string>();
-      before ??= tried;
-      const failure = look?.failures.find(({ name }) => before?.get(name) !== tried.get(name));
-      if (failure !== undefined) return this.explain(failure.message);
-      if (look?.ready === true) return undefined;
-      for (const layer of look?.layers ?? []) {
-        if (layer.ready) failing.delete(layer.ref.name);
-        else if (layer.failing) failing.set(layer.ref.name, failing.get(layer.ref.name) ?? this.clock.now());
-        const since = failing.get(layer.ref.name);
-        if (layer.failing && since !== undefined && this.clock.now() - since > patienceMilliseconds) {
-          return this.explain(`${nameOf(layer.ref)}: ${layer.message}`);
-        }
+      /** Ready, and not only with what was there before. */
+      const isDone = ({ key, ready, handled, layer }: Member) =>
+        ready && (!layer || outdated.get(key) === undefined || outdated.get(key) !== handled);
+      const done = new Set(members.filter(isDone).map(({ key }) => key));
+
+      const seconds = (this.clock.now() - start) / 1000;
+      for (const { ref, key, objects, layer } of members) {
+        if (!layer || !done.has(key) || results.has(key)) continue;
+        const name = ref.namespace === fluxName ? ref.name : `${ref.namespace ?? ""}/${ref.name}`;
+        results.set(key, { name, ready: true, seconds, objects });
       }
 
-      if (look === undefined || look.layers.length === 0) {
-        await nudge(sourceRef, "source");
+      if (seen?.ready === true && done.size === members.length) {
+        const changed = await this.versions(observed).catch(() => undefined);
+        const again =
+          changed === undefined ? [] : members.filter((member) => isOutdated(member, versions, changed));
+        if (changed !== undefined && again.length === 0) return undefined;
+        // A layer may have read its variables before the root layer changed them.
+        for (const { key, handled } of again) outdated.set(key, handled);
+        versions = changed ?? versions;
+        await this.clock.sleep(pollMilliseconds);
+        continue;
       }
-      const ready = new Set(look?.layers.filter((layer) => layer.ready).map((layer) => layer.ref.name));
-      for (const layer of look?.layers ?? []) {
-        const due = layer.dependsOn.every((name) => ready.has(name));
+
+      for (const member of members) {
+        if (member.verdict === "passing" || !member.current) continue;
+        const failure = `${nameOf(member.ref)}: ${member.message}`;
+        if (member.verdict === "final") return explain(failure, observed);
+        const handled = suspects.get(member.key);
+        if (handled !== undefined && handled !== member.handled) return explain(failure, observed);
+        if (handled === undefined) suspects.set(member.key, member.handled);
+        await requests.once(member.ref, "suspected");
+      }
+
+      if (!served) {
+        operator = instanceTrouble(observed.instances);
+        const trouble = seen === undefined ? operator : seen.source;
+        if (trouble?.verdict === "final") return trouble.message;
+        if (trouble?.verdict === "suspected") {
+          const handled = suspects.get("source");
+          if (handled !== undefined && handled !== trouble.handled) return trouble.message;
+          if (handled === undefined) suspects.set("source", trouble.handled);
+        }
+        await requests.again(sourceRef);
+        // The layer that holds the FluxInstance tells the source its new address.
+        for (const { ref } of seen?.strays ?? []) await requests.once(ref, "stray");
+        if (isHere && this.clock.now() - asked > retryMilliseconds) {
+          asked = this.clock.now();
+          const serves = await this.registry
+            .digest(inputs.repository, inputs.channel)
+            .catch(() => target.digest);
+          if (serves !== target.digest) {
+            return `another release moved the channel to ${serves ?? "nothing"} meanwhile`;
+          }
+        }
+      }
+      for (const member of members) {
+        const due = member.layer && member.dependsOn.every((key) => done.has(key));
+        if (!due || done.has(member.key)) continue;
         // Once for each set of dependencies that came to be Ready, and again after a failure that may pass.
-        const waiting = layer.dependsOn.length > 0 && !nudged.has(layer.ref.name);
-        if (!layer.ready && due && (waiting || layer.failing)) await nudge(layer.ref, layer.ref.name);
+        if (outdated.get(member.key) === member.handled) {
+          await requests.once(member.ref, `outdated ${member.handled}`);
+        } else if (member.dependsOn.length > 0 && !member.ready) {
+          await requests.once(member.ref, "due");
+        }
+        if (member.failing && member.verdict === "passing") await requests.again(member.ref);
       }
       await this.clock.sleep(pollMilliseconds);
     }
-    const unready = look?.layers.filter((layer) => !layer.ready) ?? [];
-    const reasons = unready.map((layer) => `${nameOf(layer.ref)}: ${layer.message || "not reconciled yet"}`);
-    return `it was not Ready within ${inputs.timeoutSeconds} s. ${silence?.reason ?? (reasons.join("; ") || `${nameOf(sourceRef)} does not serve it`)}`;
+    const unready = seen?.members.filter(({ ready }) => !ready) ?? [];
+    const reasons = unready.map(({ ref, message }) => `${nameOf(ref)}: ${message || "not reconciled yet"}`);
+    const absent = [seen?.source.message ?? `there is no ${nameOf(sourceRef)}`, operator?.message];
+    const said =
+      silence?.reason ?? (reasons.join("; ") || absent.filter((message) => message !== undefined).join("; "));
+    return `it was not Ready within ${inputs.timeoutSeconds} s. ${said}`;
   }
 
-  /** Adds what stalled HelmReleases say: Flux's message of a failed health check names them, not their reason. */
-  private async explain(failure: string): Promise<string> {
-    const stalled = (await this.api.list(helmApi, "HelmRelease")).filter(isStalled);
-    const named = stalled.filter((release) => failure.includes(release.metadata.name));
-    return [
-      failure,
-      ...named.map((release) => `${nameOf(refOf(release))}: ${condition(release, "Ready")?.message ?? ""}`),
-    ].join("; ");
-  }
-
-  /** @returns undefined when there is no source; no layers when it does not serve the digest yet */
-  private async look(channel: string, digest: string): Promise<Look | undefined> {
-    const revision = `${channel}@${digest}`;
-    const [source, kustomizations] = await Promise.all([
+  private async observe(): Promise<Observed> {
+    const [source, instances, kustomizations, helmReleases] = await Promise.all([
       this.api.get(sourceRef),
-      this.api.list(kustomizeApi, "Kustomization", flux),
+      this.api.list(operatorApi, "FluxInstance", fluxName),
+      this.api.list(kustomizeApi, "Kustomization"),
+      this.api.list(helmApi, "HelmRelease"),
     ]);
-    if (source === undefined) return undefined;
-    const served = statusOf(source).artifact?.revision === revision;
-    const layers = kustomizations
-      .filter((object) => (object.spec as { sourceRef?: { name?: string } }).sourceRef?.name === flux)
-      .map((object) => layerState(object, revision));
-    const root = layers.find((layer) => layer.ref.name === flux);
-    return {
-      layers: served ? layers : [],
-      ready: served && root !== undefined && layers.every((layer) => layer.ready),
-      failures: permanentFailures(kustomizations, revision),
-      tried: new Map(
-        kustomizations
-          .filter((object) => statusOf(object).lastAttemptedRevision === revision)
-          .map((object) => [object.metadata.name, statusOf(object).lastHandledReconcileAt ?? ""]),
-      ),
-    };
+    return { source, instances, kustomizations, helmReleases };
+  }
+
+  /** The versions of the ConfigMaps and Secrets that the Kustomizations of a cluster substitute. */
+  private async versions(observed: Observed | undefined): Promise<Versions> {
+    const versions = new Map<string, string>();
+    const used = (observed?.kustomizations ?? []).flatMap(substitutesOf);
+    for (const ref of new Map(used.map(({ ref }) => [nameOf(ref), ref])).values()) {
+      versions.set(nameOf(ref), (await this.api.get(ref))?.metadata.resourceVersion ?? "");
+    }
+    return versions;
   }
 }
 
-const sourceRef: ManifestRef = { apiVersion: sourceApi, kind: "OCIRepository", name: flux, namespace: flux };
+/** Name of a ConfigMap or Secret → its version, empty where there is none. */
+type Versions = ReadonlyMap<string, string>;
+
+/** Whether what a layer substitutes changed; what was not there before cannot have been read before it was. */
+function isOutdated({ substitutes }: Member, before: Versions, now: Versions): boolean {
+  return substitutes.some(({ ref, optional }) => {
+    const [old, current] = [before.get(nameOf(ref)) ?? "", now.get(nameOf(ref)) ?? ""];
+    return current !== old && (old !== "" || optional);
+  });
+}
+
+/** Requests to reconcile; a cluster that does not answer one is told by the next look. */
+class Requests {
+  private readonly times = new Map<string, number>();
+  private readonly made = new Set<string>();
+
+  constructor(
+    private readonly api: KubernetesApi,
+    private readonly clock: Clock,
+  ) {}
+
+  /** Asks once for a purpose. */
+  async once(ref: ManifestRef, purpose: string): Promise<void> {
+    const key = `${nameOf(ref)} ${purpose}`;
+    if (!this.made.has(key) && (await this.again(ref))) this.made.add(key);
+  }
+
+  /** Asks as often as a retry makes sense. @returns whether the cluster took the request */
+  async again(ref: ManifestRef): Promise<boolean> {
+    const now = this.clock.now();
+    if (now - (this.times.get(nameOf(ref)) ?? -Infinity) < retryMilliseconds) return false;
+    this.times.set(nameOf(ref), now);
+    return this.api.annotate(ref, { [requestAnnotation]: new Date(now).toISOString() }).then(
+      () => true,
+      () => false,
+    );
+  }
+}
+
+function expected(
+  { channel }: Pick<GateInputs, "channel">,
+  { digest, variables }: Partial<Target>,
+): Expected {
+  const repository = variables?.artifact_repository;
+  return {
+    revision: `${channel}@${digest ?? ""}`,
+    ...(repository === undefined ? {} : { url: `oci://${repository}` }),
+  };
+}
+
+function explain(failure: string, { helmReleases }: Observed): string {
+  return [failure, ...reasonsOf(failure, helmReleases)].join("; ");
+}
+
+function isSame(one: Target["variables"], other: Target["variables"]): boolean {
+  const [a, b] = [one, other].map((facts) => JSON.stringify(Object.entries(facts).sort()));
+  return a === b;
+}
 
 /** The tag of the digest that a channel was last Ready at. */
 export function readyTag(channel: string): string {
@@ -347,67 +476,4 @@ export function revisionTag(channel: string, digest: string, now: number): strin
 function isRevision(channel: string, tag: string): boolean {
   const rest = tag.startsWith(`${channel}-`) ? tag.slice(channel.length + 1) : "";
   return /^\d{14}-[0-9a-f]{12}$/.test(rest);
-}
-
-function statusOf(object: Manifest): FluxStatus {
-  return object.status ?? {};
-}
-
-function condition(object: Manifest, type: string): Condition | undefined {
-  return statusOf(object).conditions?.find((entry) => entry.type === type);
-}
-
-function isCurrent(object: Manifest): boolean {
-  return statusOf(object).observedGeneration === object.metadata.generation;
-}
-
-function isStalled(object: Manifest): boolean {
-  return isCurrent(object) && condition(object, "Stalled")?.status === "True";
-}
-
-function layerState(object: Manifest, revision: string): LayerState {
-  const status = statusOf(object);
-  const ready = condition(object, "Ready");
-  return {
-    ref: refOf(object),
-    dependsOn: ((object.spec as { dependsOn?: readonly { name: string }[] }).dependsOn ?? []).map(
-      (dependency) => dependency.name,
-    ),
-    ready: isCurrent(object) && ready?.status === "True" && status.lastAppliedRevision === revision,
-    failing: isFailure(object, revision),
-    message: ready?.message ?? "",
-    objects: status.inventory?.entries?.length ?? 0,
-  };
-}
-
-/**
- * The Kustomization tried this revision and says that it failed; waiting for dependencies is no failure. Flux moves
- * `status.observedGeneration` only on success, so the condition's own is what tells an old failure from this one.
- */
-function isFailure(object: Manifest, revision: string): boolean {
-  const ready = condition(object, "Ready");
-  return (
-    (ready?.observedGeneration ?? object.metadata.generation) === object.metadata.generation &&
-    statusOf(object).lastAttemptedRevision === revision &&
-    ready?.status === "False" &&
-    ready.reason !== "DependencyNotReady" &&
-    ready.reason !== "Progressing"
-  );
-}
-
-/**
- * The Kustomizations whose failure no retry mends: the build failed, the API server refuses an object as such, or Flux
- * waited for its health as long as it is told to.
- */
-function permanentFailures(kustomizations: readonly Manifest[], revision: string): Failure[] {
-  return kustomizations.flatMap((object) => {
-    const { reason = "", message = "" } = condition(object, "Ready") ?? {};
-    const isPermanent =
-      ["BuildFailed", "HealthCheckFailed", "PruneFailed"].includes(reason) ||
-      /\((Invalid|BadRequest)\)|is immutable|is invalid:|strict decoding error|field not declared in schema/.test(
-        message,
-      );
-    if (!isPermanent || !isFailure(object, revision)) return [];
-    return [{ name: object.metadata.name, message: `${nameOf(refOf(object))}: ${message}` }];
-  });
 }

@@ -18,16 +18,8 @@ class GateProvider implements dynamic.ResourceProvider<GateInputs, GateOutputs> 
     return Promise.resolve({ changes: this.lifecycle(news).diff(olds, news) });
   }
 
-  async update(
-    _id: string,
-    _olds: GateOutputs,
-    news: GateInputs,
-  ): Promise<dynamic.UpdateResult<GateOutputs>> {
-    return { outs: await this.lifecycle(news).release(news) };
-  }
-
-  async delete(_id: string, state: GateOutputs): Promise<void> {
-    await this.lifecycle(state).delete();
+  async update(_id: string, olds: GateOutputs, news: GateInputs): Promise<dynamic.UpdateResult<GateOutputs>> {
+    return { outs: await this.lifecycle(news).release(news, olds) };
   }
 
   private lifecycle(inputs: GateInputs): GateLifecycle {
@@ -42,7 +34,10 @@ class GateProvider implements dynamic.ResourceProvider<GateInputs, GateOutputs> 
 /** Arguments of `Gate`: `GateInputs`, each of which may be an output. */
 export type GateArgs = { readonly [K in keyof GateInputs]: Input<GateInputs[K]> };
 
-/** The release gate: every layer Ready at the digest, or the channel back at the last good one. */
+/**
+ * The release gate: every layer Ready at the digest, or the channel back at the last good one. Deleting it changes
+ * nothing in the cluster: what runs goes on.
+ */
 export class Gate extends dynamic.Resource {
   /** Whether every layer is Ready at the digest. */
   declare readonly ready: Output<boolean>;

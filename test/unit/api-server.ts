@@ -81,7 +81,16 @@ export class FakeApiServer {
         Object.values(kinds).some(([plural]) => path.endsWith(`/${plural}`)),
       )
     ) {
-      const items = [...this.objects].filter(([key]) => key.startsWith(`${path}/`)).map(([, value]) => value);
+      // Of one namespace, or of all.
+      const [prefix = "", plural = ""] = [
+        path.slice(0, path.lastIndexOf("/")),
+        path.slice(path.lastIndexOf("/")),
+      ];
+      const everywhere = (key: string) =>
+        key.startsWith(`${prefix}/namespaces/`) && key.includes(`${plural}/`);
+      const items = [...this.objects]
+        .filter(([key]) => key.startsWith(`${path}/`) || everywhere(key))
+        .map(([, value]) => value);
       return ok({ items });
     }
     if (method === "PATCH" && body.includes('"apiVersion"')) {

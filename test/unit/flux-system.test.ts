@@ -1,5 +1,5 @@
 import { deepEqual, equal, rejects } from "node:assert/strict";
-import { releaseFinalizers, suspendFlux } from "../../components/flux-system/finalizers";
+import { releaseFinalizers, resumeFlux, suspendFlux } from "../../components/flux-system/finalizers";
 import { FluxNamespaceLifecycle, type FluxNamespaceApi } from "../../components/flux-system/lifecycle";
 import { nameOf, type Manifest, type ManifestRef } from "../../components/kubernetes";
 import { FakeClock } from "./clock";
@@ -24,10 +24,6 @@ class FakeCluster {
     this.log.push(`${nameOf(ref)} ${JSON.stringify(patch)}`);
     return Promise.resolve();
   }
-
-  annotate(ref: ManifestRef, annotations: Readonly<Record<string, string>>): Promise<void> {
-    return this.merge(ref, annotations);
-  }
 }
 
 const object = (apiVersion: string, kind: string, name: string, more: object = {}): Manifest => ({
@@ -49,10 +45,10 @@ describe("suspendFlux", () => {
     ]);
     await suspendFlux(cluster);
     deepEqual(cluster.log, [
-      'FluxInstance flux-system/flux {"fluxcd.controlplane.io/reconcile":"disabled"}',
-      'Kustomization flux-system/apps {"spec":{"suspend":true}}',
-      'Kustomization flux-system/controllers {"spec":{"suspend":true}}',
-      'HelmRelease flux-system/flux-operator {"spec":{"suspend":true}}',
+      'FluxInstance flux-system/flux {"metadata":{"annotations":{"fluxcd.controlplane.io/reconcile":"disabled","platform.pulumi.com/suspended":"true"}}}',
+      'Kustomization flux-system/apps {"metadata":{"annotations":{"platform.pulumi.com/suspended":"true"}},"spec":{"suspend":true}}',
+      'Kustomization flux-system/controllers {"metadata":{"annotations":{"platform.pulumi.com/suspended":"true"}},"spec":{"suspend":true}}',
+      'HelmRelease flux-system/flux-operator {"metadata":{"annotations":{"platform.pulumi.com/suspended":"true"}},"spec":{"suspend":true}}',
     ]);
   });
 
@@ -60,6 +56,51 @@ describe("suspendFlux", () => {
     const cluster = new FakeCluster([]);
     await suspendFlux(cluster);
     deepEqual(cluster.log, []);
+  });
+});
+
+describe("resumeFlux", () => {
+  const mark = { "platform.pulumi.com/suspended": "true" };
+  const kustomize = "kustomize.toolkit.fluxcd.io/v1";
+  const suspended = (name: string, annotations: object = {}) => ({
+    ...object(kustomize, "Kustomization", name, { annotations }),
+    spec: { suspend: true },
+  });
+  const instance = (annotations: object) => object(operator, "FluxInstance", "flux", { annotations });
+  const disabled = { "fluxcd.controlplane.io/reconcile": "disabled" };
+
+  it("resumes what this project suspended, the operator last, and nothing that somebody else did", async () => {
+    const cluster = new FakeCluster([
+      instance({ ...disabled, ...mark }),
+      suspended("apps", mark),
+      suspended("certs"),
+      object(kustomize, "Kustomization", "controllers"),
+    ]);
+    await resumeFlux(cluster);
+    deepEqual(cluster.log, [
+      'Kustomization flux-system/apps {"metadata":{"annotations":{"platform.pulumi.com/suspended":null}},"spec":{"suspend":null}}',
+      'FluxInstance flux-system/flux {"metadata":{"annotations":{"fluxcd.controlplane.io/reconcile":null,"platform.pulumi.com/suspended":null}}}',
+    ]);
+  });
+
+  it("leaves alone what other people suspended and disabled", async () => {
+    for (const objects of [
+      [suspended("apps"), object(kustomize, "Kustomization", "certs")],
+      [instance(disabled), suspended("apps"), object(kustomize, "Kustomization", "certs")],
+    ]) {
+      const cluster = new FakeCluster(objects);
+      await resumeFlux(cluster);
+      deepEqual(cluster.log, []);
+    }
+  });
+
+  it("resumes as a whole what a version without the mark suspended", async () => {
+    const cluster = new FakeCluster([instance(disabled), suspended("apps"), suspended("certs")]);
+    await resumeFlux(cluster);
+    deepEqual(
+      cluster.log.map((line) => line.split(" ")[1]),
+      ["flux-system/apps", "flux-system/certs", "flux-system/flux"],
+    );
   });
 });
 
@@ -149,10 +190,6 @@ class FakeNamespace implements FluxNamespaceApi {
     return Promise.resolve();
   }
 
-  annotate(ref: ManifestRef): Promise<void> {
-    throw new Error(`${nameOf(ref)} is not there`);
-  }
-
   delete(ref: ManifestRef): Promise<void> {
     this.log.push(`delete ${nameOf(ref)}`);
     this.going();
@@ -207,7 +244,7 @@ describe("namespace of Flux", () => {
     api.log.length = 0;
     await lifecycle.delete();
     deepEqual(api.log, [
-      'Kustomization flux-system/apps {"spec":{"suspend":true}}',
+      'Kustomization flux-system/apps {"metadata":{"annotations":{"platform.pulumi.com/suspended":"true"}},"spec":{"suspend":true}}',
       "delete Namespace flux-system",
       'Kustomization flux-system/apps {"metadata":{"finalizers":null}}',
     ]);

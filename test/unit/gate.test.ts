@@ -44,26 +44,56 @@ class FakeRegistry implements OciRegistry {
 
 interface FakeLayer {
   readonly name: string;
+  readonly namespace: string;
   readonly dependsOn: readonly string[];
+  /** The Kustomization of namespace flux-system that brings it. */
+  readonly owner?: string;
+  /** Of its own, where it is not that of the release. */
+  readonly source?: string;
+  readonly substituteFrom?: readonly { kind: string; name: string; optional?: boolean }[];
   applied: string;
   attempted: string;
   ready: { status: string; reason: string; message: string };
   handled?: string;
+  suspend?: boolean;
+  going?: boolean;
+  annotations?: Record<string, string>;
+}
+
+function layer(name: string, others: Partial<FakeLayer> = {}): FakeLayer {
+  return {
+    name,
+    namespace: "flux-system",
+    dependsOn: [],
+    applied: "",
+    attempted: "",
+    ready: { status: "Unknown", reason: "Progressing", message: "" },
+    ...others,
+  };
 }
 
 /** As much of Flux as the gate sees: it reconciles what it is asked to, after its dependencies. */
 class FakeFlux implements KubernetesApi {
-  readonly layers: FakeLayer[] = ["flux-system", "controllers", "certs"].map((name, index) => ({
-    name,
-    dependsOn: name === "certs" ? ["controllers"] : [],
-    applied: index === 0 ? "" : "",
-    attempted: "",
-    ready: { status: "Unknown", reason: "Progressing", message: "" },
-  }));
+  readonly layers: FakeLayer[] = [
+    layer("flux-system"),
+    layer("controllers", { owner: "flux-system" }),
+    layer("certs", { owner: "flux-system", dependsOn: ["controllers"] }),
+  ];
+  readonly helmReleases: Manifest[] = [];
+  readonly instances: Manifest[] = [];
   readonly nudges: string[] = [];
+  readonly merges: string[] = [];
+  /** Name → ConfigMap. */
+  readonly configMaps = new Map<string, { data: Record<string, string>; resourceVersion: string }>();
   served = "";
+  /** What the source says when it cannot pull; it is said anew at each request. */
+  refusal: string | undefined;
+  sourceHandled = "";
+  url = "oci://registry/platform";
   /** Digest → the layer that fails on it, and how. */
   readonly broken = new Map<string, { layer: string; reason: string; message: string; times: number }>();
+  /** Runs when a layer was reconciled. */
+  onReconcile: (layer: FakeLayer) => void = () => undefined;
 
   constructor(private readonly registry: FakeRegistry) {}
 
@@ -72,32 +102,71 @@ class FakeFlux implements KubernetesApi {
   }
 
   get(ref: ManifestRef): Promise<Manifest | undefined> {
-    if (ref.kind !== "OCIRepository") return Promise.resolve(undefined);
+    const { apiVersion, kind, name, namespace = "" } = ref;
+    if (kind === "ConfigMap") {
+      const found = this.configMaps.get(name);
+      if (found === undefined) return Promise.resolve(undefined);
+      const { data, resourceVersion } = found;
+      return Promise.resolve({ apiVersion, kind, metadata: { name, namespace, resourceVersion }, data });
+    }
+    if (kind !== "OCIRepository") return Promise.resolve(undefined);
+    const ready =
+      this.refusal === undefined
+        ? { type: "Ready", status: "True" }
+        : { type: "Ready", status: "False", reason: "OCIArtifactPullFailed", message: this.refusal };
     return Promise.resolve({
-      ...{ apiVersion: ref.apiVersion, kind: ref.kind },
-      metadata: { name: ref.name, generation: 1 },
-      status: { artifact: { revision: this.served } },
+      ...{ apiVersion, kind },
+      metadata: { name, namespace, generation: 1 },
+      spec: { url: this.url },
+      status: {
+        ...(this.served === "" ? {} : { artifact: { revision: this.served } }),
+        lastHandledReconcileAt: this.sourceHandled,
+        conditions: [ready],
+      },
     });
   }
 
   list(apiVersion: string, kind: string): Promise<Manifest[]> {
+    if (kind === "HelmRelease") return Promise.resolve(this.helmReleases);
+    if (kind === "FluxInstance") return Promise.resolve(this.instances);
     if (kind !== "Kustomization") return Promise.resolve([]);
     return Promise.resolve(
       this.layers.map((layer) => ({
         ...{ apiVersion, kind },
-        metadata: { name: layer.name, namespace: "flux-system", generation: 1 },
+        metadata: {
+          ...{ name: layer.name, namespace: layer.namespace, generation: 1 },
+          ...(layer.going === true ? { deletionTimestamp: "2026-01-01T00:00:00Z" } : {}),
+          annotations: layer.annotations ?? {},
+          labels: (layer.owner === undefined
+            ? {}
+            : {
+                "kustomize.toolkit.fluxcd.io/name": layer.owner,
+                "kustomize.toolkit.fluxcd.io/namespace": "flux-system",
+              }) as Record<string, string>,
+        },
         spec: {
-          sourceRef: { name: "flux-system" },
-          dependsOn: layer.dependsOn.map((name) => ({ name })),
+          ...(layer.suspend === true ? { suspend: true } : {}),
+          sourceRef: {
+            kind: "OCIRepository",
+            name: layer.source ?? "flux-system",
+            ...(layer.source === undefined ? { namespace: "flux-system" } : {}),
+          },
+          dependsOn: layer.dependsOn.map((name) => {
+            const [namespace, inner] = name.split("/");
+            return inner === undefined ? { name } : { name: inner, namespace };
+          }),
+          ...(layer.substituteFrom === undefined
+            ? {}
+            : { postBuild: { substituteFrom: layer.substituteFrom } }),
         },
         status: {
           // As Flux does: only success moves it.
-          observedGeneration: layer.ready.status === "True" ? 1 : -1,
+          observedGeneration: layer.ready.status === "True" || layer.applied !== "" ? 1 : -1,
           lastAppliedRevision: layer.applied,
           lastAttemptedRevision: layer.attempted,
           lastHandledReconcileAt: layer.handled,
           conditions: [{ type: "Ready", observedGeneration: 1, ...layer.ready }],
-          inventory: { entries: [1, 2, 3] },
+          inventory: { entries: [1, 2, 3].map((id) => ({ id: String(id) })) },
         },
       })),
     );
@@ -105,37 +174,62 @@ class FakeFlux implements KubernetesApi {
 
   annotate(ref: ManifestRef, annotations: Readonly<Record<string, string>> = {}): Promise<void> {
     this.nudges.push(ref.name);
+    const request = annotations["reconcile.fluxcd.io/requestedAt"] ?? "";
     if (ref.kind === "OCIRepository") {
-      this.served = `local@${this.registry.held.get("local") ?? ""}`;
+      this.sourceHandled = request;
+      if (this.refusal !== undefined) return Promise.resolve();
+      const served = `local@${this.registry.held.get("local") ?? ""}`;
+      if (served === this.served) return Promise.resolve();
+      this.served = served;
       for (const layer of this.layers.filter(({ dependsOn }) => dependsOn.length === 0))
         this.reconcile(layer);
     } else {
-      const layer = this.layers.find(({ name }) => name === ref.name);
-      if (layer !== undefined) {
+      const layer = this.layers.find(
+        ({ name, namespace }) => name === ref.name && namespace === ref.namespace,
+      );
+      if (layer !== undefined && layer.suspend !== true) {
         this.reconcile(layer);
-        layer.handled = annotations["reconcile.fluxcd.io/requestedAt"] ?? "";
+        layer.handled = request;
       }
     }
     return Promise.resolve();
   }
 
-  merge: KubernetesApi["merge"] = () => {
-    throw new Error("the gate merges nothing into a cluster that it releases to");
-  };
+  merge(ref: ManifestRef, patch: object): Promise<void> {
+    this.merges.push(`${ref.kind} ${ref.name} ${JSON.stringify(patch)}`);
+    const { spec, data } = patch as { spec?: { suspend?: unknown }; data?: Record<string, string | null> };
+    for (const layer of this.layers) {
+      if (ref.kind === "Kustomization" && layer.name === ref.name && spec?.suspend === null) {
+        layer.suspend = false;
+      }
+    }
+    const configMap = this.configMaps.get(ref.name);
+    if (configMap !== undefined && data !== undefined) {
+      const merged = Object.entries({ ...configMap.data, ...data }).filter(([, value]) => value !== null);
+      this.configMaps.set(ref.name, {
+        data: Object.fromEntries(merged) as Record<string, string>,
+        resourceVersion: `${configMap.resourceVersion}'`,
+      });
+    }
+    return Promise.resolve();
+  }
 
   delete(): Promise<void> {
     throw new Error("the gate deletes nothing");
   }
 
   private reconcile(layer: FakeLayer): void {
-    layer.attempted = this.served;
+    if (layer.suspend === true) return;
+    const revision = layer.source === undefined ? this.served : "its own";
+    layer.attempted = revision;
     const broken = this.broken.get(this.served.split("@")[1] ?? "");
     if (broken?.layer === layer.name && broken.times-- > 0) {
       layer.ready = { status: "False", reason: broken.reason, message: broken.message };
       return;
     }
-    layer.applied = this.served;
+    layer.applied = revision;
     layer.ready = { status: "True", reason: "ReconciliationSucceeded", message: "" };
+    this.onReconcile(layer);
   }
 }
 
@@ -146,7 +240,9 @@ function gate() {
   const inputs: GateInputs = {
     ...{ kubeconfig: "", repository: "r/platform", insecure: false, channel: "local", digest: next },
     ...{ timeoutSeconds: 120, keep: 0, namespaceUid: "the uid" },
+    variables: { artifact_repository: "registry/platform", domain: "old.example.com" },
   };
+  flux.configMaps.set("platform-runtime", { data: { ...inputs.variables }, resourceVersion: "1" });
   return { registry, flux, clock, inputs, lifecycle: new GateLifecycle(flux, registry, clock) };
 }
 
@@ -204,7 +300,7 @@ describe("release gate", () => {
   it("has a layer try again that had failed at this digest before, for what it failed for may be mended", async () => {
     const { flux, clock, inputs, lifecycle } = gate();
     const broken = { layer: "certs", reason: "BuildFailed", message: "decryption failed" };
-    flux.broken.set(next, { ...broken, times: 1 });
+    flux.broken.set(next, { ...broken, times: 2 });
     await rejects(lifecycle.release(inputs), /certs: decryption failed/);
     equal((await lifecycle.release(inputs)).ready, true);
 
@@ -224,21 +320,35 @@ describe("release gate", () => {
     equal(flux.nudges.filter((name) => name === "certs").length, 4);
   });
 
-  it("loses patience with a failure that does not pass", async () => {
+  it("waits as long as it may for a failure that may pass, and adds nothing up over gaps", async () => {
     const { flux, clock, inputs, lifecycle } = gate();
-    flux.broken.set(next, {
-      ...{
-        layer: "certs",
-        reason: "ReconciliationFailed",
-        message: "failed calling webhook",
-        times: Infinity,
-      },
-    });
+    const passing = { layer: "certs", reason: "ReconciliationFailed", message: "failed calling webhook" };
+    flux.broken.set(next, { ...passing, times: 45 });
+    equal((await lifecycle.release(inputs)).ready, true);
+    equal(clock.time > 88_000, true, `it was Ready after ${clock.time} ms`);
+
+    const other = gate();
+    other.flux.broken.set(next, { ...passing, times: Infinity });
     await rejects(
-      lifecycle.release(inputs),
-      /certs: failed calling webhook\. There is no earlier good digest/,
+      other.lifecycle.release(inputs),
+      /was not Ready within 120 s\. Kustomization flux-system\/certs: failed calling webhook\. There is no earlier/,
     );
-    equal(clock.time > 60_000 && clock.time < 70_000, true, `gave up after ${clock.time} ms`);
+    equal(other.clock.time >= 120_000 && other.clock.time < 121_000, true, `${other.clock.time} ms`);
+  });
+
+  it("waits longer than Flux's own limit for health, but not for what is stalled", async () => {
+    const { flux, clock, inputs, lifecycle } = gate();
+    const health = { layer: "certs", reason: "HealthCheckFailed" };
+    const message = "timeout waiting for: [Deployment/cilium status: 'InProgress']";
+    flux.broken.set(next, { ...health, message, times: 30 });
+    equal((await lifecycle.release(inputs)).ready, true);
+    equal(clock.time > 55_000, true, `it was Ready after ${clock.time} ms`);
+
+    const other = gate();
+    const stalled = "failed early due to stalled resources: [HelmRelease/x status: 'Failed']";
+    other.flux.broken.set(next, { ...health, message: stalled, times: Infinity });
+    await rejects(other.lifecycle.release(inputs), /certs: failed early due to stalled resources/);
+    equal(other.clock.time < 10_000, true, `it took ${other.clock.time} ms`);
   });
 
   it("takes a cluster that does not answer a request to reconcile for one that may answer again", async () => {
@@ -249,15 +359,28 @@ describe("release gate", () => {
     equal((await lifecycle.release(inputs)).ready, true);
   });
 
-  it("does not wait for a cluster that stopped to answer, once the channel is back", async () => {
+  it("waits for a cluster that stopped to answer, says so, and returns the channel all the same", async () => {
     const { flux, registry, clock, inputs, lifecycle } = gate();
     registry.held.set("local-ready", good);
     flux.list = () => Promise.reject(new Error("the API server does not answer"));
-    await rejects(lifecycle.release(inputs), {
-      message: `Releasing ${next} to channel "local" failed: the API server does not answer. The channel is back at the last good digest ${good}; whether the cluster runs it is not known, for it does not answer. Bring it back and run again.`,
+    const warned = await warnings(async () => {
+      await rejects(lifecycle.release(inputs), {
+        message: `Releasing ${next} to channel "local" failed: it was not Ready within 120 s. the API server does not answer. The channel is back at the last good digest ${good}; whether the cluster runs it is not known, for it does not answer. Bring it back and run again.`,
+      });
     });
+    deepEqual(warned, ["Still waiting: the API server does not answer. The release gives up after 120 s."]);
     equal(registry.held.get("local"), good);
-    equal(clock.time < 70_000, true, `gave up after ${clock.time} ms`);
+    equal(clock.time < 125_000, true, `gave up after ${clock.time} ms`);
+  });
+
+  it("is not disturbed by a cluster that does not answer for two minutes of a longer limit", async () => {
+    const { flux, clock, inputs, lifecycle } = gate();
+    const list = flux.list.bind(flux);
+    flux.list = (apiVersion, kind) =>
+      clock.time < 120_000 ? Promise.reject(new Error("no answer")) : list(apiVersion, kind);
+    await warnings(async () => {
+      equal((await lifecycle.release({ ...inputs, timeoutSeconds: 600 })).ready, true);
+    });
   });
 
   it("names what is not Ready when time is up", async () => {
@@ -465,27 +588,359 @@ describe("revisions of a channel", () => {
   });
 });
 
-describe("deleting a release", () => {
-  it("tells Flux to change nothing any more, and leaves channel and artifacts", async () => {
-    const { registry, flux, inputs, lifecycle } = gate();
-    await lifecycle.release(inputs);
-    const held = [...registry.held];
-    const suspended: string[] = [];
-    flux.merge = (ref: ManifestRef, patch: object) => {
-      suspended.push(`${ref.kind} ${ref.name} ${JSON.stringify(patch)}`);
-      return Promise.resolve();
-    };
-    await lifecycle.delete();
-    deepEqual(
-      suspended,
-      flux.layers.map(({ name }) => `Kustomization ${name} {"spec":{"suspend":true}}`),
-    );
-    deepEqual([...registry.held], held);
+describe("everything that comes from a release", () => {
+  const failed = { status: "False", reason: "ReconciliationFailed", message: "dry-run failed (Invalid): no" };
+  const helmRelease = (name: string, conditions: readonly object[], spec: object = {}): Manifest => ({
+    ...{ apiVersion: "helm.toolkit.fluxcd.io/v2", kind: "HelmRelease", spec },
+    metadata: {
+      ...{ name, namespace: "apps", generation: 1 },
+      labels: {
+        "kustomize.toolkit.fluxcd.io/name": "controllers",
+        "kustomize.toolkit.fluxcd.io/namespace": "flux-system",
+      },
+    },
+    status: { observedGeneration: 1, conditions },
   });
 
-  it("does without a cluster that does not answer", async () => {
-    const { flux, lifecycle } = gate();
-    flux.list = () => Promise.reject(new Error("connection refused"));
-    await lifecycle.delete();
+  it("counts in every namespace, and is named with it", async () => {
+    const { flux, inputs, lifecycle } = gate();
+    flux.layers.push(layer("blog", { namespace: "apps", owner: "flux-system" }));
+    flux.broken.set(next, { layer: "blog", ...failed, times: Infinity });
+    await rejects(lifecycle.release(inputs), /Kustomization apps\/blog: dry-run failed \(Invalid\)/);
+    flux.broken.clear();
+    const { layers } = await lifecycle.release(inputs);
+    deepEqual(layers.map(({ name }) => name).sort(), ["apps/blog", "certs", "controllers", "flux-system"]);
+  });
+
+  it("is told apart by namespace, where two Kustomizations share a name", async () => {
+    const { flux, inputs, lifecycle } = gate();
+    flux.layers.push(
+      layer("certs", { namespace: "apps", owner: "flux-system", dependsOn: ["flux-system/certs"] }),
+    );
+    const { layers } = await lifecycle.release(inputs);
+    deepEqual(
+      layers.map(({ name }) => name),
+      ["flux-system", "controllers", "certs", "apps/certs"],
+    );
+  });
+
+  it("counts where a member brings it from another source, and what nobody brought does not", async () => {
+    const { flux, inputs, lifecycle } = gate();
+    const nested = layer("team", { namespace: "team", owner: "controllers", source: "team-repository" });
+    const foreign = layer("foreign", { namespace: "other", source: "other" });
+    flux.layers.push(
+      { ...nested, applied: "its own", ready: failed, handled: "" },
+      { ...foreign, ready: failed },
+    );
+    flux.broken.set(next, { layer: "team", ...failed, times: Infinity });
+    await rejects(lifecycle.release(inputs), /Kustomization team\/team: dry-run failed/);
+    flux.broken.clear();
+    flux.layers.splice(3, 1);
+    equal((await lifecycle.release(inputs)).ready, true);
+  });
+
+  it("counts as HelmRelease, though its Kustomization does not wait for it", async () => {
+    const { flux, clock, inputs, lifecycle } = gate();
+    flux.helmReleases.push(
+      helmRelease("blog", [{ type: "Ready", status: "Unknown", reason: "Progressing" }]),
+    );
+    await rejects(
+      lifecycle.release(inputs),
+      /not Ready within 120 s\. HelmRelease apps\/blog: not reconciled/,
+    );
+    flux.helmReleases.splice(
+      0,
+      1,
+      helmRelease("blog", [
+        {
+          type: "Ready",
+          status: "False",
+          reason: "RetriesExceeded",
+          message: "install failed: no such chart",
+        },
+        { type: "Stalled", status: "True" },
+      ]),
+    );
+    const start = clock.time;
+    await rejects(lifecycle.release(inputs), /HelmRelease apps\/blog: install failed: no such chart/);
+    equal(clock.time - start < 5_000, true, `it took ${clock.time - start} ms`);
+    flux.helmReleases.splice(0, 1, helmRelease("blog", [{ type: "Ready", status: "True" }]));
+    equal((await lifecycle.release(inputs)).ready, true);
+    flux.helmReleases.splice(
+      0,
+      1,
+      helmRelease("blog", [{ type: "Ready", status: "True" }], { suspend: true }),
+    );
+    await rejects(
+      lifecycle.release(inputs),
+      /HelmRelease apps\/blog: it is suspended\. Resume it with "flux/,
+    );
+  });
+
+  it("does not count once the release holds it no more and it is being pruned", async () => {
+    const { flux, inputs, lifecycle } = gate();
+    flux.layers.push(layer("old", { owner: "flux-system", going: true, ready: failed }));
+    equal((await lifecycle.release(inputs)).ready, true);
+  });
+
+  it("is Ready for a look while Flux reconciles it, or waits for what it reconciles", async () => {
+    const { flux, inputs, lifecycle } = gate();
+    const outputs = await lifecycle.release(inputs);
+    const [, controllers, certs] = flux.layers;
+    if (controllers === undefined || certs === undefined) throw new Error("the layers are gone");
+    controllers.ready = { status: "Unknown", reason: "Progressing", message: "Reconciliation in progress" };
+    certs.ready = { status: "False", reason: "DependencyNotReady", message: "dependency is not ready" };
+    equal((await lifecycle.read(outputs))?.ready, true);
+    controllers.ready = { status: "False", reason: "ReconciliationFailed", message: "drift" };
+    equal((await lifecycle.read(outputs))?.ready, false);
+    controllers.ready = { status: "Unknown", reason: "Progressing", message: "" };
+    controllers.applied = `local@${good}`;
+    equal((await lifecycle.read(outputs))?.ready, false);
+  });
+});
+
+describe("suspended", () => {
+  it("is never Ready: what somebody suspended is named at once, with its remedy", async () => {
+    const { flux, clock, inputs, lifecycle } = gate();
+    const outputs = await lifecycle.release(inputs);
+    const [, , certs] = flux.layers;
+    if (certs === undefined) throw new Error("the layer is gone");
+    certs.suspend = true;
+    equal((await lifecycle.read(outputs))?.ready, false);
+    const start = clock.time;
+    await rejects(
+      lifecycle.release(inputs),
+      /Kustomization flux-system\/certs: it is suspended\. Resume it with "flux resume kustomization certs --namespace flux-system", or take spec\.suspend out of Git\./,
+    );
+    equal(clock.time - start < 5_000, true, `it took ${clock.time - start} ms`);
+    deepEqual(flux.merges, []);
+  });
+
+  it("by a destroy that was killed, is resumed by the next release", async () => {
+    const { flux, inputs, lifecycle } = gate();
+    await lifecycle.release(inputs);
+    const mark = { "platform.pulumi.com/suspended": "true" };
+    for (const each of flux.layers) Object.assign(each, { suspend: true, annotations: mark });
+    flux.instances.push({
+      ...{ apiVersion: "fluxcd.controlplane.io/v1", kind: "FluxInstance" },
+      metadata: {
+        ...{ name: "flux", namespace: "flux-system" },
+        annotations: { "fluxcd.controlplane.io/reconcile": "disabled", ...mark },
+      },
+    });
+    flux.merge = ((merge) => (ref: ManifestRef, patch: object) => {
+      if (ref.kind === "FluxInstance") flux.instances.length = 0;
+      return merge(ref, patch);
+    })(flux.merge.bind(flux));
+    equal((await lifecycle.release(inputs)).ready, true);
+    equal(flux.merges.length, 4);
+    match(flux.merges[3] ?? "", /^FluxInstance flux .*"fluxcd.controlplane.io\/reconcile":null/);
+  });
+});
+
+describe("facts of a release", () => {
+  const facts = (domain: string) => ({ artifact_repository: "registry/platform", domain });
+  function factsGate() {
+    const made = gate();
+    made.flux.configMaps.set("platform-runtime", { data: facts("old.example.com"), resourceVersion: "1" });
+    for (const each of made.flux.layers.slice(1)) {
+      Object.assign(each, { substituteFrom: [{ kind: "ConfigMap", name: "platform-runtime" }] });
+    }
+    /** Layer → the domain that it was last reconciled with. */
+    const domains = new Map<string, string>();
+    made.flux.onReconcile = ({ name }) => {
+      domains.set(name, made.flux.configMaps.get("platform-runtime")?.data.domain ?? "");
+    };
+    const configure = (domain: string) => {
+      made.flux.configMaps.set("platform-runtime", { data: facts(domain), resourceVersion: domain });
+      return { ...made.inputs, variables: facts(domain) };
+    };
+    return { ...made, domains, configure };
+  }
+
+  it("make a release due, and it waits until every layer was reconciled with them", async () => {
+    const { lifecycle, inputs, domains, configure } = factsGate();
+    const outputs = await lifecycle.release(inputs);
+    const changed = configure("new.example.com");
+    equal(lifecycle.diff(outputs, changed), true);
+    equal((await lifecycle.release(changed, outputs)).ready, true);
+    deepEqual([...domains.values()], ["new.example.com", "new.example.com", "new.example.com"]);
+  });
+
+  it("return to those of the last good release when a layer fails with them", async () => {
+    const { flux, lifecycle, inputs, domains, configure } = factsGate();
+    const outputs = await lifecycle.release(inputs);
+    const changed = configure("not valid");
+    const broken = { layer: "certs", reason: "BuildFailed", message: "not a domain", times: 3 };
+    flux.broken.set(next, broken);
+    const merge = flux.merge.bind(flux);
+    flux.merge = (ref, patch) => {
+      broken.times = 0;
+      return merge(ref, patch);
+    };
+    await rejects(
+      lifecycle.release(changed, outputs),
+      /certs: not a domain\. The channel is back at the last good digest .* every layer is Ready on it again after .* ConfigMap platform-runtime is back at domain="old\.example\.com"\./,
+    );
+    deepEqual(flux.configMaps.get("platform-runtime")?.data, facts("old.example.com"));
+    equal(domains.get("certs"), "old.example.com");
+  });
+
+  it("that somebody changed in the cluster make a release due", async () => {
+    const { lifecycle, inputs, configure } = factsGate();
+    const outputs = await lifecycle.release(inputs);
+    equal((await lifecycle.read(outputs))?.ready, true);
+    configure("of somebody else");
+    equal((await lifecycle.read(outputs))?.ready, false);
+  });
+
+  it("that the root layer changes are waited for by the layers that read them before", async () => {
+    const { flux, lifecycle, inputs, domains } = factsGate();
+    await lifecycle.release({ ...inputs, digest: good });
+    // The root layer is the last to be done: the others have read the old value by then.
+    const seen = flux.onReconcile;
+    let pending = true;
+    flux.onReconcile = (each) => {
+      seen(each);
+      if (each.name !== "certs" || !pending) return;
+      pending = false;
+      flux.configMaps.set("platform-runtime", { data: facts("by the root"), resourceVersion: "2" });
+    };
+    equal((await lifecycle.release(inputs)).ready, true);
+    deepEqual([domains.get("controllers"), domains.get("certs")], ["by the root", "by the root"]);
+  });
+
+  it("with another repository are not Ready while the source follows the old one", async () => {
+    const { flux, lifecycle, inputs } = factsGate();
+    const outputs = await lifecycle.release(inputs);
+    const moved = { ...inputs, variables: { ...inputs.variables, artifact_repository: "registry/other" } };
+    await rejects(
+      lifecycle.release(moved, outputs),
+      /OCIRepository flux-system\/flux-system follows oci:\/\/registry\/platform, not oci:\/\/registry\/other/,
+    );
+    flux.onReconcile = ({ name }) => {
+      if (name === "controllers") flux.url = "oci://registry/other";
+    };
+    equal((await lifecycle.release(moved, outputs)).ready, true);
+  });
+});
+
+describe("a source that cannot pull", () => {
+  for (const refusal of [
+    "failed to determine artifact digest: GET https://r/v2/: UNAUTHORIZED: authentication required",
+    "failed to pull: x509: certificate signed by unknown authority",
+    "GET https://r/v2/platform/manifests/local: NAME_UNKNOWN: repository name not known to registry",
+  ]) {
+    it(`is named at once, in Flux's words: ${refusal.slice(-40)}`, async () => {
+      const { flux, clock, inputs, lifecycle } = gate();
+      flux.refusal = refusal;
+      await rejects(lifecycle.release(inputs), (error: Error) => {
+        equal(
+          error.message.includes(`OCIRepository flux-system/flux-system: ${refusal}`),
+          true,
+          error.message,
+        );
+        return true;
+      });
+      equal(clock.time < 5_000, true, `it took ${clock.time} ms`);
+    });
+  }
+
+  it("is waited for where it may pass, and for what Flux said before the artifact was there", async () => {
+    const { flux, clock, inputs, lifecycle } = gate();
+    flux.refusal = "dial tcp 10.0.0.1:443: connect: connection refused";
+    const annotate = flux.annotate.bind(flux);
+    flux.annotate = (ref, annotations) => {
+      if (clock.time > 60_000) flux.refusal = undefined;
+      return annotate(ref, annotations);
+    };
+    equal((await lifecycle.release(inputs)).ready, true);
+
+    const other = gate();
+    other.flux.refusal = "MANIFEST_UNKNOWN: manifest unknown";
+    const first = other.flux.annotate.bind(other.flux);
+    other.flux.annotate = (ref, annotations) => {
+      other.flux.refusal = undefined;
+      return first(ref, annotations);
+    };
+    equal((await other.lifecycle.release(inputs)).ready, true);
+  });
+
+  it("does not hide what the operator says of the instance that should bring it", async () => {
+    const { flux, clock, inputs, lifecycle } = gate();
+    const instance = (stalled: boolean): Manifest => ({
+      ...{ apiVersion: "fluxcd.controlplane.io/v1", kind: "FluxInstance" },
+      metadata: { name: "flux", namespace: "flux-system", generation: 1 },
+      status: {
+        conditions: [
+          { type: "Ready", status: "False", message: "pulling the distribution failed: 401" },
+          ...(stalled ? [{ type: "Stalled", status: "True" }] : []),
+        ],
+      },
+    });
+    flux.get = () => Promise.resolve(undefined);
+    flux.instances.push(instance(false));
+    await rejects(
+      lifecycle.release(inputs),
+      /within 120 s\. there is no OCIRepository flux-system\/flux-system; FluxInstance flux-system\/flux: pulling the distribution failed/,
+    );
+    flux.instances.splice(0, 1, instance(true));
+    const start = clock.time;
+    await rejects(lifecycle.release(inputs), /failed: FluxInstance flux-system\/flux: pulling/);
+    equal(clock.time - start < 5_000, true, `it took ${clock.time - start} ms`);
+  });
+});
+
+describe("the way back", () => {
+  const broken = { layer: "certs", reason: "BuildFailed", message: "no", times: Infinity };
+
+  it("is taken though the cluster does not answer while a failure is explained", async () => {
+    const { flux, registry, inputs, lifecycle } = gate();
+    await lifecycle.release({ ...inputs, digest: good });
+    flux.broken.set(next, broken);
+    flux.onReconcile = ({ name }) => {
+      if (name !== "controllers" || registry.held.get("local") !== next) return;
+      // Once the failure was seen, nothing answers any more.
+      flux.nudges.length = 0;
+    };
+    const list = flux.list.bind(flux);
+    flux.list = (apiVersion, kind) =>
+      flux.nudges.filter((name) => name === "certs").length > 1
+        ? Promise.reject(new Error("no answer"))
+        : list(apiVersion, kind);
+    await warnings(async () => {
+      await rejects(lifecycle.release(inputs), /The channel is back at the last good digest/);
+    });
+    equal(registry.held.get("local"), good);
+  });
+
+  it("does not undo another person's release", async () => {
+    const { flux, registry, inputs, lifecycle } = gate();
+    await lifecycle.release({ ...inputs, digest: good });
+    const theirs = `sha256:${"c".repeat(64)}`;
+    flux.broken.set(next, broken);
+    const annotate = flux.annotate.bind(flux);
+    flux.annotate = async (ref, annotations) => {
+      await annotate(ref, annotations);
+      if (ref.name === "certs") registry.held.set("local", theirs);
+    };
+    await rejects(
+      lifecycle.release(inputs),
+      new RegExp(`The channel is left alone: another release moved it to ${theirs} meanwhile\\.`),
+    );
+    equal(registry.held.get("local"), theirs);
+  });
+
+  it("is told when the registry does not let it", async () => {
+    const { flux, registry, inputs, lifecycle } = gate();
+    await lifecycle.release({ ...inputs, digest: good });
+    flux.broken.set(next, broken);
+    const tag = registry.tag.bind(registry);
+    registry.tag = (repository, digest, name) =>
+      digest === good ? Promise.reject(new Error("no space")) : tag(repository, digest, name);
+    await rejects(
+      lifecycle.release(inputs),
+      /certs: no\. Returning the channel to the last good digest sha256:a+ failed: no space\. Run again/,
+    );
   });
 });

@@ -399,6 +399,7 @@ describe("Platform of a stack on this machine", () => {
       kubeconfig: "the kubeconfig",
       namespaceUid: "the uid",
       channel: "local",
+      variables: seedVariables,
       timeoutSeconds: 600,
       keep: 20,
       repository: "127.0.0.1:5051/platform",
