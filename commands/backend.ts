@@ -1,58 +1,86 @@
 import { execFileSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { mkdir, readdir, readFile, rm } from "node:fs/promises";
 import { homedir, hostname } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { parse } from "yaml";
 import { stateDirectory } from "../config";
 import { cacheDirectory } from "../tools/cache";
 
 /**
- * Where Pulumi keeps state and how it encrypts secrets, when the user has not said so: files of this user and an
- * empty passphrase, which is enough for a cluster on this machine.
+ * Where Pulumi keeps state and how it encrypts secrets, when the user has chosen no backend: files of this user and an
+ * empty passphrase, which is enough for a cluster on this machine. Any other backend keeps its own passphrase.
  *
- * @param current the backend that `pulumi login` chose, as a URL
+ * @param chosen the user's backend, as a URL; undefined when there is none
  */
-export function pulumiDefaults(env: NodeJS.ProcessEnv, current: string | undefined): Record<string, string> {
-  const passphrase =
+export function pulumiDefaults(env: NodeJS.ProcessEnv, chosen: string | undefined): Record<string, string> {
+  const own = stateDirectory(env);
+  const hasToken = (env.PULUMI_ACCESS_TOKEN ?? "") !== "";
+  if (chosen === undefined ? hasToken : directoryOf(chosen, "/") !== own) return {};
+  const hasPassphrase =
     env.PULUMI_CONFIG_PASSPHRASE !== undefined || env.PULUMI_CONFIG_PASSPHRASE_FILE !== undefined;
-  const chosen =
-    current !== undefined || env.PULUMI_BACKEND_URL !== undefined || env.PULUMI_ACCESS_TOKEN !== undefined;
   return {
-    ...(!chosen ? { PULUMI_BACKEND_URL: `file://${stateDirectory(env)}` } : {}),
-    ...(passphrase ? {} : { PULUMI_CONFIG_PASSPHRASE: "" }),
+    ...(chosen === undefined ? { PULUMI_BACKEND_URL: pathToFileURL(own).href } : {}),
+    ...(hasPassphrase ? {} : { PULUMI_CONFIG_PASSPHRASE: "" }),
   };
 }
 
-/** The environment of Pulumi, whose backend exists, and the backend's URL where it is known. */
-export async function pulumiEnvironment(
-  env: NodeJS.ProcessEnv,
-): Promise<{ env: NodeJS.ProcessEnv; backend: string | undefined }> {
-  const current = loggedInTo(env);
+/** How Pulumi is run on this project. */
+export interface PulumiEnvironment {
+  readonly env: NodeJS.ProcessEnv;
+  /** The directory of a file backend, absolute; undefined for any other backend. */
+  readonly stateDirectory: string | undefined;
+}
+
+/**
+ * The environment of Pulumi. The directory of its file backend exists afterwards.
+ *
+ * @param project absolute path of the directory that holds Pulumi.yaml
+ */
+export async function pulumiEnvironment(env: NodeJS.ProcessEnv, project: string): Promise<PulumiEnvironment> {
+  const chosen = await chosenBackend(env, project);
   // Node keeps what it compiled: the program and its providers start 0.5 s sooner.
   const compiled = { NODE_COMPILE_CACHE: join(cacheDirectory(env), "node") };
-  const complete: NodeJS.ProcessEnv = { ...compiled, ...env, ...pulumiDefaults(env, current) };
-  const backend = complete.PULUMI_BACKEND_URL ?? current;
-  const directory = directoryOf(backend);
+  const complete: NodeJS.ProcessEnv = { ...compiled, ...env, ...pulumiDefaults(env, chosen) };
+  const directory = directoryOf(chosen ?? complete.PULUMI_BACKEND_URL ?? "", project);
   if (directory !== undefined) await mkdir(directory, { recursive: true, mode: 0o700 });
-  return { env: complete, backend };
+  return { env: complete, stateDirectory: directory };
+}
+
+/**
+ * The backend that the user chose: with a variable, in Pulumi.yaml, or with `pulumi login`.
+ *
+ * Source: `GetCurrentCloudURL` in pulumi/pulumi, pkg/workspace/creds.go
+ */
+async function chosenBackend(env: NodeJS.ProcessEnv, project: string): Promise<string | undefined> {
+  const { backend } = parse(await readFile(join(project, "Pulumi.yaml"), "utf8")) as {
+    backend?: { url?: string };
+  };
+  return [env.PULUMI_BACKEND_URL, backend?.url, loggedInTo(env)].find((url) => (url ?? "") !== "");
 }
 
 /** The backend that `pulumi login` chose. */
 function loggedInTo(env: NodeJS.ProcessEnv): string | undefined {
   try {
-    const file = join(env.PULUMI_HOME ?? join(homedir(), ".pulumi"), "credentials.json");
-    const { current = "" } = JSON.parse(readFileSync(file, "utf8")) as { current?: string };
-    return current === "" ? undefined : current;
+    const home = env.PULUMI_CREDENTIALS_PATH || env.PULUMI_HOME || join(homedir(), ".pulumi");
+    return (JSON.parse(readFileSync(join(home, "credentials.json"), "utf8")) as { current?: string }).current;
   } catch {
     return undefined;
   }
 }
 
-/** The directory of a file backend. */
-function directoryOf(backend: string | undefined): string | undefined {
-  if (backend?.startsWith("file://") !== true) return undefined;
-  const path = backend.slice("file://".length);
-  return path.startsWith("~") ? join(homedir(), path.slice(1)) : path;
+/**
+ * The directory of a file backend. Source: `massageBlobPath` in pulumi/pulumi, pkg/backend/diy/backend.go
+ *
+ * @param base what a relative path is relative to: Pulumi's working directory
+ */
+function directoryOf(backend: string, base: string): string | undefined {
+  if (!backend.startsWith("file://")) return undefined;
+  // Options such as "no_tmp_dir=true" come after the path.
+  const [path = ""] = backend.slice("file://".length).split(/[?#]/);
+  const plain = decodeURIComponent(path);
+  return plain.startsWith("~") ? join(homedir(), plain.slice("~/".length)) : resolve(base, plain);
 }
 
 /** A lock of Pulumi's file backend. Source: `lockContent` in pulumi/pulumi, pkg/backend/diy/lock.go */
@@ -64,34 +92,38 @@ interface Lock {
 }
 
 /**
- * Removes the locks that killed runs left on a stack of a file backend; other backends have no such files.
+ * Removes the locks that killed runs left on a stack of a file backend.
  *
+ * @param directory of the file backend, absolute
  * @returns a sentence for each lock that was removed
- * @throws Error naming the process that holds a live lock, or one of another machine
+ * @throws Error naming the process that holds a live lock, or a lock of which nobody can tell
  */
-export async function removeStaleLocks(
-  backend: string | undefined,
-  project: string,
-  stack: string,
-): Promise<string[]> {
-  const root = directoryOf(backend);
-  if (root === undefined) return [];
-  const directory = join(root, ".pulumi", "locks", "organization", project, stack);
-  const files = (await readdir(directory).catch(() => [])).filter((file) => file.endsWith(".json"));
+export async function removeStaleLocks(directory: string, project: string, stack: string): Promise<string[]> {
+  const locks = join(directory, ".pulumi", "locks", "organization", project, stack);
+  const files = await readdir(locks).catch((error: unknown) => {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
+    throw error;
+  });
   return Promise.all(
-    files.map(async (file) => {
-      const path = join(directory, file);
-      const lock = parseLock(await readFile(path, "utf8"));
-      const holder =
-        lock && `process ${lock.pid} of ${lock.username}@${lock.hostname}, since ${lock.timestamp}`;
-      if (lock !== undefined && (lock.hostname !== hostname() || holds(lock))) {
-        throw new Error(
-          `Running Pulumi on stack "${stack}" was refused: ${holder ?? ""} holds its lock. Wait until it ends, or, if it is gone for sure, run "pulumi cancel --stack ${stack}".`,
-        );
-      }
-      await rm(path, { force: true });
-      return `A stale lock of stack "${stack}" is removed: ${holder ?? "it was cut off while it was written"}; it runs no more.`;
-    }),
+    files
+      .filter((file) => file.endsWith(".json"))
+      .map(async (file) => {
+        const path = join(locks, file);
+        const lock = parseLock(await readFile(path, "utf8"));
+        const subject = `lock of stack "${stack}"`;
+        if (lock === undefined) {
+          await rm(path, { force: true });
+          return `Removed a stale ${subject}: the run that wrote it was killed meanwhile.`;
+        }
+        const holder = `process ${lock.pid} of ${lock.username}@${lock.hostname}, since ${lock.timestamp}`;
+        if (lock.hostname !== hostname() || mayHold(lock.pid, directory)) {
+          throw new Error(
+            `Running Pulumi on stack "${stack}" was refused: ${holder}, holds its lock. Wait until it ends, or, if it is gone for sure, run "pulumi cancel --stack ${stack}".`,
+          );
+        }
+        await rm(path, { force: true });
+        return `Removed a stale ${subject}: ${holder}, has ended.`;
+      }),
   );
 }
 
@@ -104,20 +136,13 @@ function parseLock(text: string): Lock | undefined {
   }
 }
 
-/** Whether the process that wrote a lock still runs: one that started later only has its id. */
-function holds({ pid, timestamp }: Lock): boolean {
-  if (!isAlive(pid)) return false;
-  try {
-    const started = execFileSync("ps", ["-o", "lstart=", "-p", String(pid)], {
-      encoding: "utf8",
-      env: { ...process.env, LC_ALL: "C" },
-      stdio: ["ignore", "pipe", "ignore"],
-    });
-    return !(Date.parse(started.trim()) > Date.parse(timestamp));
-  } catch {
-    // A `ps` that is missing or knows no start times, as busybox's: the lock is respected.
-    return true;
-  }
+/**
+ * Whether the holder of a lock with this host's name may still run: as a process here, in a container below this
+ * system, or beside this container. Times tell nothing: clocks are set, and stand still while a machine sleeps.
+ */
+function mayHold(pid: number, directory: string): boolean {
+  if (isAlive(pid) && isPulumi(processStatus(pid))) return true;
+  return isInContainer(pid) || isSharedBetweenContainers(directory);
 }
 
 function isAlive(pid: number): boolean {
@@ -126,4 +151,60 @@ function isAlive(pid: number): boolean {
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === "EPERM";
   }
+}
+
+/** What the system tells of a process: its program, its state, its id in each container that it is in. */
+interface ProcessStatus {
+  readonly program: string;
+  readonly isZombie: boolean;
+  /** From this system's to the innermost container's. Empty where the system knows no containers. */
+  readonly pids: readonly number[];
+}
+
+/** Undefined when it cannot be told. Source: proc_pid_status(5) */
+function processStatus(pid: number): ProcessStatus | undefined {
+  try {
+    if (process.platform === "linux") {
+      const text = readFileSync(`/proc/${pid}/status`, "utf8");
+      const field = (name: string) => new RegExp(`^${name}:\\s*(.*)$`, "m").exec(text)?.[1] ?? "";
+      return {
+        program: field("Name"),
+        isZombie: field("State").startsWith("Z"),
+        pids: field("NSpid").split("\t").map(Number),
+      };
+    }
+    const text = execFileSync("ps", ["-o", "stat=", "-o", "comm=", "-p", String(pid)], {
+      encoding: "utf8",
+      stdio: ["ignore", "pipe", "ignore"],
+    });
+    const [, state = "", program = ""] = /^\s*(\S+)\s+(.*?)\s*$/.exec(text) ?? [];
+    return { program, isZombie: state.startsWith("Z"), pids: [] };
+  } catch {
+    return undefined;
+  }
+}
+
+/** Whether a process may be Pulumi; another program only has the id of one that ended. */
+function isPulumi(status: ProcessStatus | undefined): boolean {
+  return status === undefined || (!status.isZombie && /pulumi/i.test(status.program));
+}
+
+/** Whether Pulumi runs under this id in a container of this system, which may have its host name. */
+function isInContainer(pid: number): boolean {
+  if (process.platform !== "linux") return false;
+  const ids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
+  return ids
+    .map((id) => processStatus(Number(id)))
+    .some((status) => status !== undefined && status.pids.at(-1) === pid && isPulumi(status));
+}
+
+/**
+ * Whether this is a container, and the directory comes from outside it: what runs there cannot be seen from here.
+ *
+ * Source of the number of the first PID namespace: PROC_PID_INIT_INO (0xeffffffc) in linux/proc_ns.h
+ */
+function isSharedBetweenContainers(directory: string): boolean {
+  if (process.platform !== "linux") return false;
+  const isContainer = readlinkSync("/proc/self/ns/pid") !== "pid:[4026531836]";
+  return isContainer && statSync(directory).dev !== statSync("/").dev;
 }

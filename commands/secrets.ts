@@ -200,7 +200,7 @@ async function openStore(stack: string, command: Command): Promise<SecretStore> 
 
 /** What only Pulumi can decrypt. `check` does without it, as on a fork. */
 async function configSecret(stack: string, command: Command): Promise<string | undefined> {
-  const { env } = await pulumiEnvironment(process.env);
+  const { env } = await pulumiEnvironment(process.env, project);
   const args = ["config", "get", "--path", "platform:sops.ageKey", "--stack", stack];
   try {
     return await run("pulumi", args, { cwd: project, env });

@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
-import { join } from "node:path";
+import { existsSync, realpathSync } from "node:fs";
+import { delimiter, dirname, join } from "node:path";
 import { onTerminal } from "../components/command";
 import { readStackConfig, stateDirectory } from "../config";
 import { ScratchDirectory } from "../tools/scratch-directory";
@@ -27,8 +28,9 @@ Checks what the stack needs, removes the lock of a run that was killed, and runs
  * @returns Pulumi's exit code
  */
 export async function up(stack: string, options: readonly string[]): Promise<number> {
-  const { env, backend } = await pulumiEnvironment(process.env);
-  for (const line of await removeStaleLocks(backend, projectName, stack)) process.stderr.write(`${line}\n`);
+  const { env, stateDirectory: directory } = await pulumiEnvironment(process.env, project);
+  const removed = directory === undefined ? [] : await removeStaleLocks(directory, projectName, stack);
+  for (const line of removed) process.stderr.write(`${line}\n`);
   return pulumi("up", stack, options, env);
 }
 
@@ -39,17 +41,48 @@ async function pulumi(
   options: readonly string[],
   env: NodeJS.ProcessEnv,
 ): Promise<number> {
+  const program = await pulumiProgram(env);
   const scratch = new ScratchDirectory(join(stateDirectory(process.env), "tmp", randomUUID()));
   try {
     // Pulumi's Kubernetes plugin writes the kubeconfig into a temporary file and leaves it there.
-    const inScratch = { cwd: project, env: { ...env, TMPDIR: scratch.path } };
-    const selected = await onTerminal("pulumi", ["stack", "select", "--create", stack], inScratch);
+    const inScratch = {
+      cwd: project,
+      env: { ...env, PATH: program.path, TMPDIR: scratch.path },
+      lifeline: scratch.lifeline,
+    };
+    const selected = await onTerminal(program.file, ["stack", "select", "--create", stack], inScratch);
     return selected === 0
-      ? await onTerminal("pulumi", [command, "--stack", stack, ...options], inScratch)
+      ? await onTerminal(program.file, [command, "--stack", stack, ...options], inScratch)
       : selected;
   } finally {
     await scratch.remove();
   }
+}
+
+/**
+ * The Pulumi CLI, and the PATH on which it finds its language hosts.
+ *
+ * npm puts a script of its package "pulumi" first on PATH. That script passes no signal on to the CLI and ends before
+ * it, so what it would run is run instead.
+ *
+ * @throws Error when that package cannot install the CLI
+ */
+async function pulumiProgram({ PATH = "" }: NodeJS.ProcessEnv): Promise<{ file: string; path: string }> {
+  const found = PATH.split(delimiter)
+    .map((directory) => join(directory, "pulumi"))
+    .find((file) => existsSync(file));
+  if (found === undefined || realpathSync(found) !== require.resolve("pulumi/run.js")) {
+    return { file: "pulumi", path: PATH };
+  }
+  // eslint-disable-next-line @typescript-eslint/no-require-imports -- the package has no types
+  const { resolve } = require("pulumi/lib/resolve") as { resolve: () => Promise<string> };
+  const file = await resolve().catch((error: unknown) => {
+    throw new Error(
+      `Running Pulumi failed: the npm package "pulumi" could not install its CLI (${(error as Error).message}). Install it from https://www.pulumi.com/docs/install/.`,
+      { cause: error },
+    );
+  });
+  return { file, path: [dirname(file), PATH].join(delimiter) };
 }
 
 /** Takes the stack out of the arguments; what is left is Pulumi's. */
@@ -85,7 +118,8 @@ async function main(args: readonly string[]): Promise<number> {
   if (consent) process.env.PLATFORM_ALLOW_REPLACE = "true";
   const config = await readStackConfig(stack, project, process.env);
   // A preview warns of what is missing, and holds no lock.
-  if (isPreview) return pulumi("preview", stack, options, (await pulumiEnvironment(process.env)).env);
+  if (isPreview)
+    return pulumi("preview", stack, options, (await pulumiEnvironment(process.env, project)).env);
   const findings = await examine(config, thisHost);
   for (const { message } of findings) process.stderr.write(`${message}\n`);
   return findings.length > 0 ? 1 : up(stack, options);

@@ -1,5 +1,6 @@
 import { execFile, spawn, type ChildProcess } from "node:child_process";
 import { existsSync, fstatSync } from "node:fs";
+import { constants } from "node:os";
 import { delimiter, join } from "node:path";
 import type { Writable } from "node:stream";
 import { cacheDirectory } from "../tools/cache";
@@ -104,7 +105,10 @@ export interface TerminalOptions {
   readonly lifeline?: Writable;
 }
 
-/** Runs a command on this terminal; resolves with its exit code. */
+/**
+ * Runs a command on this terminal; resolves with its exit code when it has ended, 128 and the signal's number after a
+ * signal.
+ */
 export function onTerminal(
   command: string,
   args: readonly string[],
@@ -116,13 +120,20 @@ export function onTerminal(
       env: { ...options.env, ...noCore },
       stdio: ["inherit", "inherit", "inherit", ...(lifeline === undefined ? [] : [lifeline])],
     });
-    // Ctrl-C reaches the child too, which ends in its own time.
+    // Ctrl-C reaches the child too, which ends in its own time. Other signals are sent to this process alone.
     const ignore = () => undefined;
-    process.on("SIGINT", ignore);
-    child.once("error", reject);
-    child.once("exit", (code) => {
-      process.off("SIGINT", ignore);
-      resolve(code ?? 1);
+    const forward = (signal: NodeJS.Signals) => child.kill(signal);
+    process.on("SIGINT", ignore).on("SIGTERM", forward).on("SIGHUP", forward);
+    const settle = () => {
+      process.off("SIGINT", ignore).off("SIGTERM", forward).off("SIGHUP", forward);
+    };
+    child.once("error", (error) => {
+      settle();
+      reject(error);
+    });
+    child.once("exit", (code, signal) => {
+      settle();
+      resolve(code ?? 128 + (signal === null ? 0 : constants.signals[signal]));
     });
   });
 }

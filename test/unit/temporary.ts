@@ -11,7 +11,9 @@ export function temporaryDirectory(): string {
   return directory;
 }
 
-after("remove temporary directories", () => {
+after("remove temporary directories", function () {
+  // Hundreds of repositories, on a disk that others keep busy.
+  this.timeout(300_000);
   for (const directory of directories) rmSync(directory, { recursive: true, force: true });
 });
 

@@ -1,10 +1,10 @@
 import { deepEqual, equal, match } from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { chmodSync, existsSync, readFileSync } from "node:fs";
+import { delimiter, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { splitConsent } from "../../commands/up";
-import { fakeTools, temporaryDirectory } from "./temporary";
+import { fakeTools, temporaryDirectory, writeFiles } from "./temporary";
 
 const project = join(__dirname, "..", "..");
 
@@ -98,6 +98,88 @@ describe("npm run up", () => {
     process.kill(-(npm.pid ?? 0), "SIGKILL");
     for (let tries = 0; existsSync(scratch) && tries < 200; tries++) await sleep(50);
     equal(existsSync(scratch), false);
+  }).timeout(30_000);
+
+  /** Runs the command with a `pulumi` that writes its TMPDIR to a file and goes on as this script says. */
+  async function running(script: string) {
+    const home = temporaryDirectory();
+    const seen = join(home, "seen");
+    const pulumi = `[ "$1" = up ] || exit 0; ${script}; echo "$TMPDIR $$" > ${seen}.new; mv ${seen}.new ${seen}; while :; do sleep 0.05; done`;
+    const child = spawn(
+      process.execPath,
+      ["-r", "ts-node/register/transpile-only", join("commands", "up.ts"), "--stack", "dev"],
+      {
+        ...{ cwd: project, stdio: "ignore" as const },
+        env: {
+          ...{ ...process.env, ...fakeTools({ pulumi }) },
+          ...{ PULUMI_BACKEND_URL: `file://${home}/state`, XDG_STATE_HOME: home },
+        },
+      },
+    );
+    const ended = new Promise((resolve) => child.once("exit", resolve));
+    for (let tries = 0; !existsSync(seen) && tries < 400; tries++) await sleep(50);
+    const [scratch = "", pid = ""] = readFileSync(seen, "utf8").trim().split(" ");
+    return { child, ended, home, scratch, pid: Number(pid) };
+  }
+
+  for (const [signal, code] of [
+    ["SIGTERM", 143],
+    ["SIGHUP", 129],
+  ] as const) {
+    it(`passes ${signal} on to Pulumi, whose TMPDIR lives until it ends`, async () => {
+      const name = signal.slice("SIG".length);
+      const { child, ended, home, scratch } = await running(
+        `trap 'sleep 0.5; [ -d "$TMPDIR" ] && echo there > "$XDG_STATE_HOME/late"; trap - ${name}; kill -${name} $$' ${name}`,
+      );
+      child.kill(signal);
+      equal(await ended, code);
+      equal(readFileSync(join(home, "late"), "utf8"), "there\n");
+      equal(existsSync(scratch), false);
+    }).timeout(30_000);
+  }
+
+  it("leaves Pulumi its TMPDIR while it runs, even when this command alone is killed", async () => {
+    const { child, ended, scratch, pid } = await running(":");
+    child.kill("SIGKILL");
+    await ended;
+    await sleep(1_000);
+    equal(existsSync(scratch), true);
+    process.kill(pid, "SIGKILL");
+    for (let tries = 0; existsSync(scratch) && tries < 200; tries++) await sleep(50);
+    equal(existsSync(scratch), false);
+  }).timeout(30_000);
+
+  it("runs the CLI that npm's package installed itself, which signals reach", () => {
+    const home = temporaryDirectory();
+    const { version } = JSON.parse(
+      readFileSync(join(project, "node_modules", "pulumi", "package.json"), "utf8"),
+    ) as { version: string };
+    const cli = join(home, "versions", version, "bin", "pulumi");
+    writeFiles(home, {
+      [join("versions", version, "bin", "pulumi")]:
+        `#!/bin/sh\necho "$1 $PPID $(command -v pulumi)" >> ${home}/calls\n`,
+    });
+    chmodSync(cli, 0o755);
+    const { pid, status } = spawnSync(
+      process.execPath,
+      ["-r", "ts-node/register/transpile-only", join("commands", "up.ts"), "--stack", "dev"],
+      {
+        ...{ cwd: project, encoding: "utf8" },
+        env: {
+          ...process.env,
+          PATH: [join(project, "node_modules", ".bin"), process.env.PATH].join(delimiter),
+          ...{ PULUMI_HOME: home, PULUMI_BACKEND_URL: `file://${home}/state`, XDG_STATE_HOME: home },
+        },
+      },
+    );
+    equal(status, 0);
+    deepEqual(
+      readFileSync(join(home, "calls"), "utf8")
+        .trim()
+        .split("\n")
+        .filter((call) => !call.startsWith("version ")),
+      [`stack ${pid} ${cli}`, `up ${pid} ${cli}`],
+    );
   }).timeout(30_000);
 
   for (const [args, code, said] of [
