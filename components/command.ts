@@ -1,9 +1,9 @@
 import { execFile, spawn, type ChildProcess } from "node:child_process";
 import { existsSync, fstatSync } from "node:fs";
 import { constants } from "node:os";
-import { delimiter, join } from "node:path";
+import { delimiter } from "node:path";
 import type { Writable } from "node:stream";
-import { cacheDirectory } from "../tools/cache";
+import { binDirectory, sharedBinDirectory } from "../tools/bin";
 
 /** How a command is run. */
 export interface RunOptions {
@@ -11,17 +11,108 @@ export interface RunOptions {
   readonly input?: string;
   /** Working directory. @default the process's own */
   readonly cwd?: string;
-  /** Variables added to the process's environment; undefined takes one away. @default none */
+  /** Variables added to what the tool gets of the user's (`environmentOf`). @default none */
   readonly env?: Readonly<Record<string, string | undefined>>;
   /** Deadline in milliseconds. @default 120 000 */
   readonly timeout?: number;
+}
+
+/** What every tool gets of the user's variables; `*` stands for any ending. */
+const everyTool = [
+  ...["PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "LANG", "LC_*", "TZ", "XDG_*"],
+  ...[
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "all_proxy",
+  ],
+  ...["SSL_CERT_FILE", "SSL_CERT_DIR"],
+];
+
+/** The login to registries: Docker's settings, and what its credential helpers ask a cloud or a keyring with. */
+const login = [
+  ...["DOCKER_*", "REGISTRY_AUTH_FILE", "AWS_*", "AZURE_*", "CLOUDSDK_*", "GOOGLE_*"],
+  ...["DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "GNUPGHOME", "GPG_TTY", "PASSWORD_STORE_*"],
+];
+
+/**
+ * What else a tool gets of the user's variables. The rest would change what it does: `SOPS_KMS_ARN` encrypts for others,
+ * `GIT_DIR` names another repository, `HELM_NAMESPACE` and `GOFLAGS` are meant for other work.
+ */
+const byTool: Readonly<Record<string, readonly string[]>> = {
+  crane: login,
+  "platform-tree": login,
+  docker: [...login, "SSH_AUTH_SOCK"],
+  // Kind reads and writes the user's own kubeconfig, where it is asked to.
+  kind: [...login, "SSH_AUTH_SOCK", "KUBECONFIG"],
+  // Who commits, and with which signature. SUDO_UID tells Git whose repositories root may read.
+  git: [
+    ...[
+      "GIT_AUTHOR_*",
+      "GIT_COMMITTER_*",
+      "EMAIL",
+      "GIT_CONFIG_GLOBAL",
+      "GIT_CONFIG_SYSTEM",
+      "GIT_CONFIG_NOSYSTEM",
+    ],
+    ...["GNUPGHOME", "GPG_TTY", "SSH_AUTH_SOCK", "SUDO_UID"],
+  ],
+  // Where modules come from and are kept. GOFLAGS, GOOS and GOARCH are for the user's own builds.
+  go: [
+    ...[
+      "GOPROXY",
+      "GONOPROXY",
+      "GOPRIVATE",
+      "GOSUMDB",
+      "GONOSUMDB",
+      "GOINSECURE",
+      "GOVCS",
+      "GOAUTH",
+      "GOENV",
+    ],
+    ...[
+      "GOROOT",
+      "GOPATH",
+      "GOMODCACHE",
+      "GOCACHE",
+      "GOTOOLCHAIN",
+      "GOMAXPROCS",
+      "GOGC",
+      "GOMEMLIMIT",
+      "NETRC",
+    ],
+    ...["SSH_AUTH_SOCK", "GIT_SSH", "GIT_SSH_COMMAND", "GIT_CONFIG_GLOBAL"],
+  ],
+  // The login of `helm registry login`, which private charts need.
+  helm: [...login, "HELM_REGISTRY_CONFIG", "HELM_CONFIG_HOME", "HELM_CACHE_HOME", "HELM_REPOSITORY_*"],
+  // Its plugins may need anything.
+  pulumi: ["*"],
+};
+
+/** What a tool gets of an environment. A tool that is not listed gets what every tool gets. */
+export function environmentOf(tool: string, env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  const wanted = [...everyTool, ...(byTool[tool] ?? [])];
+  const isWanted = (name: string) =>
+    wanted.some((pattern) =>
+      pattern.endsWith("*") ? name.startsWith(pattern.slice(0, -1)) : name === pattern,
+    );
+  return Object.fromEntries(Object.entries(env).filter(([name]) => isWanted(name)));
+}
+
+/** PATH with the pinned tools first. */
+export function toolPath(env: NodeJS.ProcessEnv): string {
+  return [binDirectory(env), sharedBinDirectory(env), env.PATH ?? ""].join(delimiter);
 }
 
 /** A program in Go that holds secrets dumps its core on no signal, unless this variable asks it to. */
 const noCore = { GOTRACEBACK: undefined };
 
 /**
- * Runs an official tool and returns its standard output.
+ * Runs an official tool and returns its standard output. Of the user's variables it gets those that it needs.
  *
  * The pinned tools that `tools/` builds come first on PATH. The arguments are an array: no shell reads them.
  *
@@ -32,14 +123,16 @@ const noCore = { GOTRACEBACK: undefined };
  */
 export function run(command: string, args: readonly string[], options: RunOptions = {}): Promise<string> {
   const running = endWithEngine();
-  const path = [join(cacheDirectory(process.env), "bin"), process.env.PATH ?? ""].join(delimiter);
   return new Promise((resolve, reject) => {
     const child = execFile(
       command,
       [...args],
       {
         cwd: options.cwd,
-        env: { ...process.env, ...noCore, ...options.env, PATH: path },
+        env: {
+          ...environmentOf(command, process.env),
+          ...{ ...noCore, ...options.env, PATH: toolPath(process.env) },
+        },
         timeout: options.timeout ?? 120_000,
         maxBuffer: 256 * 1024 * 1024,
       },

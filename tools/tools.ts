@@ -14,7 +14,10 @@ import {
 } from "node:fs";
 import { availableParallelism } from "node:os";
 import { delimiter, dirname, join, sep } from "node:path";
+import { environmentOf } from "../components/command";
+import { binDirectory, sharedBinDirectory } from "./bin";
 import { cacheDirectory } from "./cache";
+import { goEnvironment } from "./go-environment";
 import { readGoModule, versionOf, type GoModule } from "./go-module";
 import { withLock } from "./lock";
 
@@ -165,13 +168,8 @@ export type OptionalToolName = "helm-controller" | "notification-controller" | "
 export interface EnsureToolsOptions {
   /** Receives a line whenever there is progress to tell. @default nothing is told */
   readonly report?: (line: string) => void;
-  /** `PATH`, `HOME` and `XDG_CACHE_HOME` are read from it; Go gets all of it. @default process.env */
+  /** `PATH`, `HOME` and `XDG_CACHE_HOME` are read from it; Go gets what it needs of it. @default process.env */
   readonly env?: NodeJS.ProcessEnv;
-}
-
-/** The directory where every tool is linked by its plain name; put it first on PATH. */
-export function binDirectory(env: NodeJS.ProcessEnv = process.env): string {
-  return join(cacheDirectory(env), "bin");
 }
 
 /** The version that this project pins, such as `v4.3.1`. */
@@ -179,12 +177,12 @@ export function pinnedVersion(name: ToolName): string {
   return pin(name, moduleReader()).version;
 }
 
-/** The path of a controller on PATH or in {@link binDirectory}; `undefined` when it is in neither. */
+/** The path of a controller on PATH or in {@link sharedBinDirectory}; `undefined` when it is in neither. */
 export function findOptional(
   name: OptionalToolName,
   env: NodeJS.ProcessEnv = process.env,
 ): string | undefined {
-  return findExecutable(name, [...searchPath(env), binDirectory(env)]);
+  return findExecutable(name, [...searchPath(env), sharedBinDirectory(env)]);
 }
 
 /**
@@ -211,7 +209,9 @@ export async function ensureTools<Name extends ToolName>(
     };
     await withLock(join(cacheDirectory(env), "tools"), () => install(missing(), report, env), { onWait });
   }
-  for (const tool of pins) link(installedPath(tool, env), join(binDirectory(env), tool.name));
+  for (const tool of pins)
+    for (const directory of [binDirectory(env), sharedBinDirectory(env)])
+      link(installedPath(tool, env), join(directory, tool.name));
   return paths() as Record<Name, string>;
 }
 
@@ -282,9 +282,14 @@ async function findPinned(tool: PinnedTool, env: NodeJS.ProcessEnv): Promise<str
   const path = versionArgs && findExecutable(tool.name, searchPath(env));
   if (path === undefined) return undefined;
   return new Promise((resolve) => {
-    execFile(path, versionArgs, { env, timeout: 5_000 }, (error, stdout, stderr) => {
-      resolve(!error && saysVersion(stdout + stderr, tool.version) ? realpathSync(path) : undefined);
-    });
+    execFile(
+      path,
+      versionArgs,
+      { env: environmentOf(tool.name, env), timeout: 5_000 },
+      (error, stdout, stderr) => {
+        resolve(!error && saysVersion(stdout + stderr, tool.version) ? realpathSync(path) : undefined);
+      },
+    );
   });
 }
 
@@ -340,7 +345,7 @@ function goBuild(
       ],
       {
         cwd: tool.goModule.directory,
-        env: { ...env, CGO_ENABLED: "0", GOWORK: "off", GOTMPDIR: scratch },
+        env: { ...goEnvironment(env), CGO_ENABLED: "0", GOTMPDIR: scratch },
         stdio: ["ignore", "ignore", "pipe"],
       },
     );
@@ -423,11 +428,11 @@ function duration(seconds: number): string {
   return seconds < 90 ? `${Math.max(1, Math.round(seconds))} s` : `${Math.round(seconds / 60)} min`;
 }
 
-/** The directories of PATH, without {@link binDirectory}, which only holds what this module put there. */
+/** The directories of PATH, without those that hold what this module put there. */
 function searchPath(env: NodeJS.ProcessEnv): string[] {
   return (env["PATH"] ?? "")
     .split(delimiter)
-    .filter((directory) => directory && directory !== binDirectory(env));
+    .filter((directory) => directory && ![binDirectory(env), sharedBinDirectory(env)].includes(directory));
 }
 
 function findExecutable(name: string, directories: readonly string[]): string | undefined {

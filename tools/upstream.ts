@@ -7,6 +7,7 @@ import type { KubernetesObject, V1CustomResourceDefinition } from "@kubernetes/c
 import { unzipSync } from "fflate";
 import { parseAllDocuments, parseDocument } from "yaml";
 import { cacheDirectory } from "./cache";
+import { goEnvironment } from "./go-environment";
 import { readGoModule, type GoModule } from "./go-module";
 
 /** A component whose CustomResourceDefinitions come from its Go module. */
@@ -241,7 +242,7 @@ async function download(module: string, version: string, cwd: string): Promise<{
   const run = promisify(execFile)("go", ["mod", "download", "-json", `${module}@${version}`], {
     cwd,
     // A module that asks for a newer Go is only read, never compiled: no reason to download that Go.
-    env: { ...process.env, GOTOOLCHAIN: "local", GOWORK: "off" },
+    env: { ...goEnvironment(process.env), GOTOOLCHAIN: "local" },
   });
   // Go answers in JSON even where it fails.
   const { stdout, message } = await run.then(

@@ -1,4 +1,5 @@
 import { run } from "../command";
+import { repositoryOf } from "../git";
 import type { Provenance } from "./layout";
 
 /**
@@ -7,16 +8,17 @@ import type { Provenance } from "./layout";
  * A tree with uncommitted changes gets `-dirty` after the revision; one outside Git is of `unknown` revision.
  *
  * @param tree absolute path
- * @throws Error when `requireClean` is asked for and the tree is not clean
+ * @throws Error when `requireClean` is asked for and the tree is not clean, or when Git refuses to answer
  */
 export async function provenance(tree: string, requireClean: boolean): Promise<Provenance> {
   const git = (...args: string[]) => run("git", args, { cwd: tree });
-  let commit: string;
-  try {
-    commit = (await git("log", "-1", "--format=%H %cI", "--", ".")).trim();
-  } catch {
-    commit = "";
-  }
+  const isTracked = (await repositoryOf(tree)) !== undefined;
+  const [branch = "", ...changed] = isTracked
+    ? (await git("status", "--porcelain", "--branch", "--", ".")).split("\n").filter((line) => line !== "")
+    : [];
+  // Git's words for scripts, in no language but this.
+  const isEmpty = !isTracked || /^## (No commits yet|Initial commit) on /.test(branch);
+  const commit = isEmpty ? "" : (await git("log", "-1", "--format=%H %cI", "--", ".")).trim();
   const [hash, created] = commit.split(" ");
   if (hash === undefined || hash === "" || created === undefined) {
     if (requireClean) {
@@ -26,7 +28,6 @@ export async function provenance(tree: string, requireClean: boolean): Promise<P
     }
     return { revision: "unknown", source: "unknown", created: "1970-01-01T00:00:00Z" };
   }
-  const changed = (await git("status", "--porcelain", "--", ".")).split("\n").filter((line) => line !== "");
   if (requireClean && changed.length > 0) {
     throw new Error(
       `Releasing ${tree} was refused: ${changed.length} of its files differ from Git, such as "${changed[0]?.slice(3) ?? ""}". Commit them, or set platform:gitops.requireClean to false.`,

@@ -3,6 +3,7 @@ import { relative } from "node:path";
 import { parse } from "yaml";
 import { checkCluster, eachOnce, readTree } from "../artifact/tree";
 import { run } from "../command";
+import { repositoryOf } from "../git";
 import { readSecretFiles } from "./files";
 import { mergeBase, scanFiles, scanHistory, uncommitted, type HistoryScan } from "./history";
 import { checkSecretFiles, readersOf } from "./place";
@@ -170,18 +171,17 @@ export function together(...checks: readonly (readonly string[])[]): string[] {
  * cluster from its recovery. A tree in no repository has nothing wrong.
  *
  * @param tree absolute path
- * @throws Error when `base` is named and cannot be had
+ * @throws Error when `base` is named and cannot be had, or when Git refuses to answer
  */
 export async function checkRepository(
   tree: string,
   { base, strict = false }: RepositoryOptions = {},
 ): Promise<RepositoryCheck> {
-  const top = await run("git", ["rev-parse", "--show-toplevel"], { cwd: tree }).catch(() => undefined);
-  if (top === undefined) {
+  const repository = await repositoryOf(tree);
+  if (repository === undefined) {
     const notes = [`${tree} is in no Git repository: there is no history to check.`];
     return { findings: [], changed: [], notes };
   }
-  const repository = top.trim();
   const place = relative(repository, await realpath(tree));
   const isInTree = (path: string) => isBelow(path, place);
   const isCompared = (path: string) => strict && isInTree(path) && isSecretPath(path);

@@ -43,10 +43,6 @@ export class SopsCli implements Sops {
         // This identity alone: sops would also try the key files and SSH keys of the user.
         env: {
           SOPS_AGE_KEY: identity,
-          SOPS_AGE_KEY_FILE: undefined,
-          SOPS_AGE_KEY_CMD: undefined,
-          SOPS_AGE_SSH_PRIVATE_KEY_FILE: undefined,
-          SOPS_AGE_SSH_PRIVATE_KEY_CMD: undefined,
           HOME: "/nonexistent",
           XDG_CONFIG_HOME: "/nonexistent",
         },

@@ -1,9 +1,8 @@
 import { randomUUID } from "node:crypto";
 import { readFile, statfs } from "node:fs/promises";
-import { delimiter, join, relative, resolve, sep } from "node:path";
+import { join, relative, resolve, sep } from "node:path";
 import { ScratchDirectory } from "../../tools/scratch-directory";
-import { binDirectory } from "../../tools/tools";
-import { onTerminal } from "../command";
+import { onTerminal, toolPath } from "../command";
 import { checkForm } from "./form";
 import { recipientsOf } from "./secret-file";
 import type { SecretStore } from "./store";
@@ -81,11 +80,15 @@ function sopsEdit(
   { path: TMPDIR, lifeline }: ScratchDirectory,
   env: NodeJS.ProcessEnv,
 ): Promise<number> {
-  const PATH = [binDirectory(env), env.PATH ?? ""].join(delimiter);
+  // The editor gets the user's variables. Those of SOPS would add keys and services of the user's own.
+  const own = Object.entries(env).filter(([name]) => !name.startsWith("SOPS_"));
   // The identity is SOPS's alone: an editor hands its environment on to whatever it starts.
   const editor = `env -u SOPS_AGE_KEY ${[env.SOPS_EDITOR, env.EDITOR].find(Boolean) ?? "vi"}`;
   return onTerminal("sops", ["edit", file], {
-    env: { ...env, PATH, TMPDIR, SOPS_AGE_KEY: identity, SOPS_EDITOR: editor },
+    env: {
+      ...Object.fromEntries(own),
+      ...{ PATH: toolPath(env), TMPDIR, SOPS_AGE_KEY: identity, SOPS_EDITOR: editor },
+    },
     lifeline,
   });
 }

@@ -19,7 +19,7 @@ import { run } from "../../components/command";
 import { nameOf, refOf, type ManifestRef } from "../../components/kubernetes";
 import { rotate } from "../../components/sops/rotation";
 import { Rehearsal } from "../../rehearsal/rehearsal";
-import { binDirectory } from "../../tools/tools";
+import { binDirectory } from "../../tools/bin";
 import { KnownSecrets } from "./known-secrets";
 import { filesBelow, objectsOf, readNow, Search, unpacked, Watch, type Marker } from "./leak-search";
 

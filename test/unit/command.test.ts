@@ -1,7 +1,8 @@
-import { equal, match, rejects } from "node:assert/strict";
-import { mkdirSync, symlinkSync } from "node:fs";
+import { deepEqual, equal, match, rejects } from "node:assert/strict";
+import { mkdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { run } from "../../components/command";
+import { binDirectory, sharedBinDirectory } from "../../tools/bin";
 import { cacheDirectory } from "../../tools/cache";
 import { fakeTools, temporaryDirectory, withEnvironment } from "./temporary";
 
@@ -63,25 +64,56 @@ describe("run", () => {
     equal(await run("true", [], { input: "x".repeat(1_000_000) }), "");
   });
 
-  it("adds variables to the environment and takes those away that are undefined", async () => {
-    await withEnvironment({ PLATFORM_TEST_GONE: "1", PLATFORM_TEST_KEPT: "2" }, async () => {
-      const script = 'echo "${PLATFORM_TEST_GONE-unset} $PLATFORM_TEST_KEPT $PLATFORM_TEST_NEW"';
-      const env = { PLATFORM_TEST_GONE: undefined, PLATFORM_TEST_NEW: "3" };
-      equal(await run("sh", ["-c", script], { env }), "unset 2 3\n");
+  it("gives a tool what it needs of the user's variables, and what its caller adds", async () => {
+    const tools = fakeTools({ helm: "env", git: "env", sops: "env", other: "env" });
+    const user = {
+      ...{ HTTPS_PROXY: "http://proxy", no_proxy: "local", SSL_CERT_FILE: "/ca", LC_ALL: "C" },
+      ...{ HELM_REGISTRY_CONFIG: "/login", HELM_NAMESPACE: "x", KUBECONFIG: "/kube", DOCKER_CONTEXT: "x" },
+      ...{
+        GIT_DIR: "/x",
+        GIT_AUTHOR_NAME: "me",
+        SOPS_KMS_ARN: "arn",
+        SOPS_AGE_KEY: "key",
+        AWS_PROFILE: "me",
+      },
+    };
+    const names = [...Object.keys(user), "ADDED"];
+    const given = async (tool: string) =>
+      (await run(tool, [], { env: { ADDED: "1", HELM_NAMESPACE: undefined } }))
+        .split("\n")
+        .map((line) => line.split("=")[0] ?? "")
+        .filter((name) => names.includes(name))
+        .sort();
+    const common = ["ADDED", "HTTPS_PROXY", "LC_ALL", "SSL_CERT_FILE", "no_proxy"];
+    await withEnvironment({ ...tools, ...user }, async () => {
+      deepEqual(await given("sops"), common);
+      deepEqual(await given("other"), common);
+      deepEqual(await given("git"), [...common, "GIT_AUTHOR_NAME"].sort());
+      deepEqual(
+        await given("helm"),
+        [...common, "AWS_PROFILE", "DOCKER_CONTEXT", "HELM_REGISTRY_CONFIG"].sort(),
+      );
     });
   });
 
-  it("prefers a pinned tool of the cache to one on PATH", async () => {
+  it("prefers a pinned tool of this checkout to one of another, and that to one on PATH", async () => {
     const cache = temporaryDirectory();
-    const pinned = fakeTools({ tool: "echo pinned" });
-    const other = fakeTools({ tool: "echo other" });
-    mkdirSync(join(cache, "platform"));
-    symlinkSync(pinned.PATH.split(":")[0] ?? "", join(cache, "platform", "bin"));
-    equal(
-      await withEnvironment({ PATH: other.PATH, XDG_CACHE_HOME: cache }, () => run("tool", [])),
-      "pinned\n",
-    );
-    equal(await withEnvironment(other, () => run("tool", [])), "other\n");
+    const env = { XDG_CACHE_HOME: cache };
+    const onPath = fakeTools({ tool: "echo path" }).PATH;
+    const place = async (directory: string, says: string) => {
+      await mkdir(directory, { recursive: true });
+      await symlink(
+        join(fakeTools({ tool: `echo ${says}` }).PATH.split(":")[0] ?? "", "tool"),
+        join(directory, "tool"),
+      );
+    };
+    await withEnvironment({ ...env, PATH: onPath }, async () => {
+      equal(await run("tool", []), "path\n");
+      await place(sharedBinDirectory(env), "another");
+      equal(await run("tool", []), "another\n");
+      await place(binDirectory(env), "own");
+      equal(await run("tool", []), "own\n");
+    });
   });
 
   it("names a working directory that does not exist, not the command", async () => {

@@ -12,8 +12,9 @@ import { checkChanges } from "../../components/sops/rewrite";
 import { checkRules, renderRules, type Readers } from "../../components/sops/rules";
 import { recipientsOf, secretManifest, withValues } from "../../components/sops/secret-file";
 import { SecretStore } from "../../components/sops/store";
-import { binDirectory, ensureTools, pinnedVersion } from "../../tools/tools";
-import { temporaryDirectory, writeFiles } from "./temporary";
+import { binDirectory } from "../../tools/bin";
+import { ensureTools, pinnedVersion } from "../../tools/tools";
+import { temporaryDirectory, withEnvironment, writeFiles } from "./temporary";
 
 const sops = new SopsCli();
 const path = "clusters/x/apps/s.enc.yaml";
@@ -44,6 +45,29 @@ function official(
 
 const secretOf = (values: Readonly<Record<string, string>>) =>
   secretManifest({ name: "s", namespace: "team", type: "Opaque", values });
+
+describe("variables of the user", () => {
+  it("add no reader to what is encrypted, and no key to what is decrypted", async () => {
+    const [own, stranger] = [await identity(), await identity()];
+    const settings = {
+      SOPS_KMS_ARN: "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab",
+      SOPS_PGP_FP: "85D77543B3D624B63CEA9E6DBC17301B491B3F21",
+      SOPS_AGE_RECIPIENTS: stranger.recipient,
+      SOPS_GCP_KMS_IDS: "projects/p/locations/global/keyRings/r/cryptoKeys/k",
+      SOPS_VAULT_URIS: "http://127.0.0.1:9/v1/sops/keys/k",
+    };
+    const content = await withEnvironment(settings, () =>
+      sops.encrypt(secretOf({ a: "1" }), path, [own.recipient]),
+    );
+    deepEqual(recipientsOf(content), [own.recipient]);
+    const { sops: metadata } = parse(content) as { sops: Record<string, unknown> };
+    for (const service of ["kms", "pgp", "gcp_kms", "hc_vault"])
+      deepEqual(metadata[service] ?? [], [], service);
+    await withEnvironment({ SOPS_AGE_KEY: own.key, SOPS_AGE_KEY_CMD: `echo ${own.key}` }, () =>
+      rejects(sops.decrypt(content, path, stranger.key), /no master key was able to decrypt the file/),
+    );
+  }).timeout(60_000);
+});
 
 /** Texts that YAML takes for something else, that end oddly, or that few expect. */
 const awkward = [

@@ -7,7 +7,8 @@ import { SopsCli } from "../../components/sops/client";
 import { editSecret } from "../../components/sops/edit";
 import { secretManifest } from "../../components/sops/secret-file";
 import { SecretStore } from "../../components/sops/store";
-import { binDirectory, ensureTools } from "../../tools/tools";
+import { binDirectory } from "../../tools/bin";
+import { ensureTools } from "../../tools/tools";
 import { temporaryDirectory, withEnvironment, writeFiles } from "./temporary";
 
 const project = join(__dirname, "..", "..");

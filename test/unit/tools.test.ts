@@ -1,8 +1,9 @@
-import { deepEqual, equal, match, ok, rejects } from "node:assert/strict";
+import { deepEqual, equal, match, notEqual, ok, rejects } from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import {
   chmodSync,
+  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -10,6 +11,7 @@ import {
   readFileSync,
   realpathSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -18,7 +20,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { readGoModule, versionOf } from "../../tools/go-module";
 import { withLock } from "../../tools/lock";
 import { identify, isRunning } from "../../tools/process-identity";
-import { binDirectory, ensureTools, findOptional, pinnedVersion, saysVersion } from "../../tools/tools";
+import { binDirectory, sharedBinDirectory } from "../../tools/bin";
+import { ensureTools, findOptional, pinnedVersion, saysVersion } from "../../tools/tools";
 
 const root = join(__dirname, "../..");
 
@@ -167,6 +170,59 @@ ${afterwards}`,
       );
     });
 
+    it("stays in its place while a checkout with other pins links its own", async () => {
+      fakeGo();
+      const { kustomize: own } = await ensureTools(["kustomize"], { env });
+      const other = join(directory, "other");
+      cpSync(join(root, "tools"), join(other, "tools"), { recursive: true });
+      cpSync(join(root, "components"), join(other, "components"), { recursive: true });
+      symlinkSync(join(root, "node_modules"), join(other, "node_modules"));
+      const mod = join(other, "tools/cli/go.mod");
+      writeFileSync(mod, `${readFileSync(mod, "utf8")}// another pin\n`);
+      const script = `require(${JSON.stringify(join(other, "tools/tools"))}).ensureTools(["kustomize"]).then((paths) => console.log(paths.kustomize))`;
+      const { stdout, stderr } = spawnSync(
+        process.execPath,
+        ["-r", "ts-node/register/transpile-only", "-e", script],
+        { cwd: root, env, encoding: "utf8" },
+      );
+      equal(stderr, "");
+      notEqual(stdout.trim(), own);
+      equal(realpathSync(join(binDirectory(env), "kustomize")), own);
+      equal(realpathSync(join(sharedBinDirectory(env), "kustomize")), stdout.trim());
+    }).timeout(30_000);
+
+    it("is built with the user's sources of modules, and none of the flags", async () => {
+      program(
+        "go",
+        `/usr/bin/env > "${directory}/go.env"
+while [ "$1" != -o ]; do shift; done
+echo built >"$2"
+/bin/chmod +x "$2"`,
+      );
+      const user = {
+        GOPROXY: "https://proxy.example.com",
+        GOPRIVATE: "example.com",
+        GONOSUMDB: "example.com",
+      };
+      const strange = {
+        GOFLAGS: "-mod=mod",
+        GOOS: "plan9",
+        GOARCH: "arm",
+        GOWORK: "/x",
+        GIT_DIR: "/x",
+        CC: "/x",
+      };
+      await ensureTools(["kind"], { env: { ...env, ...user, ...strange } });
+      const given = readFileSync(join(directory, "go.env"), "utf8").trim().split("\n").sort();
+      deepEqual(
+        given.filter((line) => /^(GO(PROXY|PRIVATE|NOSUMDB|FLAGS|OS|ARCH|WORK)|GIT_DIR|CC)=/.test(line)),
+        [
+          ...["GOFLAGS=-mod=readonly", "GONOSUMDB=example.com", "GOPRIVATE=example.com"],
+          ...["GOPROXY=https://proxy.example.com", "GOWORK=off"],
+        ],
+      );
+    });
+
     it("is there the next time without any process", async () => {
       fakeGo();
       const first = await ensureTools(["kind", "helm", "etcd"], { env });
@@ -249,8 +305,8 @@ ${afterwards}`,
     });
 
     it("is found in the bin directory", () => {
-      const path = join(binDirectory(env), "helm-controller");
-      mkdirSync(binDirectory(env), { recursive: true });
+      const path = join(sharedBinDirectory(env), "helm-controller");
+      mkdirSync(sharedBinDirectory(env), { recursive: true });
       writeFileSync(path, "", { mode: 0o755 });
       equal(findOptional("helm-controller", env), path);
     });

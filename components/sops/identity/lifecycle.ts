@@ -94,10 +94,10 @@ export class IdentityLifecycle {
     }
   }
 
-  /** What a password manager prints is kept in memory alone; what it says when it fails may hold anything. */
+  /** A password manager is the user's own and gets all variables. What it prints is kept in memory alone; what it says when it fails may hold anything. */
   private async ask(stack: string, program: string, args: readonly string[]): Promise<string> {
     try {
-      return await run(program, args);
+      return await run(program, args, { env: this.env });
     } catch (error) {
       const missing = (error as Error).message.startsWith("Unable to execute");
       throw new Error(

@@ -15,7 +15,7 @@ import { promisify } from "node:util";
 import { LocalWorkspace, type Stack } from "@pulumi/pulumi/automation";
 import { stringify } from "yaml";
 import { owner, ownerLabel } from "../../../components/docker/ownership";
-import { binDirectory } from "../../../tools/tools";
+import { binDirectory } from "../../../tools/bin";
 import { providePlugins } from "./plugins/plugins";
 import { saveSysctls } from "./world/sysctls";
 import { buildWorld, type World } from "./world/world";

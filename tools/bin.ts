@@ -1,0 +1,34 @@
+import { createHash } from "node:crypto";
+import { existsSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import { cacheDirectory } from "./cache";
+import { readGoModule } from "./go-module";
+
+/**
+ * Hash of every go.mod of this folder, 12 hex digits: two checkouts with other pins each have tools of their own.
+ * Providers keep it in state, as text.
+ */
+const pins = pinsOf(__dirname);
+
+/** @param directory absolute path of a folder of folders with a go.mod each */
+function pinsOf(directory: string): string {
+  const modules = readdirSync(directory)
+    .map((name) => join(directory, name))
+    .filter((path) => existsSync(join(path, "go.mod")));
+  const hash = createHash("sha256");
+  for (const path of modules.sort()) hash.update(readGoModule(path).hash);
+  return hash.digest("hex").slice(0, 12);
+}
+
+/** The directory where every tool is linked by its plain name. */
+export function binDirectory(env: NodeJS.ProcessEnv = process.env): string {
+  return join(sharedBinDirectory(env), pins);
+}
+
+/**
+ * The directory where the tools of the last run of any checkout are linked: what `read` and `delete` of older code in
+ * state look for is here, and what the user puts here is found.
+ */
+export function sharedBinDirectory(env: NodeJS.ProcessEnv = process.env): string {
+  return join(cacheDirectory(env), "bin");
+}
