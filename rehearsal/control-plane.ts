@@ -39,6 +39,8 @@ export interface ControlPlaneArgs {
   readonly tools: Readonly<Record<ControlPlaneTool, string>>;
   /** Receives a line for each milestone and for each process that ends unasked. @default nothing is told */
   readonly report?: (line: string) => void;
+  /** Stops what is being started. @default never */
+  readonly signal?: AbortSignal;
   /** How many nodes there are. @default 2 */
   readonly nodes?: number;
 }
@@ -66,7 +68,7 @@ export class ControlPlane {
 
   private constructor(
     private readonly args: ControlPlaneArgs,
-    private readonly ports: Ports<"etcd" | "etcdPeer" | "api" | "registry">,
+    private readonly ports: Ports<"api" | "registry">,
   ) {
     this.#report = args.report ?? (() => undefined);
     this.#group = new ProcessGroup(args.directory);
@@ -81,13 +83,21 @@ export class ControlPlane {
    */
   static async start(args: ControlPlaneArgs): Promise<ControlPlane> {
     return retryOnTakenPort(async () => {
-      const controlPlane = new ControlPlane(args, await freePorts("etcd", "etcdPeer", "api", "registry"));
+      const ports = await freePorts("api", "registry");
+      args.signal?.throwIfAborted();
+      const controlPlane = new ControlPlane(args, ports);
+      // What dies of it tells what waits for it.
+      const stop = () => void controlPlane.#group.stop(0);
+      args.signal?.addEventListener("abort", stop);
       try {
         await controlPlane.#start();
+        args.signal?.throwIfAborted();
         return controlPlane;
       } catch (error) {
         await controlPlane.stop();
         throw error;
+      } finally {
+        args.signal?.removeEventListener("abort", stop);
       }
     });
   }
@@ -164,9 +174,13 @@ export class ControlPlane {
     this.#milestone("nodes ready");
   }
 
+  /**
+   * Etcd listens on sockets in the directory, which is this user's alone: it asks nobody who they are, and holds the
+   * Secrets of a stack that is rehearsed with its identity.
+   */
   async #startEtcd(): Promise<void> {
-    const client = `http://127.0.0.1:${this.ports.etcd}`;
-    const peer = `http://127.0.0.1:${this.ports.etcdPeer}`;
+    const client = etcdServer;
+    const peer = "unix://etcd-peer-socket";
     const etcd = this.#run("etcd", this.args.tools.etcd, [
       `--data-dir=${this.#path("etcd")}`,
       `--listen-client-urls=${client}`,
@@ -179,7 +193,9 @@ export class ControlPlane {
       "--election-timeout=100",
       "--log-level=error",
     ]);
-    await etcd.ready(httpProbe({ url: `${client}/readyz` }), { interval: 10 });
+    await etcd.ready(httpProbe({ url: "http://localhost/readyz", socketPath: this.#path("etcd-socket") }), {
+      interval: 10,
+    });
     this.#milestone("etcd ready");
   }
 
@@ -189,7 +205,7 @@ export class ControlPlane {
       "--advertise-address=127.0.0.1",
       `--secure-port=${this.ports.api}`,
       `--cert-dir=${this.#path("certificates")}`,
-      `--etcd-servers=http://127.0.0.1:${this.ports.etcd}`,
+      `--etcd-servers=${etcdServer}`,
       `--token-auth-file=${this.#path("tokens.csv")}`,
       "--authorization-mode=RBAC",
       "--service-account-issuer=https://kubernetes.default.svc",
@@ -429,6 +445,9 @@ const fluxControllers = [
   "helm-controller",
   "notification-controller",
 ] as const;
+
+/** A socket in the directory that every process runs in: a whole path may be longer than a socket's may be. */
+const etcdServer = "unix://etcd-socket";
 
 // On this machine, so that what a webhook's ClusterIP should serve can be served by a local process.
 const serviceCidr = "127.96.0.0/16";

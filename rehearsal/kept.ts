@@ -1,7 +1,10 @@
-import { fork } from "node:child_process";
+import { fork, type ChildProcess } from "node:child_process";
+import { createHash } from "node:crypto";
+import { realpathSync } from "node:fs";
 import { mkdir, open, readFile, rm, writeFile } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { cacheDirectory } from "../tools/cache";
+import { withLock } from "../tools/lock";
 import { identify, isRunning, type ProcessIdentity } from "../tools/process-identity";
 import { Rehearsal, type RehearsalOptions, type RehearsalResult } from "./rehearsal";
 
@@ -18,9 +21,18 @@ type KeeperMessage =
   | { readonly kind: "kept"; readonly kept: Kept }
   | { readonly kind: "failed"; readonly message: string };
 
-/** Where the background process is written down: one at a time for each user. */
-function recordFile(env: NodeJS.ProcessEnv): string {
-  return join(cacheDirectory(env), "kept.json");
+/**
+ * Where the background process of a checkout is written down, and its log: one at a time for each.
+ *
+ * @param project absolute path of the directory that holds Pulumi.yaml
+ */
+function keptDirectory(project: string): string {
+  const name = createHash("sha256").update(realpathSync(project)).digest("hex").slice(0, 16);
+  return join(cacheDirectory(), "kept", name);
+}
+
+function recordFile(project: string): string {
+  return join(keptDirectory(project), "record.json");
 }
 
 interface Record {
@@ -28,9 +40,9 @@ interface Record {
   readonly stack: string;
 }
 
-async function readRecord(env: NodeJS.ProcessEnv): Promise<Record | undefined> {
+async function readRecord(project: string): Promise<Record | undefined> {
   try {
-    const record = JSON.parse(await readFile(recordFile(env), "utf8")) as Record;
+    const record = JSON.parse(await readFile(recordFile(project), "utf8")) as Record;
     return isRunning(record.process) ? record : undefined;
   } catch {
     return undefined;
@@ -42,28 +54,17 @@ async function readRecord(env: NodeJS.ProcessEnv): Promise<Record | undefined> {
  *
  * @param report takes a line of progress
  * @param started is told the kubeconfig as soon as the control plane answers
- * @throws Error when one is kept already, or the rehearsal fails
+ * @throws Error when one of this checkout is kept already, or the rehearsal fails
  */
 export async function keep(
   options: Omit<RehearsalOptions, "report">,
   report: (line: string) => void,
   started: (kubeconfig: string) => void,
 ): Promise<Kept> {
-  const running = await readRecord(process.env);
-  if (running !== undefined) {
-    throw new Error(
-      `Rehearsing stack "${options.stack}" failed: the rehearsal of stack "${running.stack}" is kept running (pid ${running.process.pid}). End it with "npm stop".`,
-    );
-  }
-  const record = recordFile(process.env);
-  await mkdir(dirname(record), { recursive: true });
-  const log = await open(`${record}.log`, "w", 0o600);
-  const child = fork(__filename, ["keeper"], {
-    detached: true,
-    execArgv: ["-r", "ts-node/register/transpile-only"],
-    stdio: ["ignore", log.fd, log.fd, "ipc"],
-  });
-  await log.close();
+  const directory = keptDirectory(options.project);
+  await mkdir(directory, { recursive: true, mode: 0o700 });
+  // Two that begin at the same moment both find that nothing runs.
+  const child = await withLock(directory, () => startKeeper(options));
   const interrupt = () => child.kill("SIGTERM");
   process.once("SIGINT", interrupt).once("SIGTERM", interrupt);
   try {
@@ -88,9 +89,33 @@ export async function keep(
   }
 }
 
-/** Ends what `keep` left running, waits until it is gone, and says what it did. */
-export async function stopKept(env: NodeJS.ProcessEnv): Promise<string> {
-  const record = await readRecord(env);
+/** Starts the background process and writes it down. @throws Error when one of this checkout runs already */
+async function startKeeper({ stack, project }: Omit<RehearsalOptions, "report">): Promise<ChildProcess> {
+  const running = await readRecord(project);
+  if (running !== undefined) {
+    throw new Error(
+      `Rehearsing stack "${stack}" failed: the rehearsal of stack "${running.stack}" is kept running (pid ${running.process.pid}). End it with "npm stop".`,
+    );
+  }
+  const log = await open(join(keptDirectory(project), "log"), "w", 0o600);
+  const child = fork(__filename, ["keeper"], {
+    detached: true,
+    execArgv: ["-r", "ts-node/register/transpile-only"],
+    stdio: ["ignore", log.fd, log.fd, "ipc"],
+  });
+  await log.close();
+  const record = { process: identify(child.pid ?? 0), stack };
+  await writeFile(recordFile(project), JSON.stringify(record), { mode: 0o600 });
+  return child;
+}
+
+/**
+ * Ends what `keep` left running for a checkout, waits until it is gone, and says what it did.
+ *
+ * @param project absolute path of the directory that holds Pulumi.yaml
+ */
+export async function stopKept(project: string): Promise<string> {
+  const record = await readRecord(project);
   if (record === undefined) return "Nothing is running.\n";
   process.kill(record.process.pid, "SIGTERM");
   const deadline = Date.now() + 30_000;
@@ -111,7 +136,7 @@ async function keeper(options: Omit<RehearsalOptions, "report">): Promise<void> 
     if (process.connected) process.send?.(message);
   };
   let rehearsal: Rehearsal | undefined;
-  const record = recordFile(process.env);
+  const record = recordFile(options.project);
   const end = async (code: number) => {
     await rehearsal?.stop();
     await rm(record, { force: true });
@@ -120,9 +145,6 @@ async function keeper(options: Omit<RehearsalOptions, "report">): Promise<void> 
   process.once("SIGTERM", () => void end(143)).once("SIGINT", () => void end(130));
   const start = Date.now();
   try {
-    await writeFile(record, JSON.stringify({ process: identify(process.pid), stack: options.stack }), {
-      mode: 0o600,
-    });
     rehearsal = await Rehearsal.start({
       ...options,
       report: (line) => {

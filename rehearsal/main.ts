@@ -75,6 +75,8 @@ export function summary(result: RehearsalResult): string {
   return `Ready: ${layers} (${result.objects} objects) at ${result.revision} in ${result.seconds.toFixed(1)} s; simulated: ${byKind(result.simulated)}.`;
 }
 
+const project = join(__dirname, "..");
+
 async function main(args: readonly string[]): Promise<number> {
   let command: ReturnType<typeof parseCommand>;
   try {
@@ -89,7 +91,7 @@ async function main(args: readonly string[]): Promise<number> {
     return 0;
   }
   if (command === "stop") {
-    process.stdout.write(await stopKept(process.env));
+    process.stdout.write(await stopKept(project));
     return 0;
   }
   // Standard output belongs to the result; progress goes to standard error.
@@ -99,7 +101,7 @@ async function main(args: readonly string[]): Promise<number> {
   };
   const options = {
     stack: command.stack,
-    project: join(__dirname, ".."),
+    project,
     timeoutSeconds: command.timeoutSeconds,
     identity: command.identity,
   };

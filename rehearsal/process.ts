@@ -168,11 +168,13 @@ export interface HttpProbeOptions {
   readonly url: string;
   readonly headers?: Readonly<Record<string, string>>;
   readonly ca?: string;
+  /** Absolute path of the socket to ask at, instead of a port. */
+  readonly socketPath?: string;
 }
 
 /** A probe that is satisfied by any answer with a status below 400. */
-export function httpProbe({ url, headers, ca }: HttpProbeOptions): Probe {
-  const options = { headers, ca, rejectUnauthorized: ca !== undefined, timeout: 2_000 };
+export function httpProbe({ url, headers, ca, socketPath }: HttpProbeOptions): Probe {
+  const options = { headers, ca, socketPath, rejectUnauthorized: ca !== undefined, timeout: 2_000 };
   return () =>
     new Promise((resolve, reject) => {
       const request = (url.startsWith("https:") ? httpsRequest : httpRequest)(

@@ -1,5 +1,6 @@
 import { fork, type ChildProcess } from "node:child_process";
-import { mkdir, mkdtemp, rm, statfs, symlink, writeFile } from "node:fs/promises";
+import { randomBytes } from "node:crypto";
+import { mkdir, statfs, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { stringify } from "yaml";
@@ -7,6 +8,7 @@ import type { LayerResult } from "../components/gate/lifecycle";
 import type { Manifest } from "../components/kubernetes";
 import { renderCluster } from "../components/artifact/render";
 import { asPulumiConfig, parseConfig, readStackFile } from "../config";
+import { ScratchDirectory } from "../tools/scratch-directory";
 import { ensureTools, findOptional } from "../tools/tools";
 import { ControlPlane } from "./control-plane";
 import type { StackState } from "./live-mocks";
@@ -66,8 +68,7 @@ export class Rehearsal {
   private constructor(
     private readonly options: RehearsalOptions,
     private readonly settings: Readonly<Record<string, unknown>>,
-    /** Absolute path of everything that the rehearsal writes. */
-    readonly directory: string,
+    private readonly scratch: ScratchDirectory,
     readonly controlPlane: ControlPlane,
     private readonly simulation: SimulatedControllers,
     program: ChildProcess,
@@ -87,20 +88,18 @@ export class Rehearsal {
     parseConfig(options.stack, asPulumiConfig(settings), { project: options.project, env: process.env });
     await checkDisk();
     const paths = await ensureTools(tools, { report: options.report });
-    const directory = await mkdtemp(join(tmpdir(), "platform-rehearsal-")).catch((error: unknown) => {
-      throw new Error(
-        `Rehearsing failed: nothing can be written to ${tmpdir()} (${(error as Error).message}). Set TMPDIR to a directory of yours.`,
-        { cause: error },
-      );
-    });
+    const scratch = temporaryDirectory();
+    const directory = scratch.path;
     // The program loads while the control plane starts.
     const program = forkProgram(directory);
     const broken = new AbortController();
+    const failed = new AbortController();
+    const starting = ControlPlane.start({
+      ...{ directory: join(directory, "control-plane"), tools: paths, report: options.report },
+      signal: failed.signal,
+    });
     try {
-      const [controlPlane, standInCharts] = await Promise.all([
-        ControlPlane.start({ directory, tools: paths, report: options.report }),
-        prepareCharts(directory),
-      ]);
+      const [controlPlane, standInCharts] = await Promise.all([starting, prepareCharts(directory)]);
       const helm = findOptional("helm-controller") !== undefined;
       if (helm) await serveRealCharts(controlPlane.kubeconfig, directory, controlPlane.registry);
       const simulation = new SimulatedControllers({
@@ -117,12 +116,22 @@ export class Rehearsal {
       });
       standInCharts.forEach((chart) => simulation.simulated.add(chart));
       simulation.start();
-      return new Rehearsal(options, settings, directory, controlPlane, simulation, program, broken.signal);
+      return new Rehearsal(options, settings, scratch, controlPlane, simulation, program, broken.signal);
     } catch (error) {
-      await endProgram(program);
-      await rm(directory, { recursive: true, force: true });
+      failed.abort();
+      const stopped = starting.then(
+        (controlPlane) => controlPlane.stop(),
+        () => undefined,
+      );
+      await Promise.all([stopped, endProgram(program)]);
+      await scratch.remove();
       throw error;
     }
+  }
+
+  /** Absolute path of everything that the rehearsal writes. */
+  get directory(): string {
+    return this.scratch.path;
   }
 
   /** Everything that was stood in for so far, by name. */
@@ -167,7 +176,7 @@ export class Rehearsal {
     this.simulation.stop();
     await Promise.all([endProgram(this.program), endProgram(this.running)]);
     await this.controlPlane.stop();
-    await rm(this.directory, { recursive: true, force: true });
+    await this.scratch.remove();
   }
 
   /** The objects of all layers; none where the tree or a setting is bad, which is the program's to refuse. */
@@ -249,6 +258,18 @@ export class Rehearsal {
   }
 }
 
+/** A directory that is gone as soon as this process is, from its first moment on. */
+function temporaryDirectory(): ScratchDirectory {
+  try {
+    return new ScratchDirectory(join(tmpdir(), `platform-rehearsal-${randomBytes(4).toString("hex")}`));
+  } catch (error) {
+    throw new Error(
+      `Rehearsing failed: nothing can be written to ${tmpdir()} (${(error as Error).message}). Set TMPDIR to a directory of yours.`,
+      { cause: error },
+    );
+  }
+}
+
 /** What a rehearsal writes: etcd, the registry, Flux's copies of artifacts, logs. */
 const diskBytes = 512 * 1024 ** 2;
 
@@ -271,12 +292,19 @@ async function checkDisk(): Promise<void> {
  * are in its process group, to end with it.
  */
 function forkProgram(directory: string): ChildProcess {
-  return fork(join(__dirname, "program.ts"), [], {
+  const program = fork(join(__dirname, "program.ts"), [], {
     detached: true,
     execArgv: ["-r", "ts-node/register/transpile-only"],
     stdio: ["ignore", "ignore", "inherit", "ipc"],
     env: { ...process.env, TMPDIR: directory },
   });
+  // A program that still loads does not hear that its parent is gone, and writes into a directory that was removed.
+  const end = () => {
+    if (program.pid !== undefined) killGroup(program.pid);
+  };
+  process.once("exit", end);
+  program.once("exit", () => process.off("exit", end));
+  return program;
 }
 
 /**

@@ -355,17 +355,21 @@ function goBuild(
     const ticker = setInterval(() => {
       report(`${title}: ${duration((Date.now() - started) / 1000)}`);
     }, 15_000);
-    const interrupt = (signal: NodeJS.Signals) => {
+    // A caller may end this process at once, in a handler of its own.
+    const abandon = () => {
       child.kill("SIGKILL");
       rmSync(scratch, { recursive: true, force: true });
+    };
+    const interrupt = (signal: NodeJS.Signals) => {
+      abandon();
       settle();
       process.kill(process.pid, signal);
     };
     const settle = () => {
       clearInterval(ticker);
-      process.off("SIGINT", interrupt).off("SIGTERM", interrupt);
+      process.off("SIGINT", interrupt).off("SIGTERM", interrupt).off("exit", abandon);
     };
-    process.on("SIGINT", interrupt).on("SIGTERM", interrupt);
+    process.on("SIGINT", interrupt).on("SIGTERM", interrupt).on("exit", abandon);
 
     child.on("error", (error: NodeJS.ErrnoException) => {
       settle();
