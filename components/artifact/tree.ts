@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { checkFile, checkRendered, isChecked } from "./check";
+import { publicValuesIn } from "../sops/public-values";
 import { renderCluster } from "./render";
 
 /** A gitops tree as it stands on the disk. */
@@ -12,6 +13,8 @@ export interface Tree {
   readonly content: string;
   /** What forbids its release, one sentence each. */
   readonly findings: readonly string[];
+  /** The values of Secrets that its files mark as public; see `publicValuesIn`. */
+  readonly publicValues: readonly string[];
 }
 
 /**
@@ -24,12 +27,14 @@ export async function readTree(tree: string): Promise<Tree> {
   const files = await fileNames(tree);
   const hash = createHash("sha256");
   const findings: string[] = [];
+  const publicValues: string[] = [];
   for (const name of files) {
     const text = await readFile(join(tree, name), "utf8");
     findings.push(...checkFile(name, text));
+    publicValues.push(...publicValuesIn(text));
     hash.update(JSON.stringify([name, text]));
   }
-  return { files, content: hash.digest("hex"), findings };
+  return { files, content: hash.digest("hex"), findings, publicValues };
 }
 
 /** What a cluster makes of a tree. */
@@ -44,13 +49,18 @@ export interface ClusterCheck {
  * Renders and checks a tree for one cluster.
  *
  * @param tree absolute path
+ * @param publicValues those of its files. @default none
  */
-export async function checkCluster(tree: string, cluster: string): Promise<ClusterCheck> {
+export async function checkCluster(
+  tree: string,
+  cluster: string,
+  publicValues: readonly string[] = [],
+): Promise<ClusterCheck> {
   try {
     const rendered = await renderCluster(tree, cluster, { wanted: isChecked });
     const objects = [...rendered.root, ...rendered.layers.flatMap(({ manifests }) => manifests)];
     const secrets = objects.filter(({ kind }) => kind === "Secret").map(({ metadata }) => metadata.name);
-    return { findings: checkRendered(rendered), secrets: new Set(secrets) };
+    return { findings: checkRendered(rendered, publicValues), secrets: new Set(secrets) };
   } catch (error) {
     return { findings: [(error as Error).message] };
   }
@@ -64,7 +74,8 @@ export async function checkCluster(tree: string, cluster: string): Promise<Clust
  */
 export async function inspectTree(tree: string, cluster: string): Promise<Tree> {
   const { findings, ...read } = await readTree(tree);
-  return { ...read, findings: eachOnce(findings, (await checkCluster(tree, cluster)).findings) };
+  const ofCluster = await checkCluster(tree, cluster, read.publicValues);
+  return { ...read, findings: eachOnce(findings, ofCluster.findings) };
 }
 
 /**

@@ -1,6 +1,5 @@
 import { realpath } from "node:fs/promises";
 import { relative } from "node:path";
-import { parse } from "yaml";
 import { checkCluster, eachOnce, readTree } from "../artifact/tree";
 import { run } from "../command";
 import { repositoryOf } from "../git";
@@ -8,7 +7,7 @@ import { readSecretFiles } from "./files";
 import { mergeBase, scanFiles, scanHistory, uncommitted, type HistoryScan } from "./history";
 import { checkSecretFiles, readersOf } from "./place";
 import { checkChanges } from "./rewrite";
-import { isSecretPath, type SecretFile } from "./secret-file";
+import { isSecretPath, secretsIn } from "./secret-file";
 import type { SecretStore } from "./store";
 
 /** What was looked at, and what is wrong with it. */
@@ -108,9 +107,9 @@ async function checkTree(
   clusters: readonly string[],
   options: RepositoryOptions,
 ): Promise<RepositoryCheck> {
-  const [artifact, ofClusters, { findings, changed, notes }] = await Promise.all([
-    readTree(tree),
-    Promise.all(clusters.map((cluster) => checkApplied(tree, cluster))),
+  const artifact = await readTree(tree);
+  const [ofClusters, { findings, changed, notes }] = await Promise.all([
+    Promise.all(clusters.map((cluster) => checkApplied(tree, cluster, artifact.publicValues))),
     checkRepository(tree, options).catch((error: unknown): RepositoryCheck => {
       return { findings: [(error as Error).message], changed: [], notes: [] };
     }),
@@ -124,19 +123,25 @@ async function checkTree(
 }
 
 /** What is wrong with what a cluster applies: objects that may not be released, and Secrets that it leaves out. */
-async function checkApplied(tree: string, cluster: string): Promise<string[]> {
+async function checkApplied(
+  tree: string,
+  cluster: string,
+  publicValues: readonly string[],
+): Promise<string[]> {
   const [{ findings, secrets }, files] = await Promise.all([
-    checkCluster(tree, cluster),
+    checkCluster(tree, cluster, publicValues),
     // What cannot be read is a finding of its own.
     readSecretFiles(tree, cluster).catch(() => new Map<string, string>()),
   ]);
-  const unapplied = [...files].flatMap(([path, content]) => {
-    const { name } = (parse(content) as SecretFile).metadata;
-    if (secrets === undefined || secrets.has(name)) return [];
-    return [
-      `Checking ${path} failed: no kustomization applies its Secret "${name}". List the file in the kustomization.yaml beside it, or remove it.`,
-    ];
-  });
+  const unapplied = [...files].flatMap(([path, content]) =>
+    secretsIn(content)
+      .map(({ metadata }) => metadata.name)
+      .filter((name) => secrets?.has(name) === false)
+      .map(
+        (name) =>
+          `Checking ${path} failed: no kustomization applies its Secret "${name}". List the file in the kustomization.yaml beside it, or remove it.`,
+      ),
+  );
   return [...findings, ...unapplied];
 }
 

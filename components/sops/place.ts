@@ -3,7 +3,7 @@ import { readdir, readFile } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import type { PlatformConfig } from "../../config";
 import { readSecretFiles } from "./files";
-import { checkForm } from "./form";
+import { checkEncryption, checkForm } from "./form";
 import { checkRules, type Readers, type RuledFiles } from "./rules";
 import { isSecretPath } from "./secret-file";
 
@@ -87,6 +87,9 @@ export async function checkSecretFiles(tree: string, readers: Readers): Promise<
   const files = await ruledFiles(tree, readers.cluster, rules);
   const text = rules === undefined ? undefined : await readFile(rules, "utf8");
   const wrong = formsOf(files.own, readers);
+  for (const [path, content] of files.own) {
+    if (wrong.get(path)?.length === 0) wrong.set(path, checkEncryption(path, content));
+  }
   const own = new Map([...files.own].filter(([path]) => wrong.get(path)?.length === 0));
   return [...[...wrong.values()].flat(), ...checkRules(text, readers, { ...files, own })];
 }

@@ -43,7 +43,9 @@ export function isEncrypted(content: string): boolean {
 /** The age recipients that an encrypted file names. */
 export function recipientsOf(content: string): string[] {
   const [sops] = objectsIn(content).flatMap((object) => object.sops ?? []);
-  return (sops?.age ?? []).map((entry) => entry.recipient);
+  // In a file that was changed by hand it may be anything.
+  const age: unknown = sops?.age;
+  return Array.isArray(age) ? (age as { recipient: string }[]).map(({ recipient }) => recipient) : [];
 }
 
 /** The keys of `data` and `stringData`, which are plain in every form of the file, each once. */

@@ -2,6 +2,7 @@ import { deepEqual, equal, match } from "node:assert/strict";
 import { checkFile, checkRendered, inOrder } from "../../components/artifact/check";
 import type { Layer } from "../../components/artifact/render";
 import type { Manifest } from "../../components/kubernetes";
+import { publicValuesIn } from "../../components/sops/public-values";
 
 const layer = (
   name: string,
@@ -119,7 +120,7 @@ describe("check of Secrets", () => {
 
   it("names the keys that hold plain text, never the text", () => {
     deepEqual(secret({ data: { a: "cGFzcw==" }, stringData: { b: "hunter2", c: "" } }), [
-      'Secret default/s holds "a", "b" in plain text. Encrypt its file with "sops encrypt --in-place", name it *.enc.yaml, and replace the value: it is known from now on.',
+      'Secret default/s holds "a", "b" in plain text. Encrypt its file with "sops encrypt --in-place", name it *.enc.yaml, and replace the value: it is known from now on. Or, where it is public, mark its line with the comment "platform:not-a-secret <reason>".',
     ]);
   });
 
@@ -129,6 +130,60 @@ describe("check of Secrets", () => {
 
   it("names a key whose value is no text", () => {
     match(secret({ stringData: { pin: 1234 } }).join(), /^Secret default\/s holds "pin" in plain text/);
+  });
+});
+
+describe("a plain value of a Secret that is public", () => {
+  const mark = "# platform:not-a-secret only a reference";
+  const base64 = (text: string) => Buffer.from(text).toString("base64");
+  for (const [what, text, data] of [
+    ["a variable", `stringData:\n  host: \${domain} ${mark}\n`, { stringData: { host: "${domain}" } }],
+    ["quoted", `stringData:\n  host: 'a b' ${mark}\n`, { stringData: { host: "a b" } }],
+    ["base64", `data:\n  host: ${base64("public")} ${mark}\n`, { data: { host: base64("public") } }],
+    [
+      "of several lines",
+      `stringData:\n  host: | ${mark}\n    a\n    b\n`,
+      { stringData: { host: "a\nb\n" } },
+    ],
+    ["in a flow map", `stringData: {host: x} ${mark}\n`, { stringData: { host: "x" } }],
+    ["no text", `stringData:\n  host: 1 ${mark}\n`, { stringData: { host: 1 } }],
+  ] as const) {
+    it(`is excused where its line says so, in the file and in what is built of it: ${what}`, () => {
+      const secret = `apiVersion: v1\nkind: Secret\nmetadata:\n  name: s\n${text}`;
+      deepEqual(checkFile("a.yaml", secret), []);
+      equal(checkFile("a.yaml", secret.replace(mark, "# public")).length, 1);
+      const rendered = { root: [object("Secret", "s", data)], layers: [] };
+      deepEqual(checkRendered(rendered, publicValuesIn(secret)), []);
+      equal(checkRendered(rendered, []).length, 1);
+    });
+  }
+
+  it("is excused where a secretGenerator or a patch of a kustomization makes it", () => {
+    const kustomization = [
+      "secretGenerator:",
+      "  - name: s",
+      `    literals: ["a=x"]`,
+      "  - name: t",
+      "    literals:",
+      `      - host=https://\${domain}/?a=b ${mark}`,
+      "      - other=x",
+      "patches:",
+      "  - patch: |",
+      "      kind: Secret",
+      "      metadata: {name: u}",
+      `      stringData:`,
+      `        user: admin ${mark}`,
+      "",
+    ].join("\n");
+    const check = (data: object) =>
+      checkRendered({ root: [object("Secret", "s", data)], layers: [] }, publicValuesIn(kustomization))
+        .length;
+    equal(check({ data: { host: base64("https://${domain}/?a=b") } }), 0);
+    equal(check({ stringData: { user: "admin" } }), 0);
+    equal(check({ stringData: { user: "root" } }), 1);
+    equal(check({ stringData: { password: "admin" } }), 1);
+    equal(check({ data: { a: base64("x") } }), 1);
+    equal(check({ data: { other: base64("x") } }), 1);
   });
 });
 

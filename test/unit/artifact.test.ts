@@ -167,7 +167,7 @@ describe("tree", () => {
       ),
     });
     const remedy =
-      'Encrypt its file with "sops encrypt --in-place", name it *.enc.yaml, and replace the value: it is known from now on.';
+      'Encrypt its file with "sops encrypt --in-place", name it *.enc.yaml, and replace the value: it is known from now on. Or, where it is public, mark its line with the comment "platform:not-a-secret <reason>".';
     deepEqual((await inspectTree(tree, "x")).findings, [
       `File clusters/x/controllers/secret.enc.yaml: Secret default/s holds "A" in plain text. ${remedy}`,
       `Secret web/g holds "A" in plain text. ${remedy}`,

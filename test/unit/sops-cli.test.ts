@@ -6,7 +6,8 @@ import { join } from "node:path";
 import { parse, parseDocument } from "yaml";
 import { checkRepository } from "../../components/sops/check";
 import { SopsCli } from "../../components/sops/client";
-import { checkForm } from "../../components/sops/form";
+import { checkEncryption, checkForm } from "../../components/sops/form";
+import { IdentityLifecycle } from "../../components/sops/identity/lifecycle";
 import { uncommitted } from "../../components/sops/history";
 import { checkChanges } from "../../components/sops/rewrite";
 import { checkRules, renderRules, type Readers } from "../../components/sops/rules";
@@ -279,7 +280,7 @@ describe("one changed byte of an encrypted file", function () {
     equal(olders[0]?.text, original);
 
     const checks: Readonly<Record<string, (text: string) => boolean>> = {
-      form: (text) => checkForm(path, text, "none").length > 0,
+      form: (text) => checkForm(path, text, "none").length > 0 || checkEncryption(path, text).length > 0,
       rules: (text) =>
         checkRules(rules, readers, { tree: "gitops", own: new Map([[path, text]]), all: [path] }).length > 0,
       rewrite: (text) => checkChanges([{ path: place, olders, newer: text }]).size > 0,
@@ -410,6 +411,39 @@ describe("what the official sops makes of a committed file", function () {
     writeFileSync(file, readFileSync(file, "utf8").replace("tier:", "tyer:"));
     git("commit", "--quiet", "--all", "--amend", "--no-edit");
     match((await findings(repository)).join("\n"), /^Checking \S+ failed: it was changed by something else/);
+  });
+});
+
+describe("what kubectl and the official sops write", function () {
+  this.timeout(60_000);
+
+  it("is accepted and opened: creationTimestamp, mac_only_encrypted, two Secrets in one file", async () => {
+    const own = await identity();
+    const directory = temporaryDirectory();
+    const kubectl = (name: string) =>
+      `apiVersion: v1\ndata:\n  token: aHVudGVyMg==\nkind: Secret\nmetadata:\n  creationTimestamp: null\n  name: ${name}\n  namespace: web\n`;
+    const rules = `creation_rules:\n  - path_regex: (?i)\\.ENC\\.yaml\\z\n    encrypted_regex: ^(data|stringData)$\n    mac_only_encrypted: true\n    age: ${own.recipient}\n`;
+    const file = `gitops/${path}`;
+    writeFiles(directory, { ".sops.yaml": rules, [file]: `${kubectl("a")}---\n${kubectl("b")}` });
+    official("sops", ["encrypt", "--in-place", file], directory);
+    const text = readFileSync(join(directory, file), "utf8");
+    match(text, /mac_only_encrypted: true/);
+    deepEqual([...checkForm(path, text, "none"), ...checkEncryption(path, text)], []);
+    deepEqual(recipientsOf(text), [own.recipient]);
+    const lifecycle = new IdentityLifecycle(sops, { SOPS_AGE_KEY: own.key });
+    const inputs = {
+      stack: "x",
+      file: "none",
+      generate: "none",
+      tree: join(directory, "gitops"),
+      cluster: "x",
+    };
+    deepEqual(await lifecycle.check({ ...inputs, generate: "none" }), []);
+    writeFileSync(
+      join(directory, file),
+      text.replace(/tag:./, (tag) => `${tag}x`),
+    );
+    match((await lifecycle.check({ ...inputs, generate: "none" })).join(), /^Decrypting .* failed: /);
   });
 });
 

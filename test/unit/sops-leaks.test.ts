@@ -184,7 +184,7 @@ describe("leaks in a repository", () => {
     const { findings, files } = await scanFiles(directory, (path) => path.startsWith("examples/"));
     deepEqual(findings, [
       'File new file.txt holds a private key ("AGE-SECRET-KEY-…"). Remove it from the tree and its history, and replace the key.',
-      'File s.yaml: Secret n/s holds "A" in plain text. Encrypt its file with "sops encrypt --in-place", name it *.enc.yaml, and replace the value: it is known from now on.',
+      'File s.yaml: Secret n/s holds "A" in plain text. Encrypt its file with "sops encrypt --in-place", name it *.enc.yaml, and replace the value: it is known from now on. Or, where it is public, mark its line with the comment "platform:not-a-secret <reason>".',
     ]);
     equal(files, 4);
   });
@@ -200,7 +200,7 @@ describe("leaks in a repository", () => {
     const { findings, files } = await scanHistory(directory, base, nothing);
     deepEqual([...findings].sort(), [
       `File dir/ä b.txt holds a private key ("AGE-SECRET-KEY-…"). Remove it from the tree and its history, and replace the key (commit ${first}).`,
-      `File s.yaml: Secret n/s holds "A" in plain text. Encrypt its file with "sops encrypt --in-place", name it *.enc.yaml, and replace the value: it is known from now on (commit ${first}).`,
+      `File s.yaml: Secret n/s holds "A" in plain text. Encrypt its file with "sops encrypt --in-place", name it *.enc.yaml, and replace the value: it is known from now on. Or, where it is public, mark its line with the comment "platform:not-a-secret <reason>" (commit ${first}).`,
     ]);
     equal(files, 4);
     deepEqual((await scanHistory(directory, base, () => true)).findings, []);
