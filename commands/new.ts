@@ -1,7 +1,8 @@
 import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { isSeq, parseDocument } from "yaml";
+import { isSeq, parseAllDocuments, parseDocument } from "yaml";
+import { isImageReference } from "../components/image-reference";
 import { readArguments } from "./arguments";
 import { exitWith } from "./exit";
 
@@ -31,7 +32,7 @@ export interface NewApp {
  * Adds an application to the tree.
  *
  * @returns the files that were written, relative to the tree
- * @throws Error when the name or the image will not do, or the application is there; nothing is written then
+ * @throws Error when the name is taken or cannot be used, or the image cannot; nothing is written then
  */
 export async function newApp({ tree, name, image }: NewApp): Promise<string[]> {
   const operation = `Adding app "${name}" failed:`;
@@ -41,10 +42,16 @@ export async function newApp({ tree, name, image }: NewApp): Promise<string[]> {
       `${operation} it is no DNS label. Choose up to 63 of a-z, 0-9 and "-", with a letter first and no "-" last.`,
     );
   }
-  if (
-    image !== undefined &&
-    (!/^[\w./:@-]+$/.test(image) || !/(:[\w.-]+|@sha256:[0-9a-f]{64})$/.test(image))
-  ) {
+  // Source: https://yaml.org/type/bool.html
+  if (/^(true|false|null|yes|no|on|off|y|n)$/.test(name)) {
+    throw new Error(`${operation} YAML reads it as a value and not as a name. Choose another name.`);
+  }
+  if (image !== undefined && !isImageReference(image)) {
+    throw new Error(
+      `${operation} no registry can hold image "${image}". Name it as registry/image:tag, in lower case but for the tag.`,
+    );
+  }
+  if (image !== undefined && !/(:[\w.-]+|@sha256:[0-9a-f]{64})$/.test(image)) {
     throw new Error(`${operation} image "${image}" has no tag. Name it as registry/image:tag.`);
   }
   if (image?.endsWith(":latest") === true) {
@@ -55,6 +62,8 @@ export async function newApp({ tree, name, image }: NewApp): Promise<string[]> {
   if (existsSync(directory)) {
     throw new Error(`${operation} ${directory} is there. Choose another name, or change that one.`);
   }
+  const holder = await holderOf(name, tree);
+  if (holder !== undefined) throw new Error(`${operation} ${holder}. Choose another name.`);
   const list = join(apps, "kustomization.yaml");
   const document = parseDocument(await readFile(list, "utf8"));
   const resources = document.get("resources");
@@ -82,6 +91,32 @@ export async function newApp({ tree, name, image }: NewApp): Promise<string[]> {
     ...files.map(([file]) => join("bases", "apps", name, file)),
     join("bases", "apps", "kustomization.yaml"),
   ];
+}
+
+/** Namespaces of Kubernetes, of Flux and of Kind that are in a cluster whatever the tree says. */
+const reserved = ["default", "flux-system", "local-path-storage"];
+
+/** Who has the namespace or the host that an application of this name would have, as a sentence; or undefined. */
+async function holderOf(name: string, tree: string): Promise<string | undefined> {
+  // Source: https://kubernetes.io/docs/concepts/overview/working-with-objects/namespaces/#working-with-namespaces
+  if (name.startsWith("kube-")) return `the prefix "kube-" is reserved for Kubernetes' own namespaces`;
+  if (reserved.includes(name)) return `namespace "${name}" belongs to the cluster itself`;
+  const files = (await readdir(tree, { recursive: true })).filter((file) => /\.ya?ml$/.test(file)).sort();
+  for (const file of files) {
+    const text = await readFile(join(tree, file), "utf8");
+    const used = new RegExp(`^[ \\t-]*namespace:[ \\t]*["']?${name}["']?[ \\t]*(#.*)?$`, "m").test(text);
+    if (used || makesNamespace(text, name)) return `${file} uses namespace "${name}"`;
+    const host = new RegExp(`^[ \\t]*- ["']?${name}\\.\\$\\{domain\\}["']?[ \\t]*(#.*)?$`, "m");
+    if (host.test(text)) return `${file} uses host "${name}.\${domain}"`;
+  }
+  return undefined;
+}
+
+function makesNamespace(text: string, name: string): boolean {
+  if (!/^kind: Namespace\b/m.test(text)) return false;
+  return parseAllDocuments(text).some(
+    (document) => document.get("kind") === "Namespace" && document.getIn(["metadata", "name"]) === name,
+  );
 }
 
 /** @returns the exit code */

@@ -66,7 +66,47 @@ describe("npm run new app", function () {
     ["an image without a tag", "blog", "ghcr.io/example/blog", /has no tag\. Name it as/],
     ["the image of a registry with a port and no tag", "blog", "localhost:5000/blog", /has no tag/],
     ["an image of the newest version", "blog", "example/blog:latest", /whatever is newest/],
-    ["an image that is more than one line", "blog", "a:1\n  x", /has no tag/],
+    ["an image that is more than one line", "blog", "a:1\n  x", /no registry can hold image/],
+    [
+      "an image in upper case",
+      "blog",
+      "GHCR.io/A/B:1",
+      /no registry can hold image "GHCR\.io\/A\/B:1"\. Name it as registry\/image:tag, in lower case/,
+    ],
+    ["an image with a scheme", "blog", "https://ghcr.io/a/b:1", /no registry can hold/],
+    ["an image with an empty part", "blog", "ghcr.io//b:1", /no registry can hold/],
+    ["an image whose port is none", "blog", "ghcr.io:99999/b:1", /no registry can hold/],
+    ["an image whose tag begins with a dot", "blog", "ghcr.io/a/b:.1", /no registry can hold/],
+    ["an image whose digest is too short", "blog", "ghcr.io/a/b:1@sha256:abc", /no registry can hold/],
+    ...["kube-system", "kube-public", "kube-x"].map(
+      (name) =>
+        [`the name ${name}`, name, undefined, /the prefix "kube-" is reserved for Kubernetes/] as const,
+    ),
+    ...["default", "flux-system", "local-path-storage"].map(
+      (name) =>
+        [
+          `the name ${name}`,
+          name,
+          undefined,
+          new RegExp(`namespace "${name}" belongs to the cluster itself`),
+        ] as const,
+    ),
+    ...["cert-manager", "traefik", "kyverno", "metrics-server", "reloader", "democratic-csi"].map(
+      (name) =>
+        [
+          `the platform's own namespace ${name}`,
+          name,
+          undefined,
+          new RegExp(`bases/.*\\.yaml uses namespace "${name}"\\. Choose another name\\.`),
+        ] as const,
+    ),
+    [
+      "a host of another app",
+      "grafana",
+      undefined,
+      /bases\/apps\/monitoring\/http-route\.yaml uses host "grafana\.\$\{domain\}"/,
+    ],
+    ["a name that YAML reads as a value", "true", undefined, /YAML reads it as a value/],
   ] as const) {
     it(`refuses ${what}, and writes nothing`, async () => {
       const before = everyFile();

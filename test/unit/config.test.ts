@@ -163,6 +163,11 @@ describe("config", () => {
       /there is no setting "platform:domian"\. Here are .*"platform:domain"/,
     ],
     [
+      "a key that is like no other",
+      { "platform:colour": "x" },
+      /there is no setting "platform:colour"\. Here are .*"platform:domain"/,
+    ],
+    [
       "an unknown nested key",
       { "platform:registry": { kind: "local", prot: 1 } },
       /no setting "platform:registry\.prot"/,
@@ -293,7 +298,7 @@ describe("config", () => {
     ],
     [
       cluster({ mounts: [{ hostPath: "/a", containerPath: "a" }] }),
-      '"platform:cluster.mounts[0].containerPath" is "a". Set it to an absolute path.',
+      '"platform:cluster.mounts[0].containerPath" is "a". Set it to an absolute path below "/".',
     ],
     [
       cluster({ mounts: [{ hostPath: "/a", containerPath: "/a", readOnly: "yes" }] }),
@@ -305,7 +310,7 @@ describe("config", () => {
     ],
     [
       cluster({ kubeadmConfigPatches: [{ kind: "InitConfiguration" }] }),
-      '"platform:cluster.kubeadmConfigPatches" is [{"kind":"InitConfiguration"}]. Set it to a list of texts.',
+      '"platform:cluster.kubeadmConfigPatches" is [{"kind":"InitConfiguration"}]. Set it to a list of YAML texts, each a map.',
     ],
     [
       registry({ mirrors: "ghcr.io" }),
@@ -360,6 +365,150 @@ describe("config", () => {
       { "platform:registry": { kind: "remote", repository: "ghcr.io/x", keep: 3 } },
       'there is no setting "platform:registry.keep". Here are "platform:registry.kind", "platform:registry.repository", "platform:registry.insecure".',
     ],
+    ...[
+      "not a domain!",
+      "Example.com",
+      "*.example.com",
+      "example..com",
+      "-a.com",
+      "https://example.com",
+      "10.0.0.1",
+      "example.com.",
+      `${"a".repeat(64)}.com`,
+      `${"a.".repeat(95)}com`,
+    ].map(
+      (domain) =>
+        [
+          { "platform:domain": domain },
+          `"platform:domain" is "${domain}". Set it to a DNS name in lower case, such as "example.com".`,
+        ] as const,
+    ),
+    ...["10.0.0/33 oops", "10.0.0.0", "10.0.0.0/16/8", "10.0.0.0/0", "10.0.0.0/33", "10.0.0.1-10.0.0.9"].map(
+      (loadBalancerCidr) =>
+        [
+          { "platform:cluster": { kind: "existing", kubeconfigFile: "x", loadBalancerCidr } },
+          `"platform:cluster.loadBalancerCidr" is "${loadBalancerCidr}". Set it to a subnet such as "10.20.0.0/24".`,
+        ] as const,
+    ),
+    ...[
+      "https://ghcr.io/x:latest",
+      "oci://ghcr.io/x",
+      "ghcr.io/x:latest",
+      "ghcr.io",
+      "ghcr.io/",
+      "ghcr.io/X",
+      "GHCR.io/x",
+      "example/platform",
+      "ghcr.io:99999/x",
+      "ghcr.io/x/../y",
+      `ghcr.io/x@sha256:${"0".repeat(64)}`,
+    ].map(
+      (repository) =>
+        [
+          { "platform:registry": { kind: "remote", repository } },
+          `"platform:registry.repository" is "${repository}". Set it to a host and a path, such as "ghcr.io/example/platform", without scheme and tag.`,
+        ] as const,
+    ),
+    ...["..", ".", "../prod", "a/b", "a b"].map(
+      (directory) =>
+        [
+          { "platform:gitops": { cluster: directory } },
+          `"platform:gitops.cluster" is "${directory}". Set it to the name of a directory below "clusters".`,
+        ] as const,
+    ),
+    ...[
+      "https://charts.example.com",
+      "oci://",
+      "oci://x y",
+      "oci://registry.lan/charts:1",
+      "s3://bucket",
+    ].map(
+      (chartMirror) =>
+        [
+          { "platform:chartMirror": chartMirror },
+          `"platform:chartMirror" is "${chartMirror}". Set it to a directory, or a prefix such as "oci://registry.example.com/charts".`,
+        ] as const,
+    ),
+    ...["Mine", "a_b", "-a", "a-", "a".repeat(51)].map(
+      (name) =>
+        [
+          cluster({ name }),
+          `"platform:cluster.name" is "${name}". Set it to up to 50 of a-z, 0-9, "-" and ".", with a letter or digit at both ends.`,
+        ] as const,
+    ),
+    [
+      cluster({ nodeImage: "kindest/node:" }),
+      '"platform:cluster.nodeImage" is "kindest/node:". Set it to an image such as "kindest/node:v1.37.0".',
+    ],
+    [
+      registry({ image: "docker.io/Registry:3" }),
+      '"platform:registry.image" is "docker.io/Registry:3". Set it to an image such as "registry:3".',
+    ],
+    [
+      registry({ mirrors: ["-"] }),
+      '"platform:registry.mirrors" is "-". Set it to hosts of registries, such as "ghcr.io".',
+    ],
+    [
+      cluster({ podSubnet: "10.96.0.0/14" }),
+      '"platform:cluster.podSubnet" is "10.96.0.0/14". Set it to a subnet apart from "platform:cluster.serviceSubnet" (10.96.0.0/16).',
+    ],
+    [
+      cluster({ serviceSubnet: "10.244.8.0/24" }),
+      '"platform:cluster.serviceSubnet" is "10.244.8.0/24". Set it to a subnet apart from "platform:cluster.podSubnet" (10.244.0.0/16).',
+    ],
+    [
+      cluster({ podSubnet: "10.1.0.0/16", serviceSubnet: "10.1.0.0/16" }),
+      '"platform:cluster.podSubnet" is "10.1.0.0/16". Set it to a subnet apart from "platform:cluster.serviceSubnet" (10.1.0.0/16).',
+    ],
+    [
+      cluster({ podSubnet: "10.1.0.0/24", workers: 2 }),
+      '"platform:cluster.podSubnet" is "10.1.0.0/24". Set it to a subnet from /8 to /22: each of the 3 nodes takes a /24.',
+    ],
+    [
+      cluster({ serviceSubnet: "172.16.0.0/30" }),
+      '"platform:cluster.serviceSubnet" is "172.16.0.0/30". Set it to a subnet from /12 to /29, which the API server takes.',
+    ],
+    [
+      cluster({ ports: [{ containerPort: 1, hostPort: 1, listenAddress: "localhost" }] }),
+      '"platform:cluster.ports[0].listenAddress" is "localhost". Set it to an IP address.',
+    ],
+    [
+      cluster({
+        ports: [
+          { containerPort: 1, hostPort: 80 },
+          { containerPort: 2, hostPort: 80, listenAddress: "0.0.0.0" },
+        ],
+      }),
+      '"platform:cluster.ports[1].hostPort" is 80. Set it to another port: "platform:cluster.ports[0].hostPort" takes this one.',
+    ],
+    [
+      cluster({ ports: [{ containerPort: 1, hostPort: 5050 }] }),
+      '"platform:cluster.ports[0].hostPort" is 5050. Set it to another port: "platform:registry.port" takes this one.',
+    ],
+    [
+      {
+        ...cluster({ ports: [{ containerPort: 1, hostPort: 5051 }] }),
+        ...registry({ mirrors: ["ghcr.io"] }),
+      },
+      '"platform:cluster.ports[0].hostPort" is 5051. Set it to another port: "platform:registry.mirrors (ghcr.io)" takes this one.',
+    ],
+    [
+      cluster({
+        mounts: [
+          { hostPath: "/a", containerPath: "/x" },
+          { hostPath: "/b", containerPath: "/x/" },
+        ],
+      }),
+      '"platform:cluster.mounts[1].containerPath" is "/x". Set it to a path that no other mount has.',
+    ],
+    [
+      cluster({ mounts: [{ hostPath: "/a", containerPath: "/" }] }),
+      '"platform:cluster.mounts[0].containerPath" is "/". Set it to an absolute path below "/".',
+    ],
+    [
+      cluster({ kubeadmConfigPatches: ["kind: [", "x"] }),
+      '"platform:cluster.kubeadmConfigPatches" is ["kind: [","x"]. Set it to a list of YAML texts, each a map.',
+    ],
     [{ "platform:protect": "always" }, '"platform:protect" is "always". Set it to true or false.'],
   ] as const) {
     it(`refuses ${JSON.stringify(settings)}, and says what it takes`, () => {
@@ -368,6 +517,79 @@ describe("config", () => {
       });
     });
   }
+
+  /** What a stack's settings are refused with, one sentence a line. */
+  const faults = (settings: Record<string, unknown>) => {
+    try {
+      parseConfig("local", asPulumiConfig(settings), context);
+      return [];
+    } catch (error) {
+      return (error as Error).message
+        .split("\n")
+        .map((line) => line.replace('Reading the config of stack "local" failed: ', ""));
+    }
+  };
+
+  it("names a misspelt key and the one that it means, and not that the latter is missing", () => {
+    for (const [wrong, meant] of [
+      ["platform:domian", "platform:domain"],
+      ["platform:Domain", "platform:domain"],
+      ["platfrom:domain", "platform:domain"],
+    ] as const) {
+      const { "platform:domain": domain, ...others } = local;
+      deepEqual(faults({ ...others, [wrong]: domain }), [
+        `there is no setting "${wrong}". Did you mean "${meant}"?`,
+      ]);
+    }
+    deepEqual(faults({ ...local, "platform:registry": { kidn: "local", port: 1 } }), [
+      'there is no setting "platform:registry.kidn". Did you mean "platform:registry.kind"?',
+    ]);
+    deepEqual(faults({ ...local, "platform:cluster": { kind: "kind", prots: [] } }), [
+      'there is no setting "platform:cluster.prots". Did you mean "platform:cluster.ports"?',
+    ]);
+  });
+
+  it("tells everything that is wrong at once, the unknown keys first", () => {
+    deepEqual(
+      faults({
+        "platform:cluster": { kind: "existing", loadBalancerCidr: "oops" },
+        "platform:registry": { kind: "remote", repository: "https://ghcr.io/x:latest", insceure: true },
+        "platform:release": { timeoutSeconds: 5 },
+        "platform:domian": "example.com",
+      }),
+      [
+        'there is no setting "platform:domian". Did you mean "platform:domain"?',
+        'there is no setting "platform:registry.insceure". Did you mean "platform:registry.insecure"?',
+        '"platform:cluster.kubeconfigFile" is not set. Set it to a text.',
+        '"platform:cluster.loadBalancerCidr" is "oops". Set it to a subnet such as "10.20.0.0/24".',
+        '"platform:registry.repository" is "https://ghcr.io/x:latest". Set it to a host and a path, such as "ghcr.io/example/platform", without scheme and tag.',
+        '"platform:release.timeoutSeconds" is 5. Set it to a whole number from 10 to 7200.',
+      ],
+    );
+  });
+
+  it("takes what is unusual and right", () => {
+    for (const settings of [
+      { "platform:domain": "lan" },
+      { "platform:domain": "xn--bcher-kva.example" },
+      { "platform:cluster": { kind: "existing", kubeconfigFile: "x", loadBalancerCidr: "fd00::/112" } },
+      { "platform:registry": { kind: "remote", repository: "registry.lan:5000/a/b__c/d-e.f" } },
+      { "platform:registry": { kind: "remote", repository: "127.0.0.1:5000/platform" } },
+      { "platform:chartMirror": "oci://127.0.0.1:5000/" },
+      registry({ image: `registry.lan:5000/registry:3@sha256:${"0".repeat(64)}` }),
+      cluster({ podSubnet: "10.1.0.0/24", serviceSubnet: "10.2.0.0/29" }),
+      cluster({
+        ports: [
+          { containerPort: 1, hostPort: 53, protocol: "UDP" },
+          { containerPort: 1, hostPort: 53 },
+          { containerPort: 1, hostPort: 53, listenAddress: "127.0.0.2" },
+          { containerPort: 1, hostPort: 5050, listenAddress: "::1" },
+        ],
+      }),
+    ]) {
+      deepEqual(faults({ ...local, ...settings }), [], JSON.stringify(settings));
+    }
+  });
 
   it("refuses an unknown stack, naming those there are", async () => {
     await rejects(
