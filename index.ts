@@ -7,10 +7,12 @@ import { Platform } from "./components/platform";
 import { readGeneratedFiles } from "./components/sops/files";
 import { checkForms } from "./components/sops/place";
 import { ageKeyOf, parseConfig, type ClusterConfig, type PlatformConfig } from "./config";
+import { refuseOldNode } from "./tools/node-version";
 import { ensureTools } from "./tools/tools";
 
 /** The program: what it reads is read, and refused, before the first resource is registered. */
 async function main(): Promise<Record<string, unknown>> {
+  refuseOldNode(process.versions.node);
   const config = parseConfig(getStack(), runtime.allConfig(), { project: __dirname, env: process.env });
   await ensureTools(
     [

@@ -1,0 +1,27 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+
+/**
+ * Refuses a Node that the dependencies do not run on. npm scripts bring their own (`node_modules/.bin` comes first on
+ * their PATH); a plain `pulumi up` takes the one of the system, and would fail inside a library.
+ *
+ * @param version of Node, such as "22.19.0"
+ * @throws Error when it is older than `engines` of package.json says
+ */
+export function refuseOldNode(version: string): void {
+  const least = leastNode();
+  const [wanted, found] = [least, version].map((text) => text.split(".").map(Number)) as [number[], number[]];
+  const differs = wanted.findIndex((part, index) => part !== found[index]);
+  if (differs < 0 || (found[differs] ?? 0) > (wanted[differs] ?? 0)) return;
+  throw new Error(
+    `Running the program failed: Pulumi started it with Node ${version}, and its libraries need Node ${least} or newer. Run "npm run up", which brings its own Node, or install a newer one.`,
+  );
+}
+
+/** The oldest version of Node that package.json takes. */
+export function leastNode(): string {
+  const { engines } = JSON.parse(readFileSync(join(__dirname, "..", "package.json"), "utf8")) as {
+    engines: { node: string };
+  };
+  return engines.node.replace(/^>=/, "");
+}
