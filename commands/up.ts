@@ -3,6 +3,7 @@ import { existsSync, realpathSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { onTerminal } from "../components/command";
 import { readStackConfig, stateDirectory } from "../config";
+import { directLoopback } from "../tools/proxy";
 import { ScratchDirectory } from "../tools/scratch-directory";
 import { pulumiEnvironment, removeStaleLocks } from "./backend";
 import { examine, thisHost } from "./doctor";
@@ -47,7 +48,7 @@ async function pulumi(
     // Pulumi's Kubernetes plugin writes the kubeconfig into a temporary file and leaves it there.
     const inScratch = {
       cwd: project,
-      env: { ...env, PATH: program.path, TMPDIR: scratch.path },
+      env: { ...directLoopback(env), PATH: program.path, TMPDIR: scratch.path },
       lifeline: scratch.lifeline,
     };
     const selected = await onTerminal(program.file, ["stack", "select", "--create", stack], inScratch);

@@ -1,12 +1,19 @@
 import { generateKeyPairSync, randomBytes, randomInt } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { request } from "node:https";
+import { Agent, request } from "node:https";
 import { createServer } from "node:net";
 import { arch } from "node:os";
 import { join } from "node:path";
 import { stringify } from "yaml";
 import { findOptional } from "../tools/tools";
-import { httpProbe, lastLines, ProcessDied, ProcessGroup, type SupervisedProcess } from "./process";
+import {
+  httpProbe,
+  ProcessDied,
+  ProcessGroup,
+  type Probe,
+  type ReadyOptions,
+  type SupervisedProcess,
+} from "./process";
 import { upstreamFiles } from "../tools/upstream";
 
 /** The tools that a control plane runs, all of them pinned in `tools/control-plane/go.mod`. */
@@ -55,12 +62,20 @@ export class ControlPlane {
   /** Absolute path of {@link ControlPlane.kubeconfig}. */
   readonly kubeconfigPath: string;
 
+  /**
+   * Resolves when a process ends unasked after its start and is not started again, to an error with its last words:
+   * what waits for the control plane waits in vain.
+   */
+  readonly broken: Promise<Error>;
+
   readonly #started = Date.now();
   readonly #report: (line: string) => void;
   readonly #group: ProcessGroup;
   readonly #api: string;
+  /** Of its own: a proxy of the environment (NODE_USE_ENV_PROXY) is the global agent's. */
+  readonly #agent = new Agent({ keepAlive: true });
   readonly #token = randomBytes(32).toString("hex");
-  readonly #stopping = new Set<SupervisedProcess>();
+  #break: (reason: string) => void = () => undefined;
   #kubeconfig = "";
   #certificate = "";
   #nodesReady: Promise<void> = Promise.resolve();
@@ -71,6 +86,11 @@ export class ControlPlane {
     private readonly ports: Ports<"api" | "registry">,
   ) {
     this.#report = args.report ?? (() => undefined);
+    this.broken = new Promise((resolve) => {
+      this.#break = (reason) => {
+        resolve(new Error(`Rehearsing failed: ${reason}`));
+      };
+    });
     this.#group = new ProcessGroup(args.directory);
     this.#api = `https://127.0.0.1:${ports.api}`;
     this.registry = `127.0.0.1:${ports.registry}`;
@@ -90,7 +110,7 @@ export class ControlPlane {
       const stop = () => void controlPlane.#group.stop(0);
       args.signal?.addEventListener("abort", stop);
       try {
-        await controlPlane.#start();
+        await controlPlane.#unlessBroken(controlPlane.#start());
         args.signal?.throwIfAborted();
         return controlPlane;
       } catch (error) {
@@ -104,7 +124,7 @@ export class ControlPlane {
 
   /** Resolves when the API server calls itself ready and every node is Ready. @throws when that takes too long */
   async ready(): Promise<void> {
-    await this.#nodesReady;
+    await this.#unlessBroken(this.#nodesReady);
   }
 
   /** A kubeconfig of a user in `system:masters`, as YAML text. It holds a token: keep it secret. */
@@ -133,7 +153,6 @@ export class ControlPlane {
 
   /** Ends every process and removes the directory. */
   async stop(): Promise<void> {
-    for (const supervised of this.#group.processes) this.#stopping.add(supervised);
     // All state is thrown away: nothing is gained by letting them end in an orderly way.
     await this.#group.stop(0);
   }
@@ -149,7 +168,7 @@ export class ControlPlane {
     });
     await Promise.all([this.#startEtcd(), this.#writeStages()]);
     const apiServer = this.#startApiServer();
-    await apiServer.ready(() => this.#readCertificate());
+    await this.#ready(apiServer, () => this.#readCertificate());
     this.#writeKubeconfig();
     // These wait for the API server by themselves; it answers them before it calls itself ready.
     await apiServer.ready(() => this.#answers("/livez/ping"));
@@ -159,7 +178,14 @@ export class ControlPlane {
     this.#nodesReady = this.#awaitNodes(apiServer);
     // Who waits for it is told; until then it is nobody's failure.
     this.#nodesReady.catch(() => undefined);
-    await registry.ready(httpProbe({ url: `http://${this.registry}/v2/` }));
+    await this.#ready(registry, httpProbe({ url: `http://${this.registry}/v2/` }));
+  }
+
+  async #unlessBroken<T>(work: Promise<T>): Promise<T> {
+    const broken = this.broken.then((error) => {
+      throw error;
+    });
+    return Promise.race([work, broken]);
   }
 
   async #awaitNodes(apiServer: SupervisedProcess): Promise<void> {
@@ -193,9 +219,8 @@ export class ControlPlane {
       "--election-timeout=100",
       "--log-level=error",
     ]);
-    await etcd.ready(httpProbe({ url: "http://localhost/readyz", socketPath: this.#path("etcd-socket") }), {
-      interval: 10,
-    });
+    const probe = httpProbe({ url: "http://localhost/readyz", socketPath: this.#path("etcd-socket") });
+    await this.#ready(etcd, probe, { interval: 10 });
     this.#milestone("etcd ready");
   }
 
@@ -227,7 +252,7 @@ export class ControlPlane {
       "--secure-port=0",
       "--profiling=false",
     ];
-    this.#run("kube-controller-manager", tools["kube-controller-manager"], [
+    this.#keep("kube-controller-manager", tools["kube-controller-manager"], [
       ...common,
       `--service-account-private-key-file=${this.#path("service-account.key")}`,
       `--root-ca-file=${this.#path("certificates/apiserver.crt")}`,
@@ -236,7 +261,7 @@ export class ControlPlane {
       "--node-monitor-grace-period=24h", // KWOK's heartbeat is slow
       `--controllers=${["*", ...idleControllers.map((name) => `-${name}`)].join(",")}`,
     ]);
-    this.#run("kube-scheduler", tools["kube-scheduler"], [
+    this.#keep("kube-scheduler", tools["kube-scheduler"], [
       ...common,
       "--kube-api-qps=500",
       "--kube-api-burst=1000",
@@ -244,7 +269,7 @@ export class ControlPlane {
   }
 
   #startKwok(): void {
-    this.#run("kwok", this.args.tools.kwok, [
+    this.#keep("kwok", this.args.tools.kwok, [
       `--kubeconfig=${this.kubeconfigPath}`,
       `--config=${this.#path("kwok.yaml")}`,
       "--manage-all-nodes",
@@ -355,7 +380,7 @@ export class ControlPlane {
     };
     await Promise.all(
       this.#flux.map(async ({ name, command, args, health }) => {
-        await this.#run(name, command, args, env).ready(httpProbe({ url: `http://${health}/readyz` }));
+        await this.#ready(this.#run(name, command, args, env), httpProbe({ url: `http://${health}/readyz` }));
       }),
     );
     this.#milestone(`${this.#flux.map(({ name }) => name).join(", ")} ready`);
@@ -364,7 +389,6 @@ export class ControlPlane {
   async #stopFlux(): Promise<void> {
     const names: readonly string[] = this.#flux.map(({ name }) => name);
     const running = this.#group.processes.filter(({ name }) => names.includes(name));
-    for (const supervised of running) this.#stopping.add(supervised);
     await Promise.all(running.map((supervised) => supervised.stop()));
   }
 
@@ -375,13 +399,27 @@ export class ControlPlane {
     env: Readonly<Record<string, string>> = {},
   ): SupervisedProcess {
     const supervised = this.#group.start({ name, command, args, env });
-    void supervised.ended.then((how) => {
-      if (!this.#stopping.has(supervised))
-        this.#report(
-          `${name} ended unasked with ${how}: ${lastLines(supervised.logPath) || "it wrote nothing"}`,
-        );
-    });
+    supervised.endedUnasked(this.#report);
     return supervised;
+  }
+
+  /**
+   * A program that keeps nothing, and that gives up where the API server takes long to start: it is started again
+   * when it ends.
+   */
+  #keep(name: string, command: string, args: readonly string[]): void {
+    this.#group.keep({ name, command, args }, restarts, (sentence, again) => {
+      if (again) this.#report(`${sentence} It is started again.`);
+      else this.#break(`${sentence} It ended ${restarts + 1} times.`);
+    });
+  }
+
+  /** Waits until a program is ready; when it ends unasked later, the control plane is broken. */
+  async #ready(supervised: SupervisedProcess, probe: Probe, options?: ReadyOptions): Promise<void> {
+    await supervised.ready(probe, options);
+    supervised.endedUnasked((sentence) => {
+      this.#break(sentence);
+    });
   }
 
   async #answers(path: string): Promise<boolean> {
@@ -402,7 +440,7 @@ export class ControlPlane {
     return new Promise((resolve, reject) => {
       const call = request(
         `${this.#api}${path}`,
-        { method, headers, ca: this.#certificate, timeout: 5_000 },
+        { method, headers, ca: this.#certificate, timeout: 5_000, agent: this.#agent },
         (response) => {
           let text = "";
           response.setEncoding("utf8").on("data", (chunk: string) => (text += chunk));
@@ -451,6 +489,8 @@ const etcdServer = "unix://etcd-socket";
 
 // On this machine, so that what a webhook's ClusterIP should serve can be served by a local process.
 const serviceCidr = "127.96.0.0/16";
+/** How often a program that gives up is started again: the controller-manager waits 10 s for an API server. */
+const restarts = 10;
 const podCidr = "10.244.0.0/16";
 
 /** Controllers of kube-controller-manager for kubelets, clouds, disks and metrics, of which there are none. */

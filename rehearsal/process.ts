@@ -5,6 +5,7 @@ import { request as httpsRequest } from "node:https";
 import { join } from "node:path";
 import type { Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
+import { directLoopback } from "../tools/proxy";
 import { ScratchDirectory } from "../tools/scratch-directory";
 
 /** A program to run as part of a {@link ProcessGroup}. */
@@ -23,7 +24,7 @@ export type Probe = () => Promise<boolean>;
 
 /** Options of {@link SupervisedProcess.ready}. */
 export interface ReadyOptions {
-  /** Milliseconds until it must be ready. @default 30000 */
+  /** Milliseconds until it must be ready. @default 60000, which a busy machine takes */
   readonly deadline?: number;
   /** Milliseconds between two probes. @default 20 */
   readonly interval?: number;
@@ -55,6 +56,7 @@ export class ProcessDied extends Error {
 export class ProcessGroup {
   readonly #processes = new Map<string, SupervisedProcess>();
   readonly #scratch: ScratchDirectory;
+  #stopped = false;
 
   /** @param directory holds logs and all else that goes with the group; made here, for this user only. */
   constructor(readonly directory: string) {
@@ -73,8 +75,31 @@ export class ProcessGroup {
     return supervised;
   }
 
+  /**
+   * Starts a program, and again when it ends unasked; its log goes on.
+   *
+   * @param restarts how often at most
+   * @param ended takes a sentence with its last words, and whether it is started again
+   * @param pause milliseconds before it is started again
+   */
+  keep(
+    args: ProcessArgs,
+    restarts: number,
+    ended: (sentence: string, again: boolean) => void,
+    pause = 500,
+  ): void {
+    this.start(args).endedUnasked((sentence) => {
+      ended(sentence, restarts > 0);
+      if (restarts === 0) return;
+      setTimeout(() => {
+        if (!this.#stopped) this.keep(args, restarts - 1, ended, pause);
+      }, pause);
+    });
+  }
+
   /** Stops every process and removes the directory; safe to call twice. @param grace milliseconds between SIGTERM and SIGKILL */
   async stop(grace = 2_000): Promise<void> {
+    this.#stopped = true;
     await Promise.all(this.processes.map((supervised) => supervised.stop(grace)));
     await this.#scratch.remove();
   }
@@ -91,6 +116,7 @@ export class SupervisedProcess {
   readonly #child: ChildProcess;
   readonly #lifeline: Writable;
   #end: string | undefined;
+  #asked = false;
 
   /** @throws when no process can be made; a program that is not there ends with code 127. */
   constructor({ name, command, args, env = {} }: ProcessArgs, directory: string) {
@@ -131,7 +157,7 @@ export class SupervisedProcess {
    * @throws {ProcessDied} as soon as the process ends, with its last words.
    * @throws when the deadline passes first.
    */
-  async ready(probe: Probe, { deadline = 30_000, interval = 20 }: ReadyOptions = {}): Promise<void> {
+  async ready(probe: Probe, { deadline = 60_000, interval = 20 }: ReadyOptions = {}): Promise<void> {
     const end = Date.now() + deadline;
     while (!(await isSatisfied(probe))) {
       if (this.#end !== undefined) {
@@ -150,8 +176,18 @@ export class SupervisedProcess {
     }
   }
 
+  /** Calls back when it ends, or has ended, without `stop`: a sentence with its last words. */
+  endedUnasked(callback: (sentence: string) => void): void {
+    void this.ended.then((how) => {
+      if (this.#asked) return;
+      const words = lastLines(this.logPath) || "none";
+      callback(`${this.name} ended unasked with ${how}. Its last words: ${words}`);
+    });
+  }
+
   /** Ends it, and all it started: SIGTERM, then SIGKILL. @param grace milliseconds between the two */
   async stop(grace = 2_000): Promise<void> {
+    this.#asked = true;
     if (this.#end === undefined) {
       this.#child.kill("SIGTERM");
       const timer = setTimeout(() => {
@@ -174,7 +210,9 @@ export interface HttpProbeOptions {
 
 /** A probe that is satisfied by any answer with a status below 400. */
 export function httpProbe({ url, headers, ca, socketPath }: HttpProbeOptions): Probe {
-  const options = { headers, ca, socketPath, rejectUnauthorized: ca !== undefined, timeout: 2_000 };
+  // An agent of its own: a proxy of the environment (NODE_USE_ENV_PROXY) is the global agent's.
+  const own = { rejectUnauthorized: ca !== undefined, timeout: 2_000, agent: false };
+  const options = { headers, ca, socketPath, ...own };
   return () =>
     new Promise((resolve, reject) => {
       const request = (url.startsWith("https:") ? httpsRequest : httpRequest)(
@@ -233,7 +271,7 @@ export function killGroup(group: number): void {
 function inheritedEnvironment(): Record<string, string> {
   const wanted = /^(PATH|SSL_CERT_(FILE|DIR)|(HTTPS?|NO|ALL)_PROXY)$/i;
   return Object.fromEntries(
-    Object.entries(process.env).flatMap(([key, value]) =>
+    Object.entries(directLoopback(process.env)).flatMap(([key, value]) =>
       wanted.test(key) && value !== undefined ? [[key, value]] : [],
     ),
   );

@@ -16,6 +16,7 @@ import type { ProgramMessage, ProgramRequest } from "./program";
 import { killGroup } from "./process";
 import { serveRealCharts } from "./real-charts";
 import { SimulatedControllers } from "./simulated-controllers";
+import { directLoopback } from "../tools/proxy";
 import { upstreamChart, upstreamCrds } from "../tools/upstream";
 
 /** What is rehearsed, and how. */
@@ -100,6 +101,9 @@ export class Rehearsal {
     });
     try {
       const [controlPlane, standInCharts] = await Promise.all([starting, prepareCharts(directory)]);
+      void controlPlane.broken.then((error) => {
+        broken.abort(error);
+      });
       const helm = findOptional("helm-controller") !== undefined;
       if (helm) await serveRealCharts(controlPlane.kubeconfig, directory, controlPlane.registry);
       const simulation = new SimulatedControllers({
@@ -203,10 +207,12 @@ export class Rehearsal {
       child.once("exit", (code, signal) => {
         reject(new Error(`Running the program failed: it ended with ${signal ?? `exit code ${code ?? 0}`}.`));
       });
-      this.broken.addEventListener("abort", () => {
+      const end = () => {
         reject(this.broken.reason as Error);
         void endProgram(child);
-      });
+      };
+      if (this.broken.aborted) end();
+      else this.broken.addEventListener("abort", end, { once: true });
       child.send(request);
     });
   }
@@ -296,7 +302,7 @@ function forkProgram(directory: string): ChildProcess {
     detached: true,
     execArgv: ["-r", "ts-node/register/transpile-only"],
     stdio: ["ignore", "ignore", "inherit", "ipc"],
-    env: { ...process.env, TMPDIR: directory },
+    env: { ...directLoopback(process.env), TMPDIR: directory },
   });
   // A program that still loads does not hear that its parent is gone, and writes into a directory that was removed.
   const end = () => {

@@ -1,4 +1,4 @@
-import { equal, match, ok, rejects } from "node:assert/strict";
+import { deepEqual, equal, match, ok, rejects } from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
@@ -149,6 +149,42 @@ describe("process group", function () {
       slow.ready(() => Promise.resolve(false), { deadline: 100 }),
       /^Error: Starting slow: not ready after 0\.1 s\..*still busy/,
     );
+  });
+
+  it("starts a program again that ends unasked, and gives up with its last words", async () => {
+    group = new ProcessGroup(directory);
+    const told: [string, boolean][] = [];
+    group.keep(
+      shell("fickle", 'echo "no API server"; exit 1'),
+      2,
+      (sentence, again) => told.push([sentence, again]),
+      10,
+    );
+    await until("given up", () => told.at(-1)?.[1] === false);
+    await sleep(100);
+    deepEqual(
+      told.map(([, again]) => again),
+      [true, true, false],
+    );
+    match(told[0]?.[0] ?? "", /^fickle ended unasked with code 1\. Its last words: no API server$/);
+    equal(readFileSync(join(directory, "fickle.log"), "utf8"), "no API server\n".repeat(3));
+  });
+
+  it("starts nothing again, and tells nothing, once it is stopped", async () => {
+    group = new ProcessGroup(directory);
+    const told: string[] = [];
+    group.keep(shell("kept", "exec sleep 60"), 5, (sentence) => told.push(sentence), 10);
+    group.keep(shell("dead", "exit 1"), 5, () => undefined, 200);
+    const [kept] = group.processes;
+    await sleep(50);
+    await group.stop();
+    await sleep(300);
+    deepEqual(told, []);
+    equal(
+      group.processes.find(({ name }) => name === "kept"),
+      kept,
+    );
+    equal(existsSync(directory), false);
   });
 
   it("passes on no environment but what it needs", async () => {

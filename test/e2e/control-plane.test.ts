@@ -1,0 +1,66 @@
+import { equal, match } from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { KubernetesClient } from "../../components/kubernetes";
+import { ControlPlane, controlPlaneTools } from "../../rehearsal/control-plane";
+import { ensureTools } from "../../tools/tools";
+
+describe("control plane whose processes end unasked", function () {
+  this.timeout(300_000);
+  const parent = mkdtempSync(join(tmpdir(), "control-plane-"));
+  const lines: string[] = [];
+  let controlPlane: ControlPlane;
+
+  before(async () => {
+    const tools = await ensureTools(controlPlaneTools, { report: console.error });
+    controlPlane = await ControlPlane.start({
+      ...{ directory: join(parent, "state"), tools },
+      report: (line) => lines.push(line),
+    });
+    await controlPlane.ready();
+  });
+
+  after(async () => {
+    await controlPlane.stop();
+    equal(existsSync(join(parent, "state")), false);
+    rmSync(parent, { recursive: true });
+  });
+
+  /** The ids of a program of this control plane: its arguments name the directory. */
+  const pids = (program: string) =>
+    execFileSync("ps", ["-eo", "pid=,args="], { encoding: "utf8" })
+      .split("\n")
+      .filter(
+        (line) => line.includes(parent) && line.trim().split(/\s+/)[1]?.endsWith(`/${program}`) === true,
+      )
+      .map((line) => Number(line.trim().split(/\s+/)[0]));
+
+  it("starts the controller-manager again, which does its work", async () => {
+    const [pid = 0] = pids("kube-controller-manager");
+    process.kill(pid, "SIGKILL");
+    const api = new KubernetesClient(controlPlane.kubeconfig);
+    await api.apply({ apiVersion: "v1", kind: "Namespace", metadata: { name: "later" } }, "test");
+    const account = { apiVersion: "v1", kind: "ServiceAccount", name: "default", namespace: "later" };
+    const end = Date.now() + 120_000;
+    while ((await api.get(account)) === undefined) {
+      if (Date.now() > end) throw new Error(`no ServiceAccount; told: ${lines.join("\n")}`);
+      await sleep(100);
+    }
+    match(
+      lines.find((line) => line.startsWith("kube-controller-manager")) ?? "",
+      /^kube-controller-manager ended unasked with SIGKILL\. Its last words: .* It is started again\.$/,
+    );
+    equal(pids("kube-controller-manager").includes(pid), false);
+  });
+
+  it("is broken without its etcd, and says so with its last words", async () => {
+    for (const pid of pids("etcd")) process.kill(pid, "SIGTERM");
+    match(
+      (await controlPlane.broken).message,
+      /^Rehearsing failed: etcd ended unasked with .* Its last words: /,
+    );
+  });
+});
