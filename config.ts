@@ -115,6 +115,11 @@ export interface PlatformConfig {
   };
   /** Stands in for every chart source of the seeds: `oci://…` or an absolute directory. @default none */
   readonly chartMirror?: string;
+  /** What a rehearsal of the stack needs beside it. @default nothing */
+  readonly rehearsal?: {
+    /** Absolute path of a directory with CustomResourceDefinitions of charts that a rehearsal cannot render. */
+    readonly definitions: string;
+  };
   /** `pulumi destroy` refuses this stack. @default false */
   readonly protect: boolean;
   /** Absolute path of what the stack leaves on this machine, such as its audit log. */
@@ -165,6 +170,8 @@ export function parseConfig(
   const gitops = root.section("gitops");
   const sops = root.section("sops");
   const release = root.section("release");
+  const rehearsal = root.section("rehearsal");
+  const definitions = rehearsal.optionalString("definitions");
   const chartMirror = root.optionalString("chartMirror");
   if (chartMirror?.includes("://") === true && !isOciPrefix(chartMirror)) {
     root.wrong(
@@ -199,10 +206,11 @@ export function parseConfig(
     ...(chartMirror === undefined
       ? {}
       : { chartMirror: chartMirror.startsWith("oci://") ? chartMirror : path(chartMirror) }),
+    ...(definitions === undefined ? {} : { rehearsal: { definitions: path(definitions) } }),
     protect: root.boolean("protect", false),
     directory: join(stateDirectory(context.env), stack),
   };
-  for (const section of [root, cluster, registry, gitops, sops, release]) section.refuseUnknown();
+  for (const section of [root, cluster, registry, gitops, sops, release, rehearsal]) section.refuseUnknown();
   const sentences = sentencesOf(problems);
   if (sentences.length > 0 || clusterSettings === undefined || registrySettings === undefined) {
     throw new Error(

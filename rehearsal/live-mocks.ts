@@ -31,6 +31,8 @@ export interface StandIn {
 export class LiveMocks implements runtime.Mocks {
   /** What was not made but stood in for. */
   readonly simulated: string[] = [];
+  /** Whether the program came as far as its first resource. */
+  started = false;
   /** The first resource that failed, and why. */
   failure: Error | undefined;
   private readonly kubeconfigs = new Map<string, string>();
@@ -45,6 +47,7 @@ export class LiveMocks implements runtime.Mocks {
     const inputs = unwrap(args.inputs) as Record<string, unknown>;
     if (args.custom !== true) return { id: "", state: inputs };
     const key = `${args.type}::${args.name}`;
+    this.started = true;
     try {
       const { id, state } = await this.make(key, args, inputs);
       this.state[key] = { id, state };

@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { sentence } from "../components/sentence";
-import { Rehearsal, type RehearsalResult } from "./rehearsal";
+import { byKind, Rehearsal, type RehearsalResult } from "./rehearsal";
 import { keep, stopKept } from "./kept";
 import { View } from "./view";
 
@@ -56,17 +56,6 @@ function parseCommand(args: readonly string[]): Command | "help" | "stop" {
     json: values.output === "json",
     timeoutSeconds,
   };
-}
-
-/** `Kind namespace/name` by kind: "HelmRelease cilium, traefik; network platform-local". */
-function byKind(simulated: readonly string[]): string {
-  const groups = new Map<string, string[]>();
-  for (const item of simulated) {
-    const [, kind, name] = /^(\w+) [\w-]+\/([\w-]+)$/.exec(item) ?? [];
-    if (kind === undefined || name === undefined) groups.set(item, []);
-    else groups.set(kind, [...(groups.get(kind) ?? []), name]);
-  }
-  return [...groups].map(([kind, names]) => [kind, names.join(", ")].join(" ").trim()).join("; ");
 }
 
 /** The one line at the end. */

@@ -30,7 +30,8 @@ type ProgramResult =
       readonly layers: readonly LayerResult[];
       readonly simulated: readonly string[];
     }
-  | { readonly kind: "failed"; readonly message: string };
+  /** Nothing is simulated where the program refused before its first resource. */
+  | { readonly kind: "failed"; readonly message: string; readonly simulated?: readonly string[] };
 
 /** Stand-ins of what needs Docker, or that only a cloud of one's own has. */
 function standIns(request: ProgramRequest): StandIn[] {
@@ -76,6 +77,10 @@ const password: StandIn = {
   }),
 };
 
+function named(simulated: readonly string[]): string[] {
+  return simulated.filter((what) => what !== "");
+}
+
 function send(message: ProgramMessage): void {
   process.send?.(message);
 }
@@ -96,10 +101,11 @@ async function run(request: ProgramRequest, state: StackState): Promise<ProgramR
       digest: outputs.digest as string,
       ready: outputs.ready as boolean,
       layers: outputs.layers as LayerResult[],
-      simulated: mocks.simulated.filter((what) => what !== ""),
+      simulated: named(mocks.simulated),
     };
   } catch (error) {
-    return { kind: "failed", message: (mocks.failure ?? (error as Error)).message };
+    const { message } = mocks.failure ?? (error as Error);
+    return { kind: "failed", message, ...(mocks.started ? { simulated: named(mocks.simulated) } : {}) };
   }
 }
 

@@ -1,12 +1,14 @@
 import { fork, type ChildProcess } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { mkdir, statfs, symlink, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, statfs, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { stringify } from "yaml";
+import { Helm } from "../components/chart";
 import type { LayerResult } from "../components/gate/lifecycle";
 import type { Manifest } from "../components/kubernetes";
 import { renderCluster } from "../components/artifact/render";
+import { manifestsIn } from "../components/kustomize";
 import { asPulumiConfig, parseConfig, readStackFile } from "../config";
 import { ScratchDirectory } from "../tools/scratch-directory";
 import { ensureTools, findOptional } from "../tools/tools";
@@ -86,7 +88,10 @@ export class Rehearsal {
    */
   static async start(options: RehearsalOptions): Promise<Rehearsal> {
     const settings = await readStackFile(options.stack, options.project);
-    parseConfig(options.stack, asPulumiConfig(settings), { project: options.project, env: process.env });
+    const { chartMirror, rehearsal } = parseConfig(options.stack, asPulumiConfig(settings), {
+      ...{ project: options.project, env: process.env },
+    });
+    const definitions = rehearsal === undefined ? [] : await readDefinitions(rehearsal.definitions);
     await checkDisk();
     const paths = await ensureTools(tools, { report: options.report });
     const scratch = temporaryDirectory();
@@ -116,6 +121,9 @@ export class Rehearsal {
           }
         },
         helm,
+        notification: findOptional("notification-controller") !== undefined,
+        charts: new Helm(chartMirror),
+        definitions,
         report: options.report,
       });
       standInCharts.forEach((chart) => simulation.simulated.add(chart));
@@ -158,14 +166,19 @@ export class Rehearsal {
     this.simulation.use(() => this.objects(request));
     const [message] = await Promise.all([this.run(child, request), this.controlPlane.ready()]);
     this.state = message.state;
-    if (message.kind !== "done") throw new Error(message.message);
+    const simulated = [...new Set([...this.simulated, ...(message.simulated ?? [])])].sort();
+    if (message.kind !== "done") {
+      const explained = [message.message, this.simulation.explain(message.message)];
+      const named = message.simulated === undefined ? "" : `Simulated: ${byKind(simulated)}.`;
+      throw new Error([...explained, named].filter((line) => line !== "").join("\n"));
+    }
     return {
       stack: this.options.stack,
       revision: `${this.options.stack}@${message.digest}`,
       ready: message.ready,
       seconds: (Date.now() - start) / 1000,
       layers: message.layers,
-      simulated: [...new Set([...this.simulated, ...message.simulated])].sort(),
+      simulated,
       objects: message.layers.reduce((sum, layer) => sum + layer.objects, 0),
     };
   }
@@ -274,6 +287,36 @@ function temporaryDirectory(): ScratchDirectory {
       { cause: error },
     );
   }
+}
+
+/** `Kind namespace/name` by kind: "HelmRelease cilium, traefik; network platform-local". */
+export function byKind(simulated: readonly string[]): string {
+  const groups = new Map<string, string[]>();
+  for (const item of simulated) {
+    const [, kind, name] = /^(\w+) [\w-]+\/([\w-]+)$/.exec(item) ?? [];
+    if (kind === undefined || name === undefined) groups.set(item, []);
+    else groups.set(kind, [...(groups.get(kind) ?? []), name]);
+  }
+  return [...groups].map(([kind, names]) => [kind, names.join(", ")].join(" ").trim()).join("; ");
+}
+
+/** The CustomResourceDefinitions in the YAML files of a directory. @throws Error naming the directory or the file */
+export async function readDefinitions(directory: string): Promise<Manifest[]> {
+  const operation = `Reading the definitions of "platform:rehearsal.definitions" failed:`;
+  const names = await readdir(directory, { recursive: true }).catch((error: unknown) => {
+    throw new Error(`${operation} ${(error as Error).message}. Set it to a directory.`, { cause: error });
+  });
+  const files = names.filter((name) => /\.ya?ml$/.test(name)).sort();
+  const found = await Promise.all(
+    files.map(async (file) => {
+      try {
+        return manifestsIn(await readFile(join(directory, file), "utf8"));
+      } catch (error) {
+        throw new Error(`${operation} ${file} is no YAML. Correct it, or take it away.`, { cause: error });
+      }
+    }),
+  );
+  return found.flat().filter(({ kind }) => kind === "CustomResourceDefinition");
 }
 
 /** What a rehearsal writes: etcd, the registry, Flux's copies of artifacts, logs. */

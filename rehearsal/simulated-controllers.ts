@@ -1,7 +1,9 @@
 import { applyInOrder } from "../components/apply";
 import { SystemClock } from "../components/clock";
+import { chartOf, type ChartRenderer } from "../components/chart";
 import { nameOf, KubernetesClient, refOf, type Manifest } from "../components/kubernetes";
 import { kustomized } from "../components/kustomize";
+import { sentence } from "../components/sentence";
 import type { FluxController, FluxFlags } from "./control-plane";
 import { simulatedLabel } from "./real-charts";
 import { fluxDistribution, upstreamCrds, type CrdComponent } from "../tools/upstream";
@@ -16,6 +18,12 @@ export interface SimulationOptions {
   readonly startFlux: (flags: FluxFlags) => Promise<void>;
   /** Whether the helm-controller runs for real; what stays simulated beside it carries a label. */
   readonly helm: boolean;
+  /** Whether the notification-controller runs for real. */
+  readonly notification: boolean;
+  /** Where the charts come from that bring definitions which no Go module has. */
+  readonly charts: ChartRenderer;
+  /** Definitions that the settings of the stack name, beside those of the charts. */
+  readonly definitions: readonly Manifest[];
   readonly report: (line: string) => void;
 }
 
@@ -23,8 +31,20 @@ const fluxInstances = { apiVersion: "fluxcd.controlplane.io/v1", kind: "FluxInst
 const helmReleases = { apiVersion: "helm.toolkit.fluxcd.io/v2", kind: "HelmRelease" };
 const sources = { apiVersion: "source.toolkit.fluxcd.io/v1", kind: "OCIRepository" };
 const claims = { apiVersion: "v1", kind: "PersistentVolumeClaim" };
-const repositories = { apiVersion: "source.toolkit.fluxcd.io/v1", kind: "HelmRepository" };
 type Served = typeof fluxInstances;
+
+/** What a source-controller makes Ready; the root source of Flux is real. */
+const sourceKinds: readonly Served[] = [
+  sources,
+  ...["HelmRepository", "GitRepository", "Bucket", "HelmChart", "ExternalArtifact"].map((kind) => ({
+    ...{ apiVersion: "source.toolkit.fluxcd.io/v1", kind },
+  })),
+];
+/** What a notification-controller makes Ready, where none is on PATH; Alerts and Providers have no status. */
+const receivers = { apiVersion: "notification.toolkit.fluxcd.io/v1", kind: "Receiver" };
+/** Built into every API server, whatever charts there are. Source: `kubectl api-versions` of a bare cluster */
+const builtInGroup =
+  /^([^.]*|(admissionregistration|apiextensions|authentication|authorization|certificates|coordination|discovery|events|flowcontrol\.apiserver|internal\.apiserver|networking|node|rbac\.authorization|resource|scheduling|storage|storagemigration)\.k8s\.io|apiregistration\.k8s\.io)$/;
 
 /** The last part of a chart's address → what its HelmRelease would install that others need. */
 const chartCrds: Readonly<Record<string, CrdComponent>> = {
@@ -54,7 +74,11 @@ export class SimulatedControllers {
   private readonly api: KubernetesClient;
   private readonly done = new Set<string>();
   private readonly components = new Set<CrdComponent>();
-  private usedKinds: () => Promise<ReadonlySet<string>> = () => Promise.resolve(new Set());
+  private tree: () => Promise<readonly Manifest[]> = () => Promise.resolve([]);
+  private missing: Promise<ReadonlySet<string>> | undefined;
+  private readonly definitions = new Map<CrdComponent, Promise<readonly Manifest[]>>();
+  /** HelmReleases whose charts could not be rendered → why. */
+  private readonly unrendered = new Map<string, string>();
   private timer: NodeJS.Timeout | undefined;
   private stopped = false;
   private lastError = "";
@@ -66,8 +90,21 @@ export class SimulatedControllers {
 
   /** Tells how to find out what the tree holds: definitions of other kinds can wait. */
   use(objects: () => Promise<readonly Manifest[]>): void {
-    let found: Promise<ReadonlySet<string>> | undefined;
-    this.usedKinds = () => (found ??= objects().then((all) => new Set(all.map(groupKind))));
+    let found: Promise<readonly Manifest[]> | undefined;
+    this.tree = () => (found ??= objects());
+    this.missing = undefined;
+  }
+
+  /**
+   * What to add to the failure of a run that lacks a definition, which a simulated HelmRelease would have brought; or
+   * nothing.
+   */
+  explain(message: string): string {
+    const [, kind] = /no matches for kind "([^"]+)"/.exec(message) ?? [];
+    const releases = [...this.simulated].filter((name) => name.startsWith("HelmRelease "));
+    if (kind === undefined || releases.length === 0) return "";
+    const reasons = [...this.unrendered].map(([release, reason]) => ` ${release}: ${reason}`).join("");
+    return `No chart that the rehearsal knows defines ${kind}, and HelmReleases are simulated.${reasons} Put its CustomResourceDefinition into a directory, and set "platform:rehearsal.definitions" to that.`;
   }
 
   start(): void {
@@ -87,7 +124,7 @@ export class SimulatedControllers {
   /** One look at everything that waits for a controller that does not run. */
   private async look(): Promise<void> {
     try {
-      const { helm } = this.options;
+      const { helm, notification } = this.options;
       const has = ({ metadata }: Manifest, label: string) => metadata.labels?.[label] !== undefined;
       await Promise.all([
         this.each(fluxInstances, async (instance) => {
@@ -103,11 +140,12 @@ export class SimulatedControllers {
           await this.bringCrds(release);
           return !helm || has(release, simulatedLabel);
         }),
-        ...[sources, repositories].map((kind) =>
+        ...sourceKinds.map((kind) =>
           this.each(kind, (source) =>
             Promise.resolve(has(source, helm ? simulatedLabel : "kustomize.toolkit.fluxcd.io/name")),
           ),
         ),
+        ...(notification ? [] : [this.each(receivers, () => Promise.resolve(true))]),
       ]);
     } catch (error) {
       // The API server may be starting, or Flux may apply a moment later what this waits for: only what persists is
@@ -162,25 +200,60 @@ export class SimulatedControllers {
    */
   private async bringCrds(release: Manifest): Promise<void> {
     const component = chartCrds[await this.chartName(release)];
-    if (component === undefined) return;
-    this.components.add(component);
-    const definitions = await definitionsOf(component);
-    const used = await this.usedKinds();
-    await this.define(definitions.filter((definition) => used.has(groupKindOf(definition))));
+    const objects = await this.tree();
+    const used = new Set(objects.map(groupKind));
+    const isUsed = (definition: Manifest) => used.has(groupKindOf(definition));
+    if (component !== undefined) {
+      this.components.add(component);
+      await this.define((await this.definitionsOf(component)).filter(isUsed));
+    } else if ((await this.undefinedKinds(objects)).size > 0) {
+      const name = nameOf(refOf(release));
+      try {
+        const chart = await this.options.charts.template(chartOf(release, objects));
+        await this.define(chart.filter(({ kind }) => kind === "CustomResourceDefinition").filter(isUsed));
+      } catch (error) {
+        // Its chart may be out of reach, and may define nothing: who misses a kind is told.
+        this.unrendered.set(name, sentence((error as Error).message));
+      }
+    }
+  }
+
+  /** `group/Kind` of the tree's objects that neither the API server, the tree, a known chart nor a setting defines. */
+  private undefinedKinds(objects: readonly Manifest[]): Promise<ReadonlySet<string>> {
+    const custom = objects.filter(
+      ({ apiVersion }) => !builtInGroup.test(apiVersion.replace(/\/?[^/]*$/, "")),
+    );
+    return (this.missing ??= (async () => {
+      const own = objects.filter(({ kind }) => kind === "CustomResourceDefinition");
+      const known = await Promise.all(
+        Object.values(chartCrds).map((component) => this.definitionsOf(component)),
+      );
+      const defined = new Set([...own, ...known.flat(), ...this.options.definitions].map(groupKindOf));
+      const kinds = custom
+        .map(groupKind)
+        .filter((kind) => !defined.has(kind) && !/(^|\.)fluxcd\.io\//.test(kind));
+      return new Set(kinds);
+    })());
   }
 
   /** Makes the volume that a claim waits for, as the provisioner of its class would; the controller-manager binds it. */
   private async provision({ metadata, spec }: Manifest): Promise<void> {
-    const { accessModes, resources, storageClassName } = spec as {
+    const {
+      accessModes,
+      resources,
+      storageClassName,
+      volumeMode = "Filesystem",
+    } = spec as {
       accessModes: readonly string[];
       resources: { requests: { storage: string } };
       storageClassName?: string;
+      volumeMode?: string;
     };
     const { name, namespace, uid } = metadata;
     const volume = {
       ...{ apiVersion: "v1", kind: "PersistentVolume", metadata: { name: `rehearsal-${uid ?? ""}` } },
       spec: {
-        ...{ accessModes, capacity: resources.requests, hostPath: { path: "/nonexistent" } },
+        ...{ accessModes, capacity: resources.requests, volumeMode, hostPath: { path: "/nonexistent" } },
         ...(storageClassName === undefined ? {} : { storageClassName }),
         claimRef: { ...claims, name, namespace },
       },
@@ -207,7 +280,14 @@ export class SimulatedControllers {
 
   /** Brings the definitions that `bringCrds` left out. */
   async completeCrds(): Promise<void> {
-    for (const component of this.components) await this.define(await definitionsOf(component));
+    for (const component of this.components) await this.define(await this.definitionsOf(component));
+  }
+
+  private definitionsOf(component: CrdComponent): Promise<readonly Manifest[]> {
+    const found =
+      this.definitions.get(component) ?? (upstreamCrds(component) as Promise<unknown> as Promise<Manifest[]>);
+    this.definitions.set(component, found);
+    return found;
   }
 
   private async define(definitions: readonly Manifest[]): Promise<void> {
@@ -222,6 +302,7 @@ export class SimulatedControllers {
     const clock = new SystemClock();
     await applyInOrder(api, clock, of("CustomResourceDefinition"), "flux-operator");
     const own = of("ClusterRole", "ClusterRoleBinding", "ServiceAccount", "OCIRepository", "Kustomization");
+    await applyInOrder(api, clock, this.options.definitions, "rehearsal");
     await Promise.all([
       this.fluxFlags(instance, objects).then((flags) => this.options.startFlux(flags)),
       applyInOrder(api, clock, own, "flux-operator"),
@@ -276,10 +357,6 @@ export class SimulatedControllers {
     const { distribution } = instance.spec as { distribution: { version: string } };
     return (await fluxDistribution(distribution.version)) as Manifest[];
   }
-}
-
-async function definitionsOf(component: CrdComponent): Promise<Manifest[]> {
-  return (await upstreamCrds(component)) as unknown as Manifest[];
 }
 
 /** `group/Kind` of an object. */

@@ -77,11 +77,24 @@ export async function upstreamCrds(component: CrdComponent): Promise<V1CustomRes
 }
 
 /**
- * The objects that the Flux Operator applies for a Flux version, such as `2.9.5`: its CRDs, roles, policies and
- * the deployments of four controllers. @throws when the operator's module does not know the version.
+ * The objects that the Flux Operator applies for a Flux version: its CRDs, roles, policies and the deployments of four
+ * controllers.
+ *
+ * @param range a version such as `2.9.5`, or a range such as `2.x`, of which the newest is taken, as the operator does
+ * @throws when the operator's module has no such version.
  */
-export async function fluxDistribution(version: string): Promise<KubernetesObject[]> {
-  const directory = `config/data/flux/v${version.replace(/^v/, "")}/`;
+export async function fluxDistribution(range: string): Promise<KubernetesObject[]> {
+  const operator = modules["flux-operator"];
+  const marker = /^config\/data\/flux\/v([^/]+)\/source-controller\.yaml$/;
+  const files = await upstreamFiles(operator, "flux-versions", (path) => marker.test(path));
+  const versions = [...files.keys()].flatMap((path) => marker.exec(path)?.[1] ?? []);
+  const version = newestOf(versions, range);
+  if (version === undefined)
+    throw new Error(
+      `Reading Flux "${range}": module ${operator} has ${versions.sort(compareVersions).join(", ")}. ` +
+        `Set "distribution.version" of the FluxInstance to one of them, or to a range such as "2.x".`,
+    );
+  const directory = `config/data/flux/v${version}/`;
   const parts = [
     "rbac",
     "policies",
@@ -90,8 +103,48 @@ export async function fluxDistribution(version: string): Promise<KubernetesObjec
     "helm-controller",
     "notification-controller",
   ];
-  const files = new Set(parts.map((part) => `${directory}${part}.yaml`));
-  return objects(modules["flux-operator"], `flux-${version}`, (path) => files.has(path));
+  const wanted = new Set(parts.map((part) => `${directory}${part}.yaml`));
+  return objects(operator, `flux-${version}`, (path) => wanted.has(path));
+}
+
+/**
+ * The newest version in a range, in the forms that Flux's documentation uses: `2.9.5`, `2.x`, `2.9.*`, `~2.9`, `^2.8`,
+ * `>=2.8 <2.10`, `*`, joined by `||`. Source: https://github.com/Masterminds/semver#checking-version-constraints
+ */
+export function newestOf(versions: readonly string[], range: string): string | undefined {
+  return versions
+    .filter((version) => range.split("||").some((alternative) => isIn(version, alternative)))
+    .sort(compareVersions)
+    .at(-1);
+}
+
+function isIn(version: string, comparators: string): boolean {
+  const parts = comparators
+    .replaceAll(",", " ")
+    .replace(/([<>=~^]+)\s+/g, "$1")
+    .trim()
+    .split(/\s+/);
+  return parts.every((part) => {
+    const [, operator = "", bound = ""] =
+      /^(>=|<=|>|<|=|~|\^)?v?((?:\d+|[xX*])(?:\.(?:\d+|[xX*])){0,2})$/.exec(part) ?? [];
+    if (bound === "") return false;
+    const given = bound.replace(/(^|\.)[xX*].*$/, "");
+    const length = given === "" ? 0 : given.split(".").length;
+    const cut = (count: number) => version.split(".").slice(0, count).join(".");
+    const difference = length === 0 ? 0 : compareVersions(cut(length), given);
+    const first = (count: number) => cut(count) === given.split(".").slice(0, count).join(".");
+    if (operator === ">=") return difference >= 0;
+    if (operator === "<=") return difference <= 0;
+    if (operator === ">") return difference > 0;
+    if (operator === "<") return difference < 0;
+    if (operator === "~") return difference >= 0 && first(Math.min(2, length));
+    if (operator === "^") return difference >= 0 && first(Math.min(1, length));
+    return difference === 0;
+  });
+}
+
+function compareVersions(one: string, other: string): number {
+  return one.localeCompare(other, "en", { numeric: true });
 }
 
 /** A chart as its Go module carries it. */

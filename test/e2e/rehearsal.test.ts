@@ -206,7 +206,7 @@ describe("rehearsal of local", function () {
       );
       match(
         error.message,
-        /The channel is back at the last good digest sha256:[0-9a-f]{64}; every layer is Ready on it again after [\d.]+ s\.$/,
+        /The channel is back at the last good digest sha256:[0-9a-f]{64}; every layer is Ready on it again after [\d.]+ s\.\nSimulated: [^\n]*HelmRelease [^\n]*cilium[^\n]*\.$/,
       );
       ok(error.message.includes(first.revision.replace("local@", "")));
       return true;

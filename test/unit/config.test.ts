@@ -129,6 +129,16 @@ describe("config", () => {
     });
   });
 
+  it("reads where the definitions for a rehearsal are", () => {
+    deepEqual(parse({ "platform:rehearsal": { definitions: "crds" } }).rehearsal, {
+      definitions: "/project/crds",
+    });
+    throws(() => parse({ "platform:rehearsal": { definition: "crds" } }), {
+      message:
+        'Reading the config of stack "local" failed: there is no setting "platform:rehearsal.definition". Did you mean "platform:rehearsal.definitions"?',
+    });
+  });
+
   it("protects a stack that says so", () => {
     equal(parse({ "platform:protect": true }).protect, true);
   });
