@@ -59,9 +59,8 @@ async function main(): Promise<Record<string, unknown>> {
   };
 }
 
-/** What a stack needs of this machine: a preview tells what is missing, an update is refused. */
+/** What a stack needs of this machine, its cluster and its registry: a preview tells what is missing, an update is refused. */
 async function examineHost(config: PlatformConfig): Promise<void> {
-  if (config.cluster.kind !== "kind" && config.registry.kind !== "local") return;
   const { stdout } = await local.run({
     command: "node -r ts-node/register/transpile-only commands/doctor.ts --config -",
     dir: __dirname,

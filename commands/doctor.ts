@@ -4,8 +4,10 @@ import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import { run } from "../components/command";
 import { owner, ownerLabel } from "../components/docker/ownership";
+import { KubernetesClient } from "../components/kubernetes";
 import { mirrorName, registryName } from "../components/registry-name";
 import { readStackConfig, type PlatformConfig } from "../config";
+import { ensureTools } from "../tools/tools";
 import { readArguments } from "./arguments";
 import { exitWith } from "./exit";
 
@@ -27,6 +29,10 @@ export interface Host {
   portTaken(port: number): Promise<boolean>;
   /** Free bytes of the file system that holds a path. */
   freeBytes(path: string): Promise<number>;
+  /** The API server behind a kubeconfig. */
+  kubernetes(kubeconfig: string): Pick<KubernetesClient, "ready" | "allows">;
+  /** Runs `crane`, which reaches a registry as a release does. @throws as `run` does */
+  crane(...args: string[]): Promise<string>;
 }
 
 /** Limits below which Cilium and kubelet run out of watches. Source: https://kind.sigs.k8s.io/docs/user/known-issues/#pod-errors-due-to-too-many-open-files */
@@ -36,8 +42,8 @@ const inotify = { max_user_watches: 524_288, max_user_instances: 512 } as const;
 const diskBytes = 12 * 1024 ** 3;
 
 /**
- * Checks what `pulumi up` of a stack needs, before anything is made. The pinned tools are not among it: the program
- * builds them.
+ * Checks what `pulumi up` of a stack needs, before anything is made: this machine, a cluster that is there already, and
+ * a registry somewhere else. The pinned tools are not among it: the program builds them.
  *
  * @returns what is missing; nothing when the stack can be made here
  */
@@ -50,6 +56,8 @@ export async function examine(config: PlatformConfig, host: Host): Promise<Findi
     checkPulumi(host),
     ...(local && docker.length === 0 ? [checkDisk(host)] : []),
     ...(registry.kind === "local" && docker.length === 0 ? [checkVolume(host, registryName(stack))] : []),
+    ...(cluster.kind === "existing" ? [checkCluster(host, cluster.kubeconfigFile)] : []),
+    ...(registry.kind === "remote" ? [checkRegistry(host, registry)] : []),
     ...(cluster.kind === "kind"
       ? [
           checkInotify(host),
@@ -73,7 +81,8 @@ export async function examine(config: PlatformConfig, host: Host): Promise<Findi
   return [docker, ...(await Promise.all(checks))].flat();
 }
 
-async function checkPulumi(host: Host): Promise<Finding[]> {
+/** Whether the Pulumi CLI is there. */
+export async function checkPulumi(host: Host): Promise<Finding[]> {
   try {
     await host.run("pulumi", "version");
     return [];
@@ -81,7 +90,7 @@ async function checkPulumi(host: Host): Promise<Finding[]> {
     return [
       {
         message:
-          'The Pulumi CLI cannot be had: "pulumi version" fails, and the npm package "pulumi" could not install it. Install it from https://www.pulumi.com/docs/install/.',
+          'The Pulumi CLI is not available: "pulumi version" fails, and the npm package "pulumi" could not install it. Install it from https://www.pulumi.com/docs/install/.',
         rehearsable: true,
       },
     ];
@@ -98,6 +107,82 @@ async function checkDocker(host: Host): Promise<Finding[]> {
       ? 'Docker is missing: there is no "docker" on PATH. Install Docker Engine from https://docs.docker.com/engine/install/.'
       : 'Docker does not answer: "docker info" fails. Start it, and let this user reach it ("docker" group).';
     return [{ message, rehearsable: true }];
+  }
+}
+
+/** What layer 0 applies to a cluster: verb, API group, resource, namespace. */
+const needed = [
+  ["create", "", "namespaces"],
+  ["patch", "", "secrets", "flux-system"],
+  ["patch", "", "configmaps", "flux-system"],
+  ["patch", "apps", "deployments", "flux-system"],
+  ["patch", "apiextensions.k8s.io", "customresourcedefinitions"],
+  ["patch", "rbac.authorization.k8s.io", "clusterroles"],
+  ["patch", "rbac.authorization.k8s.io", "clusterrolebindings"],
+  // A role may be bound, and given rights, only by who has them or these two verbs.
+  ["bind", "rbac.authorization.k8s.io", "clusterroles"],
+  ["escalate", "rbac.authorization.k8s.io", "clusterroles"],
+] as const;
+
+/** A cluster that is there already: its kubeconfig, its API server, and what its user may do. */
+async function checkCluster(host: Host, file: string): Promise<Finding[]> {
+  const finding = (message: string) => [{ message, rehearsable: true }];
+  const kubeconfig = await host.read(file);
+  const remedy = "Set platform:cluster.kubeconfigFile to an admin kubeconfig of the cluster.";
+  if (kubeconfig === undefined)
+    return finding(`The kubeconfig ${file} is missing, or cannot be read. ${remedy}`);
+  const api = host.kubernetes(kubeconfig);
+  try {
+    await api.ready();
+    if (await api.allows("*", "*", "*")) return [];
+    const answers = await Promise.all(
+      needed.map(async ([verb, group, resource, namespace]) =>
+        (await api.allows(verb, group, resource, namespace)) ? [] : [`${verb} ${resource}`],
+      ),
+    );
+    const refused = answers.flat();
+    if (refused.length === 0) return [];
+    return finding(
+      `The user of kubeconfig ${file} may not ${refused.join(", ")}, which the first layer needs. Bind it to the ClusterRole cluster-admin, or ${remedy.replace(/^S/, "s")}`,
+    );
+  } catch (error) {
+    const reason = (error as Error).message.replace(/^[^:]* failed: /, "").replace(/\.$/, "");
+    return finding(
+      `The cluster of kubeconfig ${file} is out of reach: ${reason}. Start the cluster or the VPN to it, or ${remedy.replace(/^S/, "s")}`,
+    );
+  }
+}
+
+/** A registry somewhere else: whether it answers, and takes this user's credentials. */
+async function checkRegistry(
+  host: Host,
+  { repository, insecure }: Extract<PlatformConfig["registry"], { kind: "remote" }>,
+): Promise<Finding[]> {
+  const [registry = ""] = repository.split("/");
+  try {
+    await host.crane(...(insecure ? ["--insecure"] : []), "ls", repository);
+    return [];
+  } catch (error) {
+    const { message } = error as Error;
+    // Not built yet: the program builds it, and has this examined again before it makes anything.
+    if (message.startsWith("Unable to execute")) return [];
+    // The first release makes the repository.
+    if (/404 Not Found|MANIFEST_UNKNOWN|NAME_UNKNOWN/.test(message)) return [];
+    if (/UNAUTHORIZED|DENIED|401 Unauthorized|403 Forbidden/.test(message)) {
+      return [
+        {
+          message: `The registry ${registry} refuses ${repository} to this user. Run "docker login ${registry}" with an account that may push to it, or set platform:registry.repository.`,
+          rehearsable: true,
+        },
+      ];
+    }
+    const reason = /(?:Error|error): (?:.*?": )?(.*)$/.exec(message)?.[1] ?? message;
+    return [
+      {
+        message: `The registry ${registry} does not answer for ${repository}: ${reason.replace(/\.$/, "")}. Correct platform:registry.repository or platform:registry.insecure, or see why this machine does not reach it.`,
+        rehearsable: true,
+      },
+    ];
   }
 }
 
@@ -198,6 +283,8 @@ export const thisHost: Host = {
     const { bavail, bsize } = await statfs(path);
     return bavail * bsize;
   },
+  kubernetes: (kubeconfig) => new KubernetesClient(kubeconfig),
+  crane: (...args) => run("crane", args, { timeout: 60_000 }),
 };
 
 const usage = `Usage: npm run doctor -- --stack <name>
@@ -224,6 +311,13 @@ async function main(args: string[]): Promise<number> {
     return values.help === true ? 0 : 1;
   }
   const config = await readStackConfig(values.stack, join(__dirname, ".."), process.env);
+  if (config.registry.kind === "remote") {
+    await ensureTools(["crane"], {
+      report: (line) => {
+        console.error(line);
+      },
+    });
+  }
   const findings = await examine(config, thisHost);
   if (findings.length === 0) console.log(`Stack "${values.stack}" has all it needs.`);
   for (const { message } of findings) console.log(message);

@@ -6,7 +6,7 @@ import { readStackConfig, stateDirectory } from "../config";
 import { directLoopback } from "../tools/proxy";
 import { ScratchDirectory } from "../tools/scratch-directory";
 import { pulumiEnvironment, removeStaleLocks } from "./backend";
-import { examine, thisHost } from "./doctor";
+import { checkPulumi, examine, thisHost } from "./doctor";
 import { exitWith } from "./exit";
 
 /** Absolute path of the directory that holds Pulumi.yaml. */
@@ -118,7 +118,10 @@ async function main(args: readonly string[]): Promise<number> {
   }
   if (consent) process.env.PLATFORM_ALLOW_REPLACE = "true";
   const config = await readStackConfig(stack, project, process.env);
-  // A preview warns of what is missing, and holds no lock.
+  const missing = isPreview ? await checkPulumi(thisHost) : [];
+  for (const { message } of missing) process.stderr.write(`${message}\n`);
+  if (missing.length > 0) return 1;
+  // A preview warns of what else is missing, and holds no lock.
   if (isPreview)
     return pulumi("preview", stack, options, (await pulumiEnvironment(process.env, project)).env);
   const findings = await examine(config, thisHost);

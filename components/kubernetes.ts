@@ -108,6 +108,29 @@ export class KubernetesClient implements KubernetesApi {
     await this.serverSideApply(object, query, "Validating");
   }
 
+  /** Waits some 3 s for an API server that calls itself ready. @throws Error when there is none, or it refuses the user */
+  async ready(): Promise<void> {
+    const operation = "Asking the API server failed:";
+    this.refuse(await this.send("GET", "/readyz", operation), operation);
+    this.refuse(await this.send("GET", "/version", operation), operation);
+  }
+
+  /** Whether the kubeconfig's user may do something, as the API server's authorizers say. */
+  async allows(verb: string, group: string, resource: string, namespace?: string): Promise<boolean> {
+    const operation = `Asking for the permission to ${verb} ${resource} failed:`;
+    const apiVersion = "authorization.k8s.io/v1";
+    const review = {
+      ...{ apiVersion, kind: "SelfSubjectAccessReview" },
+      spec: { resourceAttributes: { verb, group, resource, namespace } },
+    };
+    const path = `/apis/${apiVersion}/selfsubjectaccessreviews`;
+    const answer = this.refuse(
+      await this.send("POST", path, operation, review, "application/json"),
+      operation,
+    );
+    return (JSON.parse(answer) as { status?: { allowed?: boolean } }).status?.allowed === true;
+  }
+
   private async serverSideApply(object: Manifest, query: string, verb: string): Promise<void> {
     const ref = refOf(object);
     const operation = `${verb} ${nameOf(ref)} failed:`;

@@ -1,7 +1,8 @@
-import { deepEqual, equal } from "node:assert/strict";
+import { deepEqual, equal, match } from "node:assert/strict";
 import { connect, createServer, type AddressInfo } from "node:net";
 import { examine, thisHost, type Host } from "../../commands/doctor";
 import type { PlatformConfig } from "../../config";
+import { FakeApiServer } from "./api-server";
 
 const gib = 1024 ** 3;
 const local = {
@@ -52,6 +53,11 @@ function host(lacks: {
   readonly files?: Readonly<Record<string, string>>;
   readonly taken?: readonly number[];
   readonly free?: Readonly<Record<string, number>>;
+  /** What the API server says when it is asked whether it is ready. */
+  readonly apiServer?: Error;
+  /** `verb resource` that the user of the kubeconfig may not. */
+  readonly forbidden?: readonly string[];
+  readonly crane?: Error;
 }): Host {
   const commands: Record<string, string | Error> = {
     "pulumi version": "v3.259.0",
@@ -71,6 +77,7 @@ function host(lacks: {
   const files: Record<string, string> = {
     "/proc/sys/fs/inotify/max_user_watches": "524288\n",
     "/proc/sys/fs/inotify/max_user_instances": "512\n",
+    "/kubeconfig": "the kubeconfig",
     ...lacks.files,
   };
   const free: Record<string, number> = { "/docker": 50 * gib, ...lacks.free };
@@ -86,6 +93,22 @@ function host(lacks: {
       const bytes = free[path];
       return bytes === undefined ? Promise.reject(new Error(`ENOENT ${path}`)) : Promise.resolve(bytes);
     },
+    kubernetes: (kubeconfig) => ({
+      ready: () =>
+        kubeconfig !== "the kubeconfig" || lacks.apiServer !== undefined
+          ? Promise.reject(lacks.apiServer ?? new Error(`another kubeconfig: ${kubeconfig}`))
+          : Promise.resolve(),
+      allows: (verb, _group, resource) =>
+        Promise.resolve(
+          verb === "*"
+            ? lacks.forbidden === undefined
+            : lacks.forbidden?.includes(`${verb} ${resource}`) !== true,
+        ),
+    }),
+    crane: (...args) =>
+      lacks.crane === undefined && args.join(" ") === "ls ghcr.io/example/platform"
+        ? Promise.resolve("")
+        : Promise.reject(lacks.crane ?? new Error(`unexpected: ${args.join(" ")}`)),
   };
 }
 
@@ -96,7 +119,7 @@ describe("doctor", () => {
     deepEqual(await examine(local, host({})), []);
   });
 
-  it("asks for nothing but Pulumi where cluster and registry are elsewhere", async () => {
+  it("asks nothing of Docker and the kernel where cluster and registry are elsewhere", async () => {
     const bare = host({
       commands: { "docker info --format {{.ServerVersion}}": noCommand("docker") },
       files: { "/proc/sys/fs/inotify/max_user_watches": "1" },
@@ -111,7 +134,7 @@ describe("doctor", () => {
       "the Pulumi CLI",
       { commands: { "pulumi version": noCommand("pulumi") } },
       true,
-      'The Pulumi CLI cannot be had: "pulumi version" fails, and the npm package "pulumi" could not install it. Install it from https://www.pulumi.com/docs/install/.',
+      'The Pulumi CLI is not available: "pulumi version" fails, and the npm package "pulumi" could not install it. Install it from https://www.pulumi.com/docs/install/.',
     ],
     [
       "Docker",
@@ -170,6 +193,101 @@ describe("doctor", () => {
       deepEqual(await examine(local, host(lacks)), [{ message, rehearsable }]);
     });
   }
+
+  for (const [what, lacks, message] of [
+    [
+      "its kubeconfig",
+      { files: { "/kubeconfig": undefined as unknown as string } },
+      "The kubeconfig /kubeconfig is missing, or cannot be read. Set platform:cluster.kubeconfigFile to an admin kubeconfig of the cluster.",
+    ],
+    [
+      "a kubeconfig with a current context",
+      {
+        apiServer: new Error(
+          "Asking the API server failed: the kubeconfig names no current cluster. Set its current-context.",
+        ),
+      },
+      "The cluster of kubeconfig /kubeconfig is out of reach: the kubeconfig names no current cluster. Set its current-context. Start the cluster or the VPN to it, or set platform:cluster.kubeconfigFile to an admin kubeconfig of the cluster.",
+    ],
+    [
+      "an API server that answers",
+      {
+        apiServer: new Error(
+          "Asking the API server failed: the API server at https://10.0.0.1:6443 does not answer (ECONNREFUSED).",
+        ),
+      },
+      "The cluster of kubeconfig /kubeconfig is out of reach: the API server at https://10.0.0.1:6443 does not answer (ECONNREFUSED). Start the cluster or the VPN to it, or set platform:cluster.kubeconfigFile to an admin kubeconfig of the cluster.",
+    ],
+    [
+      "permissions",
+      { forbidden: ["create namespaces", "bind clusterroles"] },
+      "The user of kubeconfig /kubeconfig may not create namespaces, bind clusterroles, which the first layer needs. Bind it to the ClusterRole cluster-admin, or set platform:cluster.kubeconfigFile to an admin kubeconfig of the cluster.",
+    ],
+    [
+      "a login to its registry",
+      {
+        crane: new Error(
+          '"crane ls ghcr.io/example/platform" failed: Error: reading tags for ghcr.io/example/platform: GET https://ghcr.io/token?scope=x: DENIED: requested access to the resource is denied',
+        ),
+      },
+      'The registry ghcr.io refuses ghcr.io/example/platform to this user. Run "docker login ghcr.io" with an account that may push to it, or set platform:registry.repository.',
+    ],
+    [
+      "a registry that answers",
+      {
+        crane: new Error(
+          '"crane ls ghcr.io/example/platform" failed: Error: reading tags for ghcr.io/example/platform: Get "https://ghcr.io/v2/": dial tcp: lookup ghcr.io: no such host',
+        ),
+      },
+      "The registry ghcr.io does not answer for ghcr.io/example/platform: dial tcp: lookup ghcr.io: no such host. Correct platform:registry.repository or platform:registry.insecure, or see why this machine does not reach it.",
+    ],
+  ] as const) {
+    it(`finds that a stack elsewhere lacks ${what}, with one sentence and a remedy`, async () => {
+      deepEqual(await examine(prod, host(lacks)), [{ message, rehearsable: true }]);
+    });
+  }
+
+  it("takes a user with all that layer 0 needs, though not with every right, and a repository that is not yet there", async () => {
+    deepEqual(await examine(prod, host({ forbidden: ["delete nodes"] })), []);
+    deepEqual(await examine(prod, host({ crane: new Error("failed: Error: NAME_UNKNOWN: not known") })), []);
+    const insecure = { ...prod, registry: { ...prod.registry, insecure: true } } as PlatformConfig;
+    const asked: string[] = [];
+    const crane = (...args: string[]) => {
+      asked.push(args.join(" "));
+      return Promise.resolve("");
+    };
+    deepEqual(await examine(insecure, { ...host({}), crane }), []);
+    deepEqual(asked, ["--insecure ls ghcr.io/example/platform"]);
+  });
+
+  it("asks a real API server whether it is ready, and what its user may do", async () => {
+    const api = await FakeApiServer.start({});
+    try {
+      const answers: Record<string, string> = { "/readyz": "ok", "/version": "{}" };
+      api.override = (_, path) =>
+        answers[path] === undefined
+          ? path.endsWith("/selfsubjectaccessreviews")
+            ? { status: 201, body: JSON.stringify({ status: { allowed: false } }) }
+            : undefined
+          : { status: 200, body: answers[path] };
+      const real = { ...host({ files: { "/kubeconfig": api.kubeconfig } }), kubernetes: thisHost.kubernetes };
+      const [refused] = await examine(prod, real);
+      match(
+        refused?.message ?? "",
+        /^The user of kubeconfig \/kubeconfig may not create namespaces, patch secrets, /,
+      );
+      api.override = (_, path) =>
+        path === "/readyz" ? { status: 401, body: JSON.stringify({ message: "Unauthorized" }) } : undefined;
+      const [unknown] = await examine(prod, real);
+      match(unknown?.message ?? "", /is out of reach: Unauthorized\. Start the cluster/);
+      const broken = { ...real, read: () => Promise.resolve("kind: [") };
+      match((await examine(prod, broken))[0]?.message ?? "", /is out of reach: the kubeconfig is not valid/);
+      const empty = { ...real, read: () => Promise.resolve("apiVersion: v1\nkind: Config\n") };
+      match((await examine(prod, empty))[0]?.message ?? "", /is out of reach: the kubeconfig/);
+    } finally {
+      api.stop();
+    }
+  });
 
   it("finds everything at once", async () => {
     const lacks = {

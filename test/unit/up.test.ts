@@ -1,58 +1,85 @@
 import { deepEqual, equal, match } from "node:assert/strict";
-import { spawn, spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { chmodSync, existsSync, readFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { splitConsent } from "../../commands/up";
+import { FakeApiServer } from "./api-server";
 import { fakeTools, temporaryDirectory, writeFiles } from "./temporary";
 
 const project = join(__dirname, "..", "..");
 
+let api: FakeApiServer;
+
+/** The surroundings of a stack "dev" that has all it needs: its cluster answers, and so does its registry. */
+function surroundings(home: string, pulumi: string) {
+  writeFiles(home, { ".kube/dev.yaml": api.kubeconfig });
+  return { ...process.env, HOME: home, ...fakeTools({ pulumi, crane: "exit 0" }) };
+}
+
 /** Runs the command with a `pulumi` that is this script; `calls` are that one's arguments, each in brackets. */
-function up(args: readonly string[], pulumi = "") {
+async function up(args: readonly string[], pulumi = "") {
   const home = temporaryDirectory();
   const calls = join(home, "calls");
   const script = `{ printf '[%s]' "$@"; echo; } >> ${calls}; ${pulumi}`;
-  const { status, stderr } = spawnSync(
+  const child = spawn(
     process.execPath,
     ["-r", "ts-node/register/transpile-only", join("commands", "up.ts"), ...args],
     {
-      ...{ cwd: project, encoding: "utf8" },
-      env: { ...process.env, ...fakeTools({ pulumi: script }), PULUMI_BACKEND_URL: `file://${home}/state` },
+      ...{ cwd: project, stdio: ["ignore", "ignore", "pipe"] },
+      env: { ...surroundings(home, script), PULUMI_BACKEND_URL: `file://${home}/state` },
     },
   );
+  let stderr = "";
+  child.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
+  const [status] = (await once(child, "close")) as [number | null];
   const called = existsSync(calls) ? readFileSync(calls, "utf8").trimEnd().split("\n") : [];
   return { status, stderr, calls: called };
 }
 
-/** The stack "dev" needs nothing of this machine but Pulumi. */
+/** What Pulumi is asked for. */
 const calls = (options: string) => [
   "[version]",
   "[stack][select][--create][dev]",
   `[up][--stack][dev]${options}`,
 ];
 
-describe("npm run up", () => {
+describe("npm run up", function () {
+  this.timeout(60_000);
+
+  before(async () => {
+    api = await FakeApiServer.start({});
+    api.override = (method) => ({
+      status: method === "POST" ? 201 : 200,
+      body: JSON.stringify({ status: { allowed: true } }),
+    });
+  });
+
+  after(() => {
+    api.stop();
+  });
+
   for (const [args, options] of [
     [["--stack", "dev"], ""],
     [["--stack=dev", "--yes"], "[--yes]"],
     [["-y", "-s", "dev", "--refresh"], "[-y][--refresh]"],
     [["--message", "a b", "--stack", "dev", "-c", "a=b"], "[--message][a b][-c][a=b]"],
   ] as const) {
-    it(`with ${args.join(" ")} hands Pulumi the stack once, and the rest as it is`, () => {
-      const { status, stderr, calls: made } = up(args);
+    it(`with ${args.join(" ")} hands Pulumi the stack once, and the rest as it is`, async () => {
+      const { status, stderr, calls: made } = await up(args);
       equal(stderr, "");
       equal(status, 0);
       deepEqual(made, calls(options));
     });
   }
 
-  it("takes consent to a replacement for itself, and leaves Pulumi's own option alone", () => {
+  it("takes consent to a replacement for itself, and leaves Pulumi's own option alone", async () => {
     deepEqual(splitConsent(["--replace", "--stack", "dev"]), { consent: true, options: ["--stack", "dev"] });
     deepEqual(splitConsent(["--stack", "dev", "--replace"]), { consent: true, options: ["--stack", "dev"] });
     const own = ["--stack", "dev", "--replace", "urn:pulumi:dev::a"];
     deepEqual(splitConsent(own), { consent: false, options: own });
-    const { status, calls: made } = up(
+    const { status, calls: made } = await up(
       ["--stack", "dev", "--replace"],
       '[ "$1" != up ] || exit "$([ "$PLATFORM_ALLOW_REPLACE" = true ]; echo $?)"',
     );
@@ -60,18 +87,36 @@ describe("npm run up", () => {
     deepEqual(made, calls(""));
   });
 
-  it("previews with what only Pulumi's command differs in", () => {
-    const { status, stderr, calls: made } = up(["--preview", "--stack", "dev", "--diff"]);
+  it("previews with what only Pulumi's command differs in", async () => {
+    const { status, stderr, calls: made } = await up(["--preview", "--stack", "dev", "--diff"]);
     equal(stderr, "");
     equal(status, 0);
-    deepEqual(made, [calls("")[1], "[preview][--stack][dev][--diff]"]);
+    deepEqual(made, [...calls("").slice(0, 2), "[preview][--stack][dev][--diff]"]);
   });
 
-  it("ends with Pulumi's exit code, and does not update a stack that cannot be selected", () => {
-    const failed = up(["--stack", "dev"], '[ "$1" != up ] || exit 3');
+  it("previews nothing without Pulumi's CLI, and says so with one sentence", async () => {
+    const { status, stderr, calls: made } = await up(["--preview", "--stack", "dev"], "exit 1");
+    match(stderr, /^The Pulumi CLI is not available: [^\n]* Install it from [^\n]*\n$/);
+    deepEqual([status, made], [1, ["[version]"]]);
+  });
+
+  it("updates nothing where the cluster is out of reach", async () => {
+    const answers = api.override;
+    api.override = () => ({ status: 401, body: JSON.stringify({ message: "Unauthorized" }) });
+    try {
+      const { status, stderr, calls: made } = await up(["--stack", "dev"]);
+      match(stderr, /^The cluster of kubeconfig \S+dev\.yaml is out of reach: Unauthorized\. [^\n]*\n$/);
+      deepEqual([status, made], [1, ["[version]"]]);
+    } finally {
+      api.override = answers;
+    }
+  });
+
+  it("ends with Pulumi's exit code, and does not update a stack that cannot be selected", async () => {
+    const failed = await up(["--stack", "dev"], '[ "$1" != up ] || exit 3');
     equal(failed.status, 3);
     deepEqual(failed.calls, calls(""));
-    const refused = up(["--stack", "dev"], '[ "$1" != stack ] || exit 4');
+    const refused = await up(["--stack", "dev"], '[ "$1" != stack ] || exit 4');
     equal(refused.status, 4);
     deepEqual(refused.calls, calls("").slice(0, 2));
   });
@@ -87,7 +132,7 @@ describe("npm run up", () => {
     const npm = spawn("/bin/sh", ["-c", `ulimit -c unlimited; ${scripts.up} --stack dev`], {
       ...{ cwd: project, detached: true, stdio: "ignore" as const },
       env: {
-        ...{ ...process.env, ...fakeTools({ pulumi: script }) },
+        ...surroundings(home, script),
         ...{ PULUMI_BACKEND_URL: `file://${home}/state`, XDG_STATE_HOME: home },
       },
     });
@@ -111,7 +156,7 @@ describe("npm run up", () => {
       {
         ...{ cwd: project, stdio: "ignore" as const },
         env: {
-          ...{ ...process.env, ...fakeTools({ pulumi }) },
+          ...surroundings(home, pulumi),
           ...{ PULUMI_BACKEND_URL: `file://${home}/state`, XDG_STATE_HOME: home },
         },
       },
@@ -149,7 +194,7 @@ describe("npm run up", () => {
     equal(existsSync(scratch), false);
   }).timeout(30_000);
 
-  it("runs the CLI that npm's package installed itself, which signals reach", () => {
+  it("runs the CLI that npm's package installed itself, which signals reach", async () => {
     const home = temporaryDirectory();
     const { version } = JSON.parse(
       readFileSync(join(project, "node_modules", "pulumi", "package.json"), "utf8"),
@@ -160,19 +205,22 @@ describe("npm run up", () => {
         `#!/bin/sh\necho "$1 $PPID $(command -v pulumi)" >> ${home}/calls\n`,
     });
     chmodSync(cli, 0o755);
-    const { pid, status } = spawnSync(
+    const around = surroundings(home, "exit 1");
+    const child = spawn(
       process.execPath,
       ["-r", "ts-node/register/transpile-only", join("commands", "up.ts"), "--stack", "dev"],
       {
-        ...{ cwd: project, encoding: "utf8" },
+        ...{ cwd: project, stdio: "ignore" },
         env: {
-          ...process.env,
-          PATH: [join(project, "node_modules", ".bin"), process.env.PATH].join(delimiter),
+          ...around,
+          PATH: [join(project, "node_modules", ".bin"), around.PATH].join(delimiter),
           ...{ PULUMI_HOME: home, PULUMI_BACKEND_URL: `file://${home}/state`, XDG_STATE_HOME: home },
         },
       },
     );
+    const [status] = (await once(child, "close")) as [number | null];
     equal(status, 0);
+    const pid = child.pid ?? 0;
     deepEqual(
       readFileSync(join(home, "calls"), "utf8")
         .trim()
@@ -188,8 +236,8 @@ describe("npm run up", () => {
     [["--stack", "dev", "--help"], 0, /^Usage: /],
     [["--stack", "staging"], 1, /no Pulumi\.staging\.yaml\. Stacks here are [^\n]*\n$/],
   ] as const) {
-    it(`says what is wrong with "${args.join(" ")}", and runs nothing`, () => {
-      const { status, stderr, calls: made } = up(args);
+    it(`says what is wrong with "${args.join(" ")}", and runs nothing`, async () => {
+      const { status, stderr, calls: made } = await up(args);
       match(stderr, said);
       equal(status, code);
       deepEqual(made, []);
