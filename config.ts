@@ -5,6 +5,7 @@ import { isAbsolute, join, resolve } from "node:path";
 import { parse } from "yaml";
 import type { Mount, PortMapping } from "./components/cluster/kind-cluster";
 import { isImageReference, isRegistryHost, isRepository } from "./components/image-reference";
+import type { RegistryLogin } from "./components/registry-login";
 import { sentence } from "./components/sentence";
 
 /** A cluster that Kind makes on this machine. */
@@ -267,6 +268,26 @@ export function ageKeyOf(all: Readonly<Record<string, string>>): string | undefi
   return typeof ageKey === "string" && ageKey !== "" ? ageKey : undefined;
 }
 
+/**
+ * The login with which the cluster pulls from a remote registry, where the settings hold one. Like the age identity it
+ * is no part of `PlatformConfig`.
+ *
+ * @param all as `parseConfig` takes it, decrypted
+ * @throws Error when only one half of it is set
+ */
+export function pullLoginOf(all: Readonly<Record<string, string>>): RegistryLogin | undefined {
+  const { pullUsername: username, pullPassword: password } = (fromJson(all["platform:registry"] ?? "{}") ??
+    {}) as { pullUsername?: unknown; pullPassword?: unknown };
+  if (username === undefined && password === undefined) return undefined;
+  if (typeof username === "string" && typeof password === "string" && password !== "") {
+    return { username, password };
+  }
+  const missing = typeof username === "string" ? "pullPassword" : "pullUsername";
+  throw new Error(
+    `Reading the login of the registry failed: "platform:registry.${missing}" is not set, but the other half is. Set both, or neither to use Docker's own login.`,
+  );
+}
+
 /** Settings as Pulumi hands them to a program: what is no text is JSON. */
 export function asPulumiConfig(settings: Readonly<Record<string, unknown>>): Record<string, string> {
   return Object.fromEntries(
@@ -458,6 +479,9 @@ function registryConfig(section: Section): RegistryConfig | undefined {
   if (kind === undefined) return undefined;
   if (kind === "remote") {
     const expected = 'a host and a path, such as "ghcr.io/example/platform", without scheme and tag';
+    // Read by pullLoginOf: no part of what is shown and handed on.
+    section.optionalString("pullUsername");
+    section.secret("pullPassword", 'a password, with "pulumi config set --secret --path"');
     return {
       kind,
       repository: section.stringOf(isRepository, expected, "repository"),

@@ -4,9 +4,10 @@ import { getStack, log, RunError, runtime } from "@pulumi/pulumi";
 import { provenance } from "./components/artifact/git";
 import { inspectTree } from "./components/artifact/tree";
 import { Platform } from "./components/platform";
+import { dockerLogin, refusalOf, type RegistryLogin } from "./components/registry-login";
 import { readGeneratedFiles } from "./components/sops/files";
 import { checkForms } from "./components/sops/place";
-import { ageKeyOf, parseConfig, type ClusterConfig, type PlatformConfig } from "./config";
+import { ageKeyOf, parseConfig, pullLoginOf, type ClusterConfig, type PlatformConfig } from "./config";
 import { refuseOldNode } from "./tools/node-version";
 import { ensureTools } from "./tools/tools";
 
@@ -31,11 +32,12 @@ async function main(): Promise<Record<string, unknown>> {
   );
 
   const { tree, cluster, requireClean } = config.gitops;
-  const [{ content, findings: ofTree }, ofSecrets, kubeconfig] = await Promise.all([
+  const [{ content, findings: ofTree }, ofSecrets, kubeconfig, pullLogin] = await Promise.all([
     inspectTree(tree, cluster),
     // If a file cannot be read at all, the tree's findings say it better.
     checkForms(tree, config).catch(() => []),
     readKubeconfig(config.cluster),
+    readPullLogin(config),
     examineHost(config),
   ]);
   // Of a broken secret file these findings say more.
@@ -50,6 +52,7 @@ async function main(): Promise<Record<string, unknown>> {
     generated: await readGeneratedFiles(tree, cluster, config.sops.generate),
     ...(kubeconfig === undefined ? {} : { kubeconfig }),
     ...(ageKey === undefined ? {} : { ageKey }),
+    ...(pullLogin === undefined ? {} : { pullLogin }),
   });
   return {
     kubeconfig: platform.kubeconfig,
@@ -83,6 +86,18 @@ async function readKubeconfig(cluster: ClusterConfig): Promise<string | undefine
       { cause: error },
     );
   }
+}
+
+/** The login with which the cluster pulls: that of the settings, once it was tried, or Docker's, which the doctor tries. */
+async function readPullLogin({ registry }: PlatformConfig): Promise<RegistryLogin | undefined> {
+  if (registry.kind !== "remote") return undefined;
+  const { repository, insecure } = registry;
+  const own = pullLoginOf(runtime.allConfig());
+  if (own === undefined) return dockerLogin(repository.split("/")[0] ?? "");
+  const refusal = await refusalOf(repository, own, insecure);
+  if (refusal !== undefined && !runtime.isDryRun()) throw new Error(refusal);
+  if (refusal !== undefined) await log.warn(refusal);
+  return own;
 }
 
 /**

@@ -16,6 +16,7 @@ import { Network } from "./docker/network/resource";
 import { KindCluster } from "./cluster/kind-cluster";
 import { FluxNamespace } from "./flux-system/resource";
 import type { LayerResult } from "./gate/lifecycle";
+import { dockerConfig, type RegistryLogin } from "./registry-login";
 import { LocalRegistry, registryHosts, type Registry } from "./registry";
 import { registryName } from "./registry-name";
 import { Release } from "./release";
@@ -39,6 +40,8 @@ export interface PlatformArgs {
   readonly kubeconfig?: string;
   /** The age identity, where the stack's settings hold it. */
   readonly ageKey?: string;
+  /** With which the cluster pulls from a remote registry. @default it pulls as nobody */
+  readonly pullLogin?: RegistryLogin;
 }
 
 /**
@@ -122,6 +125,26 @@ export class Platform extends ComponentResource {
       { parent: this, ...inNamespace },
     );
 
+    // The FluxInstance names it: distributions/talos/controllers/flux-instance-patch.yaml
+    const pullSecret =
+      config.registry.kind !== "remote"
+        ? []
+        : [
+            new core.v1.Secret(
+              `${name}-pull-secret`,
+              {
+                metadata: { name: "platform-registry", namespace: namespace.name, annotations },
+                type: "kubernetes.io/dockerconfigjson",
+                stringData: {
+                  ".dockerconfigjson": secret(
+                    registry.clusterAddress.apply((host) => dockerConfig(host, args.pullLogin)),
+                  ),
+                },
+              },
+              { parent: this, ...inNamespace },
+            ),
+          ];
+
     const seeded = this.seeds(name, {
       kubeconfig: cluster.kubeconfig,
       namespaceUid: namespace.uid,
@@ -130,7 +153,7 @@ export class Platform extends ComponentResource {
       cilium: config.cluster.kind !== "kind" || config.cluster.cni === "cilium",
       variables: all(variables),
       chartMirror: config.chartMirror,
-      after: [namespace],
+      after: [namespace, ...pullSecret],
     });
 
     const insecure = config.registry.kind === "remote" && config.registry.insecure;
@@ -155,7 +178,7 @@ export class Platform extends ComponentResource {
         variables: all(variables),
         timeoutSeconds: config.release.timeoutSeconds,
         keep: config.registry.kind === "local" ? config.registry.keep : 0,
-        after: [sopsAge, runtime, ...seeded],
+        after: [sopsAge, runtime, ...pullSecret, ...seeded],
       },
       { parent: this },
     );

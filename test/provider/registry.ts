@@ -26,11 +26,16 @@ export class RegistryProcess {
     readonly address: string,
   ) {}
 
-  /** @param binary path of the `registry` program */
-  static async start(binary: string, port: number): Promise<RegistryProcess> {
+  /**
+   * @param binary path of the `registry` program
+   * @param users lines of an htpasswd file with bcrypt hashes. @default nobody needs a password
+   */
+  static async start(binary: string, port: number, users?: string): Promise<RegistryProcess> {
     const directory = temporaryDirectory();
     const config = join(directory, "config.yml");
     const address = `127.0.0.1:${port}`;
+    const htpasswd = join(directory, "htpasswd");
+    if (users !== undefined) writeFileSync(htpasswd, users);
     writeFileSync(
       config,
       JSON.stringify({
@@ -38,6 +43,7 @@ export class RegistryProcess {
         ...{
           storage: { filesystem: { rootdirectory: join(directory, "data") }, delete: { enabled: true } },
           http: { addr: address },
+          ...(users === undefined ? {} : { auth: { htpasswd: { realm: "test", path: htpasswd } } }),
         },
       }),
     );
@@ -62,7 +68,8 @@ export class RegistryProcess {
 
 async function answers(address: string): Promise<boolean> {
   try {
-    return (await fetch(`http://${address}/v2/`)).ok;
+    // 401 where it asks for a password.
+    return [200, 401].includes((await fetch(`http://${address}/v2/`)).status);
   } catch {
     return false;
   }

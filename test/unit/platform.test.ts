@@ -438,6 +438,7 @@ describe("Platform of a stack on a cluster that is there", () => {
       [dynamic("sops:GeneratedSecrets"), "platform-generated-secrets"],
       [dynamic("sops:AgeIdentity"), "platform-identity"],
       ["pulumi:providers:kubernetes", "platform-kubernetes"],
+      ["kubernetes:core/v1:Secret", "platform-pull-secret"],
       ["platform:release:Release", "platform-release"],
       [dynamic("release:Artifact"), "platform-release-artifact"],
       [dynamic("release:Gate"), "platform-release-gate"],
@@ -655,7 +656,44 @@ describe("Platform with other settings", () => {
       resources.filter(({ deletedWith }) => deletedWith !== ""),
       [],
     );
-    deepEqual(replacedWithNamespace(resources), ["platform-runtime", "platform-sops-age-secret"]);
+    deepEqual(replacedWithNamespace(resources), [
+      "platform-pull-secret",
+      "platform-runtime",
+      "platform-sops-age-secret",
+    ]);
+  });
+});
+
+describe("the login of a remote registry", () => {
+  const auths = (resources: readonly Recorded[]) => {
+    const { inputs, secrets } = find(resources, "platform-pull-secret");
+    equal(inputs.type, "kubernetes.io/dockerconfigjson");
+    deepEqual(secrets, ["stringData"]);
+    const { ".dockerconfigjson": text } = inputs.stringData as Record<string, string>;
+    return (JSON.parse(String(text)) as { auths: Record<string, { username?: string }> }).auths;
+  };
+
+  it("is in the Secret that the FluxInstance names, and there before Flux and the release", async () => {
+    const { resources } = await compose(prod, {
+      kubeconfig: "k",
+      pullLogin: { username: "reader", password: "correct" },
+    });
+    equal(auths(resources)["ghcr.io"]?.username, "reader");
+    for (const later of ["platform-seed-flux-operator", "platform-release-gate"]) {
+      ok(
+        waitsFor(resources, find(resources, later), "platform-pull-secret"),
+        `${later} does not wait for the login`,
+      );
+    }
+  });
+
+  it("is an empty Secret where nobody needs one, and none for a registry on this machine", async () => {
+    deepEqual(auths((await compose(prod, { kubeconfig: "k" })).resources), {});
+    const { resources } = await compose(local);
+    deepEqual(
+      resources.filter(({ name }) => name === "platform-pull-secret"),
+      [],
+    );
   });
 });
 
