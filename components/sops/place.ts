@@ -91,5 +91,5 @@ export async function checkSecretFiles(tree: string, readers: Readers): Promise<
     if (wrong.get(path)?.length === 0) wrong.set(path, checkEncryption(path, content));
   }
   const own = new Map([...files.own].filter(([path]) => wrong.get(path)?.length === 0));
-  return [...[...wrong.values()].flat(), ...checkRules(text, readers, { ...files, own })];
+  return [...[...wrong.values()].flat(), ...(await checkRules(text, readers, { ...files, own }))];
 }

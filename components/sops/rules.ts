@@ -1,6 +1,7 @@
 import { isDeepStrictEqual } from "node:util";
 import { Document, isMap, isSeq, parseDocument, YAMLSeq } from "yaml";
 import { sentence } from "../sentence";
+import { firstMatch } from "./client";
 import type { Generate } from "./files";
 import { isEncrypted, recipientsOf } from "./secret-file";
 
@@ -74,7 +75,9 @@ export function renderRules(
   const document = parseRules(before);
   const rules = rulesIn(document);
   const isOwn = (rule: Rule) => isOwnPattern(tree, patternOf(rule));
-  if (isDeepStrictEqual(rules.filter(isOwn), wanted)) return before;
+  const without = (rule: Rule) =>
+    Object.fromEntries(Object.entries(rule).filter(([key]) => !extras().includes(key)));
+  if (isDeepStrictEqual(rules.filter(isOwn).map(without), wanted)) return before;
   const list = document.get("creation_rules");
   const items = isSeq(list) ? [...list.items] : [];
   const own = rules.flatMap((rule, index) => (isOwn(rule) ? [{ index, pattern: patternOf(rule) }] : []));
@@ -82,8 +85,8 @@ export function renderRules(
   const nodes = wanted.map((rule) => {
     const node = items[own.find(({ pattern }) => pattern === rule.path_regex)?.index ?? -1];
     if (!isMap(node)) return document.createNode(rule);
-    if (!isDeepStrictEqual(node.toJS(document), rule)) {
-      for (const { key } of [...node.items]) node.delete(key);
+    if (!isDeepStrictEqual(without(node.toJS(document) as Rule), rule)) {
+      for (const { key } of [...node.items]) if (!extras().includes(String(key))) node.delete(key);
       for (const [key, value] of Object.entries(rule)) node.set(key, value);
     }
     return node;
@@ -129,7 +132,11 @@ function rulesIn(document: Document): Rule[] {
  *
  * @param text of `.sops.yaml`; undefined when there is none
  */
-export function checkRules(text: string | undefined, stack: Readers, files: RuledFiles): string[] {
+export async function checkRules(
+  text: string | undefined,
+  stack: Readers,
+  files: RuledFiles,
+): Promise<string[]> {
   if (text === undefined) return needsRule(stack) && files.own.size > 0 ? [noRules(stack)] : [];
   let document: Document;
   try {
@@ -141,29 +148,33 @@ export function checkRules(text: string | undefined, stack: Readers, files: Rule
     return [`Reading .sops.yaml failed: it has no list "creation_rules". ${remedy(stack)}`];
   }
   const rules = rulesIn(document);
-  const broken = rules.flatMap((rule, index) => checkPattern(rule, index));
+  const broken = (await Promise.all(rules.map(checkPattern))).flat();
   if (broken.length > 0) return broken;
-  const ruleOf = (path: string) => rules.findIndex((rule) => matches(rule, below(files.tree, path)));
   const isForTree = (rule: Rule) => patternOf(rule).startsWith(clustersPattern(files.tree));
   const isOwn = (rule: Rule) => isOwnPattern(files.tree, patternOf(rule));
+  const first = async (candidates: readonly Rule[], path: string) =>
+    candidates[await firstMatch(candidates.map(patternOf), below(files.tree, path))];
+  const own = new Map<string, Rule | undefined>();
+  for (const path of files.own.keys()) own.set(path, await first(rules, path));
   // Whatever rules of others stand before them, which are findings of their own.
-  const used = new Set(
-    files.all.map((path) =>
-      rules.findIndex((rule) => isForTree(rule) && matches(rule, below(files.tree, path))),
-    ),
-  );
-  const own = new Set([...files.own.keys()].map(ruleOf));
+  const ofTree = rules.filter(isForTree);
+  const used = new Set<Rule | undefined>();
+  for (const path of files.all) {
+    const taken = own.get(path);
+    used.add(taken !== undefined && isForTree(taken) ? taken : await first(ofTree, path));
+  }
+  const ofOwn = new Set(own.values());
   return [
     ...rules.flatMap((rule, index) => [
-      ...(!isForTree(rule) || used.has(index)
+      ...(!isForTree(rule) || used.has(rule)
         ? []
         : [
             `Checking rule ${index + 1} of .sops.yaml failed: no file matches "${patternOf(rule)}" first. Remove the rule${isOwn(rule) ? `, or run "npm run secrets -- init --stack ${stack.stack}"` : ""}.`,
           ]),
-      ...(own.has(index) ? checkRule(rule, index, stack, isOwn(rule)) : []),
+      ...(ofOwn.has(rule) ? checkRule(rule, index, stack, isOwn(rule)) : []),
     ]),
     ...[...files.own].flatMap(([path, content]) =>
-      checkRuled(rules[ruleOf(path)], below(files.tree, path), content, stack, isOwn),
+      checkRuled(own.get(path), below(files.tree, path), content, stack, isOwn),
     ),
   ];
 }
@@ -185,7 +196,9 @@ function checkRule(rule: Rule, index: number, stack: Readers, isOwn: boolean): s
   const wanted = everyRecipient(stack);
   const named = recipientsIn(rule);
   const others = Object.keys(rule).filter(
-    (key) => !["path_regex", "encrypted_regex", "age"].includes(key) && !isNothing(rule[key as keyof Rule]),
+    (key) =>
+      !["path_regex", "encrypted_regex", "age", ...extras()].includes(key) &&
+      !isNothing(rule[key as keyof Rule]),
   );
   return [
     ...named
@@ -233,13 +246,15 @@ function checkRuled(
   ];
 }
 
-function checkPattern(rule: Rule, index: number): string[] {
+async function checkPattern(rule: Rule, index: number): Promise<string[]> {
   try {
-    matches(rule, "");
+    await firstMatch([patternOf(rule)], "none");
     return [];
-  } catch {
+  } catch (error) {
+    const [, reason] = /error parsing regexp: (.*)$/.exec((error as Error).message) ?? [];
+    if (reason === undefined) throw error;
     return [
-      `Checking rule ${index + 1} of .sops.yaml failed: "${patternOf(rule)}" is no regular expression. Correct it, or remove the rule.`,
+      `Checking rule ${index + 1} of .sops.yaml failed: "${patternOf(rule)}" is no regular expression (${reason}). Correct it, or remove the rule.`,
     ];
   }
 }
@@ -260,13 +275,14 @@ function recipientsIn({ age }: Rule): string[] {
     .filter((recipient) => recipient !== "");
 }
 
-function matches(rule: Rule, path: string): boolean {
-  return new RegExp(patternOf(rule)).test(path);
-}
-
 /** A rule without a pattern is for every file. */
 function patternOf({ path_regex: pattern }: Rule): string {
   return typeof pattern === "string" ? pattern : "";
+}
+
+/** What a stack's own rule may set besides: it changes what the MAC covers, and not who opens a file. */
+function extras(): readonly string[] {
+  return ["mac_only_encrypted"];
 }
 
 /** How the rules for the files of a tree begin. */

@@ -5,7 +5,13 @@ import { parse } from "yaml";
 import { checkSecretFiles, findRules, readersOf, secretPaths } from "../../components/sops/place";
 import { checkRules, everyRecipient, renderRules, type Readers } from "../../components/sops/rules";
 import { readStackConfig } from "../../config";
+import { ensureTools } from "../../tools/tools";
 import { temporaryDirectory, writeFiles } from "./temporary";
+
+before("sops", async function () {
+  this.timeout(600_000);
+  await ensureTools(["sops"], { report: console.error });
+});
 
 const dev: Readers = { stack: "dev", cluster: "dev", generate: "none", recipients: ["age1a", "age1b"] };
 const prod: Readers = {
@@ -26,7 +32,7 @@ const check = (
 const run = 'Run "npm run secrets -- init --stack dev".';
 
 describe("rules of SOPS", () => {
-  it("are one for each stack that has recipients and secrets, the recovery key's among its recipients", () => {
+  it("are one for each stack that has recipients and secrets, the recovery key's among its recipients", async () => {
     deepEqual(parse(rules), {
       creation_rules: [
         {
@@ -56,10 +62,10 @@ describe("rules of SOPS", () => {
     for (const config of configs) deepEqual(await checkSecretFiles(tree, readersOf(config)), []);
   });
 
-  it("have nothing wrong with them where they say what the stacks say", () => {
-    deepEqual(check(rules), []);
-    deepEqual(check(rules, prod, sealed("age1r", "age1p"), "clusters/prod/a.enc.yaml"), []);
-    deepEqual(check(rules, local, "kind: Secret", "clusters/local/apps/a.enc.yaml"), []);
+  it("have nothing wrong with them where they say what the stacks say", async () => {
+    deepEqual(await check(rules), []);
+    deepEqual(await check(rules, prod, sealed("age1r", "age1p"), "clusters/prod/a.enc.yaml"), []);
+    deepEqual(await check(rules, local, "kind: Secret", "clusters/local/apps/a.enc.yaml"), []);
   });
 
   for (const [what, text, finding] of [
@@ -86,7 +92,9 @@ describe("rules of SOPS", () => {
     [
       "a regular expression that is none",
       rules.replace("^gitops/clusters/dev/", "("),
-      `Checking rule 1 of .sops.yaml failed: "(.*\\.enc\\.yaml$" is no regular expression. Correct it, or remove the rule.`,
+      `Checking rule 1 of .sops.yaml failed: "(.*\\.enc\\.yaml$" is no regular expression (missing closing ): ` +
+        "`(.*\\.enc\\.yaml$`" +
+        `). Correct it, or remove the rule.`,
     ],
     [
       "other values than those of a Secret",
@@ -115,49 +123,76 @@ describe("rules of SOPS", () => {
       `Checking the rules of stack "dev" failed: there is no .sops.yaml beside its tree. ${run}`,
     ],
   ] as const) {
-    it(`are refused for ${what}`, () => {
-      deepEqual(check(text), [finding]);
+    it(`are refused for ${what}`, async () => {
+      deepEqual(await check(text), [finding]);
     });
   }
 
-  it("name a recipient that is not the stack's, one that lacks, and a file that is for others", () => {
-    deepEqual(check(rules.replace("age1a,age1b", "age1a,age1x")), [
+  it("name a recipient that is not the stack's, one that lacks, and a file that is for others", async () => {
+    deepEqual(await check(rules.replace("age1a,age1b", "age1a,age1x")), [
       'Checking rule 1 of .sops.yaml failed: recipient age1x is none of stack "dev". Add it to platform:sops.recipients of Pulumi.dev.yaml, or run "npm run secrets -- init --stack dev".',
       `Checking rule 1 of .sops.yaml failed: it lacks recipient age1b of stack "dev". ${run}`,
       `Checking gitops/${file} failed: it is encrypted for age1a, age1b, its rule in .sops.yaml says age1a, age1x. ${run}`,
     ]);
-    deepEqual(check(rules, dev, sealed("age1a")), [
+    deepEqual(await check(rules, dev, sealed("age1a")), [
       `Checking gitops/${file} failed: it is encrypted for age1a, its rule in .sops.yaml says age1a, age1b. ${run}`,
     ]);
   });
 
-  it("may not be there for a stack without recipients", () => {
+  it("may not be there for a stack without recipients", async () => {
     match(
-      check(rules, { ...dev, recipients: [] }).join("\n"),
+      (await check(rules, { ...dev, recipients: [] })).join("\n"),
       /rule 1 of \.sops\.yaml failed: it matches files of stack "dev", which has no recipients\./,
     );
-    deepEqual(check(undefined, { ...dev, recipients: [] }), []);
+    deepEqual(await check(undefined, { ...dev, recipients: [] }), []);
   });
 
-  it("are those of any stack where it makes its values up and has recipients, as a rehearsal does", () => {
+  it("are those of any stack where it makes its values up and has recipients, as a rehearsal does", async () => {
     const rehearsed: Readers = { ...dev, generate: "all" };
-    deepEqual(check(rules, rehearsed), []);
-    deepEqual(check(rules, rehearsed, sealed("age1a")), check(rules, dev, sealed("age1a")));
-    deepEqual(check(undefined, rehearsed), check(undefined, dev));
+    deepEqual(await check(rules, rehearsed), []);
+    deepEqual(await check(rules, rehearsed, sealed("age1a")), await check(rules, dev, sealed("age1a")));
+    deepEqual(await check(undefined, rehearsed), await check(undefined, dev));
     const others = rules.replace("age1a,age1b", "age1a");
-    deepEqual(check(others, rehearsed), check(others, dev));
-    equal(check(others, rehearsed).length, 2);
+    deepEqual(await check(others, rehearsed), await check(others, dev));
+    equal((await check(others, rehearsed)).length, 2);
   });
 
-  it("may have rules of others below them, whatever those match", () => {
+  it("may have rules of others below them, whatever those match", async () => {
     const others = "  - path_regex: ^notes/\n    pgp: ABCD\n  - age: age1x\n";
     for (const stack of [dev, { ...local, cluster: "dev" }]) {
       const mine = stack === dev ? rules : renderRules([prod], { tree: "gitops", all });
-      deepEqual(check(mine.replace("stores:", `${others}stores:`), stack), []);
+      deepEqual(await check(mine.replace("stores:", `${others}stores:`), stack), []);
     }
   });
 
-  it("leave all else of the file as it is, and come before the rules of others", () => {
+  it("are Go's regular expressions, as SOPS reads them", async () => {
+    for (const pattern of [
+      "(?i)^NOTES/.*\\\\.Yaml\\\\z",
+      "^[[:alpha:]]+/x\\\\.yaml$",
+      "\\\\A(?P<any>notes)",
+    ]) {
+      const other = `  - path_regex: "${pattern}"\n    age: age1x\n`;
+      deepEqual(await check(rules.replace("creation_rules:\n", `creation_rules:\n${other}`)), [], pattern);
+    }
+    const first = (pattern: string) =>
+      check(
+        rules.replace("creation_rules:\n", `creation_rules:\n  - path_regex: ${pattern}\n    age: age1x\n`),
+      );
+    match(
+      (await first("(?i)\\.ENC\\.YAML\\z")).join(),
+      /^Checking rule 1 .* is the first that matches files of stack "dev"/,
+    );
+  });
+
+  it("may say that SOPS's MAC covers what is encrypted alone", async () => {
+    const own = rules.replace("    age: age1a", "    mac_only_encrypted: true\n    age: age1a");
+    deepEqual(await check(own), []);
+    equal(renderRules([prod, dev, local], { tree: "gitops", all }, own), own);
+    const moved = renderRules([prod, { ...dev, recipients: ["age1c"] }], { tree: "gitops", all }, own);
+    match(moved, /mac_only_encrypted: true\n[^-]*age: age1c/);
+  });
+
+  it("leave all else of the file as it is, and come before the rules of others", async () => {
     const theirs = `# Ours, since 2019
 creation_rules:
   # Notes
@@ -186,14 +221,14 @@ destination_rules: [] # none yet
     const moved = both.replace("age1a,age1b", "age1a\n    pgp: X");
     equal(render([prod, dev], moved), both);
     equal(render([], both), theirs);
-    deepEqual(check(both), []);
+    deepEqual(await check(both), []);
     for (const broken of ["a: [", "creation_rules: 1", "[]"])
       throws(() => render([dev], broken), /^Error: Reading/);
     for (const empty of ["", "{}", "# mine\n", "creation_rules:\n"])
-      deepEqual(check(render([prod, dev], empty)), []);
+      deepEqual(await check(render([prod, dev], empty)), []);
   });
 
-  it("are found beside the tree or above it, in its repository or project", () => {
+  it("are found beside the tree or above it, in its repository or project", async () => {
     const directory = temporaryDirectory();
     const tree = join(directory, "a", "b", "gitops");
     const beside = (path: string) => join(directory, path, ".sops.yaml");
