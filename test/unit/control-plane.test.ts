@@ -1,4 +1,4 @@
-import { equal, ok, rejects } from "node:assert/strict";
+import { deepEqual, equal, match, ok, rejects } from "node:assert/strict";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -49,6 +49,23 @@ describe("control plane", () => {
     await rejected;
     equal(identify(Number(readFileSync(started, "utf8"))), undefined);
     equal(existsSync(directory), false);
+  });
+
+  it("lets nobody else of this machine at its etcd, which asks nobody who they are", async () => {
+    const [etcd, apiServer] = [join(parent, "etcd.args"), join(parent, "apiserver.args")];
+    const programs = tools(`echo "$*" >"${apiServer}"; exit 9`, "kube-apiserver");
+    writeFileSync(programs.etcd, `#!/bin/sh\necho "$*" >"${etcd}"; ls -ld . >>"${etcd}"; ${fakeEtcd}\n`);
+    await rejects(ControlPlane.start({ directory, tools: programs }), /Starting kube-apiserver/);
+    const told = readFileSync(etcd, "utf8");
+    match(told, /^drwx------ /m);
+    const urls = [
+      ...told.matchAll(/--[a-z-]*urls=(\S+)/g),
+      ...readFileSync(apiServer, "utf8").matchAll(/--etcd-servers=(\S+)/g),
+    ];
+    deepEqual(
+      urls.map(([, url = ""]) => url.replace(/^unix:\/\/[\w-]+$/, "a socket in the directory")),
+      Array(5).fill("a socket in the directory"),
+    );
   });
 
   it("says which program failed and why, and leaves no process and no directory", async () => {

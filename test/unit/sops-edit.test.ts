@@ -1,6 +1,6 @@
 import { deepEqual, equal, match, ok, rejects } from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
-import { chmodSync, existsSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { chmodSync, existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { SopsCli } from "../../components/sops/client";
@@ -109,6 +109,26 @@ describe("an editor of a secret", function () {
       });
     });
     equal(readFileSync(join(directory, file), "utf8"), before);
+  });
+
+  it("gets the user's variables, and none of those that SOPS reads", async () => {
+    const store = new SecretStore({ stack: "x", project: directory, sops, env: {} });
+    const seen = join(directory, "variables");
+    const editor = join(directory, "editor-of-mine");
+    writeFileSync(editor, `#!/bin/sh\nenv > ${seen}\n`, { mode: 0o755 });
+    const own = {
+      PLATFORM_TEST: "1",
+      SOPS_KMS_ARN: "arn",
+      SOPS_AGE_KEY_CMD: "false",
+      SOPS_KEYSERVICE: "tcp://x",
+    };
+    await editSecret(store, "clusters/x/s.enc.yaml", { ...process.env, ...own, SOPS_EDITOR: editor });
+    const variables = readFileSync(seen, "utf8").split("\n");
+    equal(variables.includes("PLATFORM_TEST=1"), true);
+    deepEqual(
+      variables.filter((line) => line.startsWith("SOPS_")).map((line) => line.split("=")[0]),
+      ["SOPS_EDITOR"],
+    );
   });
 
   it("is not started where the identity does not open the file", async () => {
