@@ -24,7 +24,7 @@ export type Probe = () => Promise<boolean>;
 
 /** Options of {@link SupervisedProcess.ready}. */
 export interface ReadyOptions {
-  /** Milliseconds until it must be ready. @default 60000, which a busy machine takes */
+  /** Milliseconds until it must be ready; a busy machine takes minutes. @default 180000 */
   readonly deadline?: number;
   /** Milliseconds between two probes. @default 20 */
   readonly interval?: number;
@@ -157,7 +157,7 @@ export class SupervisedProcess {
    * @throws {ProcessDied} as soon as the process ends, with its last words.
    * @throws when the deadline passes first.
    */
-  async ready(probe: Probe, { deadline = 60_000, interval = 20 }: ReadyOptions = {}): Promise<void> {
+  async ready(probe: Probe, { deadline = 180_000, interval = 20 }: ReadyOptions = {}): Promise<void> {
     const end = Date.now() + deadline;
     while (!(await isSatisfied(probe))) {
       if (this.#end !== undefined) {
