@@ -118,7 +118,7 @@ export class Crane implements OciRegistry, ArtifactReader {
       throw new Error(
         full === undefined
           ? `${operation} failed: ${message}`
-          : `${operation} failed: ${full}. Make room on its volume, or lower platform:registry.keep, and run again.`,
+          : `${operation} failed: ${full}. Free space on the disk that holds its volume, such as with "docker system prune", and run again.`,
         { cause: error },
       );
     }

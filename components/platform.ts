@@ -12,6 +12,7 @@ import { RandomPassword } from "@pulumi/random";
 import type { PlatformConfig } from "../config";
 import type { Provenance } from "./artifact/layout";
 import type { Cluster } from "./cluster/cluster";
+import { Garbage } from "./docker/garbage/resource";
 import { Network } from "./docker/network/resource";
 import { KindCluster } from "./cluster/kind-cluster";
 import { FluxNamespace } from "./flux-system/resource";
@@ -182,6 +183,18 @@ export class Platform extends ComponentResource {
       },
       { parent: this },
     );
+
+    if (config.registry.kind === "local") {
+      new Garbage(
+        `${name}-registry-garbage`,
+        {
+          container: registryName(config.stack),
+          address: `127.0.0.1:${config.registry.port}`,
+          after: release.digest,
+        },
+        { parent: this, dependsOn: [release] },
+      );
+    }
 
     this.kubeconfig = secret(cluster.kubeconfig);
     this.digest = release.digest;

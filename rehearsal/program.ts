@@ -55,6 +55,11 @@ function standIns(request: ProgramRequest): StandIn[] {
       }),
     },
     {
+      type: "pulumi-nodejs:dynamic/docker:Garbage",
+      describe: ({ container }) => `garbage collection of ${String(container)}`,
+      state: () => ({ id: "stand-in", state: {} }),
+    },
+    {
       type: "docker:index/remoteImage:RemoteImage",
       describe: ({ name }) => `image ${String(name)}`,
       state: () => ({ id: "stand-in", state: { imageId: "stand-in" } }),

@@ -37,6 +37,11 @@ export interface Docker {
   run(spec: ContainerSpec, labels: Readonly<Record<string, string>>): Promise<void>;
   /** The last lines that a container wrote. */
   logs(container: string): Promise<string>;
+  /** How many blobs a registry that runs holds and nothing refers to. */
+  garbage(container: string): Promise<number>;
+  /** Deletes them. The registry must not run: see `GarbageLifecycle`. */
+  collectGarbage(container: string): Promise<void>;
+  stop(container: string): Promise<void>;
   start(container: string): Promise<void>;
   unpause(container: string): Promise<void>;
   /** Ends and removes a container; its named volumes stay. */
@@ -72,7 +77,26 @@ export class DockerCli implements Docker {
 
   async logs(container: string): Promise<string> {
     // "docker logs" writes what the container wrote to standard error there, too.
-    return run("sh", ["-c", 'docker logs --tail 5 "$1" 2>&1', "sh", container]);
+    const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => name.startsWith("DOCKER_")));
+    return run("sh", ["-c", 'docker logs --tail 5 "$1" 2>&1', "sh", container], { env });
+  }
+
+  async garbage(container: string): Promise<number> {
+    const { program, config } = await this.registry(container);
+    const said = await docker("exec", container, ...program, ...collection, "--dry-run", config);
+    const count = /(\d+) blobs and \d+ manifests eligible for deletion/.exec(said)?.[1];
+    if (count === undefined) throw new Error(`"registry garbage-collect" of ${container} counts no blobs.`);
+    return Number(count);
+  }
+
+  async collectGarbage(container: string): Promise<void> {
+    const { image, config } = await this.registry(container);
+    const beside = ["--rm", "--network", "none", "--volumes-from", container];
+    await docker("run", ...beside, image, ...collection, config);
+  }
+
+  async stop(container: string): Promise<void> {
+    await docker("stop", container);
   }
 
   async start(container: string): Promise<void> {
@@ -105,6 +129,19 @@ export class DockerCli implements Docker {
     await docker("network", "rm", name);
   }
 
+  /** The image of a registry container, its program, and where its configuration is: the last word of its command. */
+  private async registry(container: string): Promise<{ image: string; program: string[]; config: string }> {
+    const found = await this.inspect<{
+      Image: string;
+      Config: { Entrypoint: string[] | null; Cmd: string[] | null };
+    }>("container", container);
+    const config = found?.Config.Cmd?.at(-1);
+    if (found === undefined || config === undefined) {
+      throw new Error(`Container "${container}" is no registry: its command names no configuration.`);
+    }
+    return { image: found.Image, program: found.Config.Entrypoint ?? [], config };
+  }
+
   private async inspect<T>(type: "container" | "network", name: string): Promise<T | undefined> {
     try {
       return (JSON.parse(await docker("inspect", "--type", type, name)) as T[])[0];
@@ -114,6 +151,9 @@ export class DockerCli implements Docker {
     }
   }
 }
+
+/** The registry's own garbage collection; what has no tag may be a release that is still being made. */
+const collection = ["garbage-collect", "--delete-untagged=false"] as const;
 
 /** Whether an HTTP server answers, whatever it says. @param address `host:port`, never reached through a proxy */
 export function answers(address: string): Promise<boolean> {

@@ -108,6 +108,7 @@ describe("rehearsal of local", function () {
     for (const name of [
       "Kind cluster local",
       "container platform-local-registry (a registry process)",
+      "garbage collection of platform-local-registry",
       "pods and nodes (KWOK)",
       "volumes",
       "HelmRelease cert-manager/cert-manager",

@@ -95,6 +95,7 @@ describe("serialised providers", () => {
     deepEqual([...providers.keys()].sort(), [
       "cluster:Kind",
       "docker:Container",
+      "docker:Garbage",
       "docker:Network",
       "flux:Namespace",
       "release:Artifact",

@@ -12,13 +12,25 @@ async function serialiseProviders(): Promise<Record<string, string>> {
     const { Artifact } = await import("../../components/artifact/resource");
     const { Network } = await import("../../components/docker/network/resource");
     const { Container } = await import("../../components/docker/container/resource");
+    const { Garbage } = await import("../../components/docker/garbage/resource");
     const { Kind } = await import("../../components/cluster/kind/resource");
     const { FluxNamespace } = await import("../../components/flux-system/resource");
     const { Seed } = await import("../../components/seed/resource");
     const { Gate } = await import("../../components/gate/resource");
     // The provider does not depend on the arguments.
     const resources = [
-      ...[AgeIdentity, GeneratedSecrets, Artifact, Network, Container, Kind, FluxNamespace, Seed, Gate],
+      ...[
+        AgeIdentity,
+        GeneratedSecrets,
+        Artifact,
+        Network,
+        Container,
+        Garbage,
+        Kind,
+        FluxNamespace,
+        Seed,
+        Gate,
+      ],
     ];
     for (const Resource of resources) {
       new (Resource as unknown as new (name: string, args: object) => unknown)(Resource.name, {});

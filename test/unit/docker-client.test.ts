@@ -139,6 +139,37 @@ describe("DockerCli", () => {
     ]);
   });
 
+  describe("of a registry", () => {
+    const found = [
+      {
+        Image: "sha256:image",
+        Config: { Entrypoint: ["/entrypoint.sh"], Cmd: ["/etc/distribution/config.yml"] },
+      },
+    ];
+    const inspected = (said: string) => `case "$1" in inspect) ${says(found)} ;; *) ${said} ;; esac`;
+
+    it("counts the garbage in the container, with the program and the configuration of its image", async () => {
+      const said = 'echo "2 blobs marked, 7 blobs and 0 manifests eligible for deletion"';
+      const { value, calls } = await against({ docker: inspected(said) }, () => cli.garbage("x"));
+      equal(value, 7);
+      equal(
+        calls[1],
+        "docker[exec][x][/entrypoint.sh][garbage-collect][--delete-untagged=false][--dry-run][/etc/distribution/config.yml]",
+      );
+      await against({ docker: inspected("echo nothing") }, () =>
+        rejects(cli.garbage("x"), { message: '"registry garbage-collect" of x counts no blobs.' }),
+      );
+    });
+
+    it("collects the garbage beside the container, on its volumes and without a network", async () => {
+      const { calls } = await against({ docker: inspected("") }, () => cli.collectGarbage("x"));
+      equal(
+        calls[1],
+        "docker[run][--rm][--network][none][--volumes-from][x][sha256:image][garbage-collect][--delete-untagged=false][/etc/distribution/config.yml]",
+      );
+    });
+  });
+
   it("reads what a container wrote last, on whichever stream", async () => {
     const { value, calls } = await against({ docker: "echo out; echo err >&2" }, () => cli.logs("x"));
     equal(value, "out\nerr\n");
@@ -146,6 +177,7 @@ describe("DockerCli", () => {
   });
 
   for (const [what, action, call] of [
+    ["stops a container", () => cli.stop("x"), "docker[stop][x]"],
     ["starts a container", () => cli.start("x"), "docker[start][x]"],
     ["unpauses a container", () => cli.unpause("x"), "docker[unpause][x]"],
     ["removes a container, its named volumes not", () => cli.removeContainer("x"), "docker[rm][--force][x]"],

@@ -1,6 +1,7 @@
 import { deepEqual, equal, match, notEqual, rejects } from "node:assert/strict";
 import type { ContainerSpec, Docker, FoundContainer, FoundNetwork } from "../../components/docker/client";
 import { ContainerLifecycle } from "../../components/docker/container/lifecycle";
+import { GarbageLifecycle } from "../../components/docker/garbage/lifecycle";
 import { NetworkLifecycle } from "../../components/docker/network/lifecycle";
 import { isOwn, type Labels } from "../../components/docker/ownership";
 import { FakeClock } from "./clock";
@@ -24,6 +25,9 @@ class FakeDocker implements Docker {
   /** Looks at an address until a container that runs answers there. */
   looksUntilAnswer = 0;
   words = "";
+  /** How many blobs are garbage, or what a look for them fails with. */
+  blobs: number | Error = 0;
+  collectionFailure: string | undefined;
 
   container(name: string): Promise<FoundContainer | undefined> {
     return Promise.resolve(this.containers.get(name));
@@ -34,6 +38,24 @@ class FakeDocker implements Docker {
     match(address, /^127\.0\.0\.1:505[01]$/);
     const running = [...this.containers.values()].some(({ status }) => status === "running");
     return Promise.resolve(running && this.looksUntilAnswer-- <= 0);
+  }
+
+  garbage(name: string): Promise<number> {
+    equal(this.containers.get(name)?.status, "running");
+    return this.blobs instanceof Error ? Promise.reject(this.blobs) : Promise.resolve(this.blobs);
+  }
+
+  collectGarbage(name: string): Promise<void> {
+    this.log.push(`collect the garbage of ${name}, which is ${this.containers.get(name)?.status ?? "gone"}`);
+    return this.collectionFailure === undefined
+      ? Promise.resolve()
+      : Promise.reject(new Error(this.collectionFailure));
+  }
+
+  stop(name: string): Promise<void> {
+    this.log.push(`stop ${name}`);
+    this.become(name, "exited");
+    return Promise.resolve();
   }
 
   logs(): Promise<string> {
@@ -351,6 +373,71 @@ describe("container", () => {
     await lifecycle.delete((await lifecycle.read(outputs)) ?? { ...outputs, name: "forgotten" });
     await lifecycle.delete(outputs);
     deepEqual(docker.log, ["remove registry"]);
+  });
+});
+
+describe("garbage of a registry", () => {
+  const inputs = { container: "registry", address: "127.0.0.1:5050", after: "sha256:1" };
+
+  async function registry() {
+    const { docker, clock } = await running();
+    const lifecycle = new GarbageLifecycle(docker, (address) => docker.answers(address), clock);
+    return { docker, clock, lifecycle };
+  }
+
+  it("is collected while the registry is stopped, which then answers again", async () => {
+    const { docker, clock, lifecycle } = await registry();
+    docker.blobs = 3;
+    docker.looksUntilAnswer = 5;
+    deepEqual(await lifecycle.create(inputs), inputs);
+    deepEqual(docker.log, [
+      "stop registry",
+      "collect the garbage of registry, which is exited",
+      "start registry",
+    ]);
+    equal(clock.time, 1_000);
+  });
+
+  it("that is not there, or of a registry that is not ours or does not run, stops nothing", async () => {
+    const { docker, lifecycle } = await registry();
+    await lifecycle.create(inputs);
+    docker.blobs = 3;
+    docker.become("registry", "exited");
+    await lifecycle.create(inputs);
+    docker.containers.set("registry", { labels: {}, status: "running" });
+    await lifecycle.create(inputs);
+    docker.containers.clear();
+    await lifecycle.create(inputs);
+    deepEqual(docker.log, []);
+  });
+
+  it("fails no release: the registry runs again, and the next release tries again", async () => {
+    const { docker, lifecycle } = await registry();
+    docker.blobs = new Error("registry: not found");
+    await lifecycle.create(inputs);
+    deepEqual(docker.log, []);
+    docker.blobs = 3;
+    docker.collectionFailure = "no space left on device";
+    await lifecycle.create(inputs);
+    equal(docker.log.at(-1), "start registry");
+    equal(docker.containers.get("registry")?.status, "running");
+  });
+
+  it("leaves no registry down unsaid", async () => {
+    const { docker, lifecycle } = await registry();
+    docker.blobs = 3;
+    docker.looksUntilAnswer = Infinity;
+    await rejects(lifecycle.create(inputs), {
+      message:
+        'Starting container "registry" after its garbage was collected failed: it did not answer at 127.0.0.1:5050 within 60 s. Look at "docker logs registry" and run again.',
+    });
+  });
+
+  it("is looked for after each release", async () => {
+    const { lifecycle } = await registry();
+    equal(lifecycle.diff(inputs, inputs), false);
+    equal(lifecycle.diff(inputs, { ...inputs, after: "sha256:2" }), true);
+    equal(lifecycle.diff(inputs, { ...inputs, container: "other" }), true);
   });
 });
 

@@ -4,7 +4,8 @@ import { fakeTools, withEnvironment } from "./temporary";
 
 describe("an OCI registry", () => {
   const operation = "Pushing sha256:1 to localhost/x failed:";
-  const remedy = "Make room on its volume, or lower platform:registry.keep, and run again.";
+  const remedy =
+    'Free space on the disk that holds its volume, such as with "docker system prune", and run again.';
   for (const [said, message] of [
     ["write /var/lib/registry/x: no space left on device", `the registry has no space left. ${remedy}`],
     [

@@ -161,6 +161,7 @@ describe("Platform of a stack on this machine", () => {
         [dynamic("docker:Network"), "platform-network"],
         ["platform:registry:LocalRegistry", "platform-registry"],
         [dynamic("docker:Container"), "platform-registry-container"],
+        [dynamic("docker:Garbage"), "platform-registry-garbage"],
         ["docker:index/remoteImage:RemoteImage", "platform-registry-image"],
         ["docker:index/volume:Volume", "platform-registry-volume"],
         ["platform:release:Release", "platform-release"],
@@ -222,6 +223,16 @@ describe("Platform of a stack on this machine", () => {
     equal(config, kindConfig({ directory: "/state/local", workers: 1 }));
     deepEqual(files, apiServerFiles({}));
     deepEqual(kind.secretOutputs, ["kubeconfig"]);
+  });
+
+  it("collects the registry's garbage after each release", () => {
+    const garbage = find(resources, "platform-registry-garbage");
+    deepEqual(dynamicInputs(garbage), {
+      container: "platform-local-registry",
+      address: "127.0.0.1:5051",
+      after: find(resources, "platform-release-gate").inputs.digest,
+    });
+    ok(garbage.dependencies.includes("platform-release-gate"));
   });
 
   it("publishes the registry on a volume of its own", () => {
