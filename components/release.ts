@@ -35,7 +35,8 @@ export class Release extends ComponentResource {
 
   constructor(name: string, args: ReleaseArgs, opts?: ComponentResourceOptions) {
     super("platform:release:Release", name, {}, opts);
-    const { kubeconfig, namespaceUid, channel, variables, timeoutSeconds, keep, after, ...artifactArgs } = args;
+    const { kubeconfig, namespaceUid, channel, variables, timeoutSeconds, keep, after, ...artifactArgs } =
+      args;
     const artifact = new Artifact(`${name}-artifact`, artifactArgs, { parent: this });
     const gate = new Gate(
       `${name}-gate`,
