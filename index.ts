@@ -20,7 +20,7 @@ async function main(): Promise<Record<string, unknown>> {
       "age-keygen",
       "crane",
       "helm",
-      "kustomize",
+      "platform-tree",
       "sops",
       ...(config.cluster.kind === "kind" ? (["kind"] as const) : []),
     ],
@@ -32,8 +32,8 @@ async function main(): Promise<Record<string, unknown>> {
   );
 
   const { tree, cluster, requireClean } = config.gitops;
-  const [{ content, findings: ofTree }, ofSecrets, kubeconfig, pullLogin] = await Promise.all([
-    inspectTree(tree, cluster),
+  const [{ content, findings: ofTree, notes }, ofSecrets, kubeconfig, pullLogin] = await Promise.all([
+    inspectTree(tree, cluster, requireClean),
     // If a file cannot be read at all, the tree's findings say it better.
     checkForms(tree, config).catch(() => []),
     readKubeconfig(config.cluster),
@@ -43,6 +43,7 @@ async function main(): Promise<Record<string, unknown>> {
   // Of a broken secret file these findings say more.
   const findings = ofSecrets.length > 0 ? ofSecrets : ofTree;
   if (findings.length > 0) throw new Error(findings.join("\n"));
+  for (const note of notes) await log.info(note);
   const ageKey = ageKeyOf(runtime.allConfig());
 
   const platform = new Platform("platform", {

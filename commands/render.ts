@@ -100,10 +100,10 @@ async function main(args: string[]): Promise<number> {
     process.stderr.write(`${line}\n`);
   };
   const config = await readStackConfig(values.stack, join(__dirname, ".."), process.env);
-  await ensureTools(["helm", "kustomize"], { report: tell });
+  await ensureTools(["helm", "platform-tree"], { report: tell });
   const { tree, cluster } = config.gitops;
   const charts = localCharts(tell, values.pull);
-  const layers = await finalLayers(tree, cluster, presumedRuntime(config), charts, values.layer);
+  const layers = await finalLayers(tree, cluster, presumedRuntime(config), charts, values.layer, tell);
   for (const { name, objects } of layers) {
     process.stdout.write(`# Layer ${name}: ${objects.length} objects\n`);
     for (const { manifest, release } of objects) {

@@ -220,7 +220,7 @@ async function configSecret(stack: string, command: Command): Promise<string | u
 
 /** Checks stacks, and tells what was checked and what is wrong. @returns the exit code */
 async function check(stacks: readonly string[], options: RepositoryOptions): Promise<number> {
-  await ensureTools(["age-keygen", "kustomize", "sops"], { report: tell });
+  await ensureTools(["age-keygen", "platform-tree", "sops"], { report: tell });
   const stores: SecretStore[] = [];
   const unreadable: string[] = [];
   for (const stack of stacks) {

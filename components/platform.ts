@@ -10,7 +10,7 @@ import {
 } from "@pulumi/pulumi";
 import { RandomPassword } from "@pulumi/random";
 import type { PlatformConfig } from "../config";
-import type { Provenance } from "./artifact/layout";
+import type { Provenance } from "./artifact/git";
 import type { Cluster } from "./cluster/cluster";
 import { Garbage } from "./docker/garbage/resource";
 import { Network } from "./docker/network/resource";
@@ -163,6 +163,7 @@ export class Platform extends ComponentResource {
       {
         ...args.provenance,
         content: args.content,
+        requireClean: config.gitops.requireClean,
         tree: config.gitops.tree,
         cluster: config.gitops.cluster,
         files: this.generatedSecrets(name, args.generated, identity, config.sops.valuesRevision, {

@@ -3,12 +3,11 @@ import { randomBytes } from "node:crypto";
 import { mkdir, readdir, readFile, statfs, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { stringify } from "yaml";
+import { parseAllDocuments, stringify } from "yaml";
 import { Helm } from "../components/chart";
 import type { LayerResult } from "../components/gate/lifecycle";
 import type { Manifest } from "../components/kubernetes";
 import { renderCluster } from "../components/artifact/render";
-import { manifestsIn } from "../components/kustomize";
 import { asPulumiConfig, parseConfig, readStackFile } from "../config";
 import { ScratchDirectory } from "../tools/scratch-directory";
 import { ensureTools, findOptional } from "../tools/tools";
@@ -53,7 +52,7 @@ export interface RehearsalResult {
 const tools = [
   ...(["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok", "registry"] as const),
   ...(["source-controller", "kustomize-controller"] as const),
-  ...(["age-keygen", "crane", "helm", "kustomize", "sops"] as const),
+  ...(["age-keygen", "crane", "helm", "platform-tree", "sops"] as const),
 ];
 
 /**
@@ -310,7 +309,10 @@ export async function readDefinitions(directory: string): Promise<Manifest[]> {
   const found = await Promise.all(
     files.map(async (file) => {
       try {
-        return manifestsIn(await readFile(join(directory, file), "utf8"));
+        const documents = parseAllDocuments(await readFile(join(directory, file), "utf8"), {
+          uniqueKeys: false,
+        });
+        return documents.map((document) => document.toJS() as Manifest);
       } catch (error) {
         throw new Error(`${operation} ${file} is no YAML. Correct it, or take it away.`, { cause: error });
       }

@@ -1,8 +1,8 @@
 import { applyInOrder } from "../components/apply";
+import { kustomized } from "../components/artifact/build";
 import { SystemClock } from "../components/clock";
 import { chartOf, type ChartRenderer } from "../components/chart";
 import { nameOf, KubernetesClient, refOf, type Manifest } from "../components/kubernetes";
-import { kustomized } from "../components/kustomize";
 import { sentence } from "../components/sentence";
 import type { FluxController, FluxFlags } from "./control-plane";
 import { simulatedLabel } from "./real-charts";

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
 /** A `go.mod` of this folder, with its `go.sum`: the one place where a version is pinned. */
@@ -12,7 +12,7 @@ export interface GoModule {
   readonly versions: ReadonlyMap<string, string>;
   /** Checksum (`h1:…`) by `<module path> <version>`. */
   readonly sums: ReadonlyMap<string, string>;
-  /** Hash of both files, 64 hex digits. */
+  /** Hash of both files and of the Go files beside them, 64 hex digits. */
   readonly hash: string;
 }
 
@@ -23,10 +23,25 @@ export function readGoModule(directory: string): GoModule {
   return {
     directory,
     go: /^go (\S+)/m.exec(mod)?.[1] ?? "1.26",
-    versions: parseVersions(mod),
+    versions: parseVersions(mod).set(/^module (\S+)/m.exec(mod)?.[1] ?? "", ownVersion),
     sums: parseSums(sum),
-    hash: createHash("sha256").update(mod).update(sum).digest("hex"),
+    hash: hashOf([mod, sum, ...programOf(directory)]),
   };
+}
+
+/** The version of a program whose source is in this folder: its hash tells one from another. */
+const ownVersion = "v0.0.0";
+
+/** The Go files of a directory, without tests. */
+function programOf(directory: string): string[] {
+  const names = readdirSync(directory).filter((name) => name.endsWith(".go") && !name.endsWith("_test.go"));
+  return names.sort().map((name) => readFileSync(join(directory, name), "utf8"));
+}
+
+function hashOf(texts: readonly string[]): string {
+  const hash = createHash("sha256");
+  for (const text of texts) hash.update(text);
+  return hash.digest("hex");
 }
 
 /** The version of the module that a package is part of: that of the longest module path it begins with. */

@@ -23,7 +23,7 @@ import { withLock } from "./lock";
 
 interface Tool {
   /** Folder of the go.mod that pins it. */
-  readonly module: "cli" | "control-plane" | "monitoring" | "policies";
+  readonly module: "cli" | "control-plane" | "monitoring" | "policies" | "tree";
   /** The Go package it is built from. */
   readonly package: string;
   /** CPU seconds of a first build, after the tools above it (measured, Go 1.26). */
@@ -88,6 +88,11 @@ const tools = {
     package: "github.com/distribution/distribution/v3/cmd/registry",
     cost: 150,
     versionArgs: ["--version"],
+  },
+  "platform-tree": {
+    module: "tree",
+    package: "platform/tools/tree",
+    cost: 60,
   },
   helm: {
     module: "cli",

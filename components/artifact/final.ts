@@ -1,9 +1,9 @@
 import { chartOf, type Chart } from "../chart";
 import { nameOf, refOf, type Manifest } from "../kubernetes";
-import { kustomized } from "../kustomize";
-import { substitute } from "../substitution";
-import { inOrder, variablesName } from "./check";
-import { isFluxKustomization, renderCluster } from "./render";
+import { sentence } from "../sentence";
+import { kustomized } from "./build";
+import { inOrder } from "./check";
+import { renderCluster } from "./render";
 
 /** A layer as it ends up in the cluster: variables filled in, charts rendered. */
 export interface FinalLayer {
@@ -28,6 +28,7 @@ export type RenderChart = (chart: Chart) => Promise<readonly Manifest[] | undefi
  * @param tree absolute path of the gitops tree
  * @param runtime values of the ConfigMap `platform-runtime`
  * @param only the layer that is asked for. @default all
+ * @param tell receives a sentence for whatever is left out or not exactly known. @default nothing is told
  * @returns the layers, those that others depend on first
  * @throws Error naming what does not build, the variable that is not set, or the layer that is none
  */
@@ -37,22 +38,21 @@ export async function finalLayers(
   runtime: Readonly<Record<string, string>>,
   render: RenderChart,
   only?: string,
+  tell: (note: string) => void = () => undefined,
 ): Promise<FinalLayer[]> {
-  const { root, layers } = await renderCluster(tree, cluster, { layer: only });
-  if (only !== undefined && layers.length === 0) {
-    const names = root.filter(isFluxKustomization).map(({ metadata }) => metadata.name);
-    throw new Error(
-      `Rendering cluster "${cluster}" failed: there is no layer "${only}". Layers are ${names.join(", ")}.`,
-    );
-  }
-  const facts = root.find(({ kind, metadata }) => kind === "ConfigMap" && metadata.name === variablesName);
-  const variables = { ...(facts?.data as Record<string, string> | undefined), ...runtime };
+  const { layers, notes } = await renderCluster(tree, cluster, { runtime, layer: only });
+  notes.forEach(tell);
   return Promise.all(
-    inOrder(layers).map(async ({ name, manifests }) => {
-      const concrete = manifests.map((manifest) => substitute(manifest, variables));
+    inOrder(layers).map(async ({ name, manifests: concrete }) => {
       const releases = concrete.filter(({ kind }) => kind === "HelmRelease");
       const charts = releases.map(async (manifest) => {
-        const chart = chartOf(manifest, concrete);
+        let chart: Chart;
+        try {
+          chart = chartOf(manifest, concrete);
+        } catch (error) {
+          tell(`${sentence((error as Error).message)} The objects of its chart are left out.`);
+          return [];
+        }
         let rendered = (await render(chart)) ?? [];
         const { commonMetadata, postRenderers = [] } = manifest.spec as {
           commonMetadata?: CommonMetadata;

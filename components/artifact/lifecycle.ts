@@ -1,10 +1,10 @@
-import { cp, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { OciRegistry } from "../oci";
 import { isEncrypted } from "../sops/secret-file";
-import { writeLayout, type Provenance } from "./layout";
-import { readTree } from "./tree";
+import { packTree } from "./build";
+import type { Provenance } from "./git";
 
 /** What an artifact is made of. */
 export interface ArtifactInputs extends Provenance {
@@ -18,6 +18,8 @@ export interface ArtifactInputs extends Provenance {
   readonly repository: string;
   /** The registry speaks plain HTTP. */
   readonly insecure: boolean;
+  /** Release the last commit, whatever is on the disk. @default false */
+  readonly requireClean?: boolean;
   /** `Tree.content` of the tree: what makes a change of its files a change of the resource. */
   readonly content: string;
 }
@@ -33,24 +35,23 @@ export class ArtifactLifecycle {
   constructor(private readonly registry: OciRegistry) {}
 
   async create(inputs: ArtifactInputs): Promise<ArtifactOutputs> {
+    for (const [path, encrypted] of Object.entries(inputs.files)) {
+      if (!isEncrypted(encrypted)) {
+        throw new Error(`Releasing ${path} was refused: its generated values are not encrypted.`);
+      }
+    }
+    const { tree, content, files, revision, source, created, requireClean } = inputs;
     const directory = await mkdtemp(join(tmpdir(), "platform-artifact-"));
     try {
-      const staged = join(directory, "tree");
-      await cp(inputs.tree, staged, { recursive: true });
-      const { files, content } = await readTree(staged);
-      if (content !== inputs.content) {
+      const layout = join(directory, "layout");
+      const digest = await packTree(tree, layout, {
+        ...{ content, files, revision, source, created, requireClean },
+      });
+      if (digest === undefined) {
         throw new Error(
-          `Releasing ${inputs.tree} was refused: it changed after it was checked. Run again when it is at rest.`,
+          `Releasing ${tree} was refused: it changed after it was checked. Run again when it is at rest.`,
         );
       }
-      for (const [path, encrypted] of Object.entries(inputs.files)) {
-        if (!isEncrypted(encrypted)) {
-          throw new Error(`Releasing ${path} was refused: its generated values are not encrypted.`);
-        }
-        await writeFile(join(staged, path), encrypted);
-      }
-      const layout = join(directory, "layout");
-      const digest = await writeLayout(staged, files, inputs, layout);
       await this.registry.push(layout, inputs.repository, digest);
       return { ...inputs, digest };
     } finally {

@@ -1,110 +1,115 @@
-import { realpath } from "node:fs/promises";
-import { join, relative } from "node:path";
-import { run } from "../command";
 import type { Manifest } from "../kubernetes";
-import { kustomize, manifestsIn } from "../kustomize";
 import { sentence } from "../sentence";
+import { buildTree, type Built, type BuiltKustomization, type ObjectName } from "./build";
+import { runtimeKeys, runtimeName } from "./check";
 
-/** One Flux Kustomization of a cluster and what it applies: its patches done, its variables not substituted. */
+/** One Flux Kustomization of a cluster and what it applies. */
 export interface Layer {
+  /** `controllers`; outside of namespace `flux-system` `namespace/name`. */
   readonly name: string;
   /** Path inside the tree, as the Flux Kustomization gives it. */
   readonly path: string;
+  /** Names as `name` has them. */
   readonly dependsOn: readonly string[];
   readonly manifests: readonly Manifest[];
 }
 
-/** A cluster's part of the tree, built with kustomize. */
+/** A cluster's part of the tree, variables filled in. */
 export interface Rendered {
   /** What the root Kustomization applies: variables and the Flux Kustomizations. */
   readonly root: readonly Manifest[];
-  /** In the order of the tree, not of `dependsOn`. */
+  /** Those that the release brings, nested ones included. In the order of the tree, not of `dependsOn`. */
   readonly layers: readonly Layer[];
+  /** What is not built here, or not exactly known; one sentence each. */
+  readonly notes: readonly string[];
+}
+
+/** What rendering is told beside the tree. */
+export interface RenderOptions {
+  /** Values of the ConfigMap `platform-runtime`. @default `unknown` for each of its keys */
+  readonly runtime?: Readonly<Record<string, string>>;
+  /** The layer that is asked for. @default all */
+  readonly layer?: string;
 }
 
 /**
- * Builds `clusters/<cluster>` and every layer that it names, with the `kustomize` program.
+ * Builds `clusters/<cluster>` and every layer below it, as Flux does.
  *
  * @param tree absolute path of the gitops tree
- * @param only what is asked for: one layer, or the manifests whose text is wanted. @default everything
- * @throws Error naming the layer and what kustomize said
+ * @throws Error naming every layer that does not build, with Flux's words; or the layer that is none
  */
 export async function renderCluster(
   tree: string,
   cluster: string,
-  only: { readonly layer?: string; readonly wanted?: (manifest: string) => boolean } = {},
+  { runtime, layer }: RenderOptions = {},
 ): Promise<Rendered> {
-  const root = await build(tree, join("clusters", cluster), `cluster "${cluster}"`, []);
-  const wanted = root.filter(
-    (object) =>
-      isFluxKustomization(object) && (only.layer === undefined || object.metadata.name === only.layer),
+  const built = await buildTree(tree, cluster, { given: [runtimeConfig(runtime)] });
+  const wanted = built.kustomizations.filter((each) => layer === undefined || labelOf(each) === layer);
+  const failures = failuresOf({ ...built, kustomizations: wanted }, cluster);
+  if (failures.length > 0) throw new Error(failures.join("\n"));
+  if (layer !== undefined && wanted.length === 0) {
+    throw new Error(
+      `Rendering cluster "${cluster}" failed: there is no layer "${layer}". Layers are ${built.kustomizations.map(labelOf).join(", ")}.`,
+    );
+  }
+  return {
+    root: built.root.objects ?? [],
+    layers: layersOf(wanted),
+    notes: notesOf({ ...built, kustomizations: wanted }),
+  };
+}
+
+/** The ConfigMap `platform-runtime`, as Pulumi writes it. */
+export function runtimeConfig(runtime?: Readonly<Record<string, string>>): Manifest {
+  return {
+    apiVersion: "v1",
+    kind: "ConfigMap",
+    metadata: { name: runtimeName, namespace: "flux-system" },
+    data: runtime ?? Object.fromEntries(runtimeKeys.map((key) => [key, "unknown"])),
+  };
+}
+
+/** The layers that were built. */
+export function layersOf(kustomizations: readonly BuiltKustomization[]): Layer[] {
+  return kustomizations.flatMap((each) =>
+    each.objects === undefined
+      ? []
+      : [
+          {
+            name: labelOf(each),
+            path: each.path,
+            dependsOn: each.dependsOn.map(labelOf),
+            manifests: each.objects,
+          },
+        ],
   );
-  const layers = wanted.map(async (kustomization): Promise<Layer> => {
-    const {
-      path = "",
-      dependsOn = [],
-      patches = [],
-    } = kustomization.spec as {
-      path?: string;
-      dependsOn?: readonly { name: string }[];
-      patches?: readonly unknown[];
-    };
-    const { name } = kustomization.metadata;
-    return {
-      name,
-      path,
-      dependsOn: dependsOn.map((dependency) => dependency.name),
-      manifests: await build(tree, path, `layer "${name}" of cluster "${cluster}"`, patches, only.wanted),
-    };
+}
+
+/** What does not build, one sentence each, with Flux's words. */
+export function failuresOf({ root, kustomizations }: Built, cluster: string): string[] {
+  return [root, ...kustomizations].flatMap((each) => {
+    const layer = `layer "${labelOf(each)}"`;
+    if (each.unset.length > 0) {
+      return each.unset.map(
+        ({ kind, name, variable }) =>
+          `${kind} ${name} of ${layer} uses \${${variable}}, which is not set. Add it to the cluster's variables.yaml.`,
+      );
+    }
+    if (each.error === undefined) return [];
+    const subject = each === root ? `cluster "${cluster}"` : `${layer} of cluster "${cluster}"`;
+    return [`Building ${subject} failed: ${sentence(each.error)} Nothing was released.`];
   });
-  return { root, layers: await Promise.all(layers) };
 }
 
-/** Whether an object is a Flux Kustomization (not kustomize's own file format). */
-export function isFluxKustomization(object: Manifest): boolean {
-  return object.kind === "Kustomization" && object.apiVersion.startsWith("kustomize.toolkit.fluxcd.io/");
+/** What is not built here, or not exactly known, one sentence each. */
+export function notesOf({ root, kustomizations }: Built): string[] {
+  return [root, ...kustomizations].flatMap((each) => [
+    ...(each.notBuilt === undefined ? [] : [`Layer "${labelOf(each)}" is not built here: ${each.notBuilt}.`]),
+    ...each.notes.map((note) => `Layer "${labelOf(each)}": ${note}.`),
+  ]);
 }
 
-/**
- * One `kustomize build`, parsed.
- *
- * @param patches of the Flux Kustomization, which Flux adds to the directory's own
- * @param wanted parsing a megabyte of CRDs takes longer than building it: what nobody wants is not parsed
- */
-async function build(
-  tree: string,
-  path: string,
-  subject: string,
-  patches: readonly unknown[],
-  wanted: (manifest: string) => boolean = () => true,
-): Promise<Manifest[]> {
-  let text: string;
-  try {
-    text = await buildPatched(join(tree, path), patches);
-  } catch (error) {
-    const said = (error as Error).message.replaceAll(`${tree}/`, "");
-    throw new Error(`Building ${subject} failed: ${sentence(said)} Nothing was released.`, { cause: error });
-  }
-  return manifestsIn(
-    text
-      .split(/^---\n/m)
-      .filter(wanted)
-      .join("---\n"),
-  );
-}
-
-async function buildPatched(directory: string, patches: readonly unknown[]): Promise<string> {
-  const plain = () => run("kustomize", ["build", directory]);
-  if (patches.length === 0) return plain();
-  try {
-    return await kustomize(async (at) => {
-      // kustomize takes no absolute path, and resolves a relative one from where a link leads to.
-      const resource = relative(await realpath(at), await realpath(directory).catch(() => directory));
-      return { resources: [resource], patches };
-    });
-  } catch (error) {
-    // What is wrong with the directory itself is said better without the patches around it.
-    await plain();
-    throw error;
-  }
+/** How a Kustomization is named: without its namespace, where that is Flux's own. */
+export function labelOf({ namespace, name }: ObjectName): string {
+  return namespace === "flux-system" ? name : `${namespace}/${name}`;
 }

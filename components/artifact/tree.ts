@@ -1,11 +1,9 @@
-import { createHash } from "node:crypto";
-import { readdir, readFile } from "node:fs/promises";
-import { join } from "node:path";
-import { checkFile, checkRendered, isChecked } from "./check";
+import { buildTree, listTree, type Built } from "./build";
 import { publicValuesIn } from "../sops/public-values";
-import { renderCluster } from "./render";
+import { checkFile, checkOrder, checkSecrets } from "./check";
+import { failuresOf, labelOf, notesOf, runtimeConfig } from "./render";
 
-/** A gitops tree as it stands on the disk. */
+/** A gitops tree as Flux gets it. */
 export interface Tree {
   /** Paths relative to the tree, sorted. */
   readonly files: readonly string[];
@@ -17,6 +15,12 @@ export interface Tree {
   readonly publicValues: readonly string[];
 }
 
+/** A tree, and what a cluster makes of it. */
+export interface InspectedTree extends Tree {
+  /** What is not built here, or not exactly known; one sentence each. */
+  readonly notes: readonly string[];
+}
+
 /**
  * Reads a tree; its findings are those of single files.
  *
@@ -24,17 +28,16 @@ export interface Tree {
  * @throws Error when the tree cannot be read
  */
 export async function readTree(tree: string): Promise<Tree> {
-  const files = await fileNames(tree);
-  const hash = createHash("sha256");
-  const findings: string[] = [];
-  const publicValues: string[] = [];
-  for (const name of files) {
-    const text = await readFile(join(tree, name), "utf8");
-    findings.push(...checkFile(name, text));
-    publicValues.push(...publicValuesIn(text));
-    hash.update(JSON.stringify([name, text]));
-  }
-  return { files, content: hash.digest("hex"), findings, publicValues };
+  return treeOf(await listTree(tree));
+}
+
+function treeOf({ files, content }: Pick<Built, "files" | "content">): Tree {
+  return {
+    files: files.map(({ path }) => path),
+    content,
+    findings: files.flatMap(({ path, text }) => checkFile(path, text)),
+    publicValues: files.flatMap(({ text }) => publicValuesIn(text)),
+  };
 }
 
 /** What a cluster makes of a tree. */
@@ -57,25 +60,43 @@ export async function checkCluster(
   publicValues: readonly string[] = [],
 ): Promise<ClusterCheck> {
   try {
-    const rendered = await renderCluster(tree, cluster, { wanted: isChecked });
-    const objects = [...rendered.root, ...rendered.layers.flatMap(({ manifests }) => manifests)];
-    const secrets = objects.filter(({ kind }) => kind === "Secret").map(({ metadata }) => metadata.name);
-    return { findings: checkRendered(rendered, publicValues), secrets: new Set(secrets) };
+    return checkBuilt(await buildTree(tree, cluster, { given: [runtimeConfig()] }), cluster, publicValues);
   } catch (error) {
     return { findings: [(error as Error).message] };
   }
+}
+
+function checkBuilt(built: Built, cluster: string, publicValues: readonly string[]): ClusterCheck {
+  const failures = failuresOf(built, cluster);
+  const secrets = [built.root, ...built.kustomizations].flatMap((each) => each.secrets);
+  const layers = built.kustomizations.map((each) => ({
+    name: labelOf(each),
+    dependsOn: each.dependsOn.map(labelOf),
+  }));
+  const findings = [...failures, ...checkOrder(layers), ...checkSecrets(secrets, publicValues)];
+  if (failures.length > 0) return { findings };
+  return { findings, secrets: new Set(secrets.map(({ metadata }) => metadata.name)) };
 }
 
 /**
  * Reads, renders and checks a tree for one cluster, before anything is made of it.
  *
  * @param tree absolute path
+ * @param requireClean read the last commit, whatever is on the disk
  * @throws Error when the tree cannot be read
  */
-export async function inspectTree(tree: string, cluster: string): Promise<Tree> {
-  const { findings, ...read } = await readTree(tree);
-  const ofCluster = await checkCluster(tree, cluster, read.publicValues);
-  return { ...read, findings: eachOnce(findings, ofCluster.findings) };
+export async function inspectTree(
+  tree: string,
+  cluster: string,
+  requireClean = false,
+): Promise<InspectedTree> {
+  const built = await buildTree(tree, cluster, { given: [runtimeConfig()], texts: true, requireClean });
+  const { findings, ...read } = treeOf(built);
+  return {
+    ...read,
+    findings: eachOnce(findings, checkBuilt(built, cluster, read.publicValues).findings),
+    notes: notesOf(built),
+  };
 }
 
 /**
@@ -88,17 +109,4 @@ export function eachOnce(ofFiles: readonly string[], ofClusters: readonly string
     (finding) => !isTold(finding) && !isTold(finding.replace(/^Secret [^/\s]+/, "Secret default")),
   );
   return [...new Set([...ofFiles, ...fresh])];
-}
-
-async function fileNames(directory: string): Promise<string[]> {
-  try {
-    const entries = await readdir(directory, { recursive: true, withFileTypes: true });
-    const files = entries.filter((entry) => entry.isFile());
-    return files.map((entry) => join(entry.parentPath, entry.name).slice(directory.length + 1)).sort();
-  } catch (error) {
-    throw new Error(
-      `Reading the gitops tree failed: ${(error as Error).message}. Set platform:gitops.tree to the directory that holds it.`,
-      { cause: error },
-    );
-  }
 }

@@ -3,8 +3,6 @@ import type { Clock } from "../clock";
 import type { Manifest } from "../kubernetes";
 import { refOf, type KubernetesApi, type ManifestRef } from "../kubernetes";
 import { applyInOrder } from "../apply";
-import { substitute } from "../substitution";
-import { variablesName } from "../artifact/check";
 import { renderCluster } from "../artifact/render";
 import { chartOf, type ChartRenderer } from "../chart";
 
@@ -89,9 +87,9 @@ export class SeedLifecycle {
 
   private async objects(inputs: SeedInputs): Promise<Manifest[]> {
     const { kind, namespace, name } = inputs.object;
-    const { root, layers } = await renderCluster(inputs.tree, inputs.cluster, {
+    const { layers } = await renderCluster(inputs.tree, inputs.cluster, {
       layer: seedLayer,
-      wanted: (manifest) => new RegExp(`^kind: (${kind}|OCIRepository)$`, "m").test(manifest),
+      runtime: inputs.variables,
     });
     const manifests = layers.flatMap((layer) => layer.manifests);
     const object = manifests.find(
@@ -102,12 +100,9 @@ export class SeedLifecycle {
         `Seeding ${kind} ${namespace}/${name} failed: layer "${seedLayer}" of cluster "${inputs.cluster}" does not hold it. Add it there.`,
       );
     }
-    const facts = root.find(({ kind: k, metadata }) => k === "ConfigMap" && metadata.name === variablesName);
-    const variables = { ...(facts?.data as Record<string, string> | undefined), ...inputs.variables };
-    const concrete = substitute(object, variables);
-    if (kind !== "HelmRelease") return [concrete];
+    if (kind !== "HelmRelease") return [object];
 
-    const chart = chartOf(concrete, manifests);
+    const chart = chartOf(object, manifests);
     return (await this.charts.template(chart)).map((rendered) => helmOwned(rendered, chart));
   }
 }

@@ -118,7 +118,7 @@ describe("what nobody may know", function () {
   });
 
   it("is no argument of a process, and SOPS alone has an identity in its environment", () => {
-    for (const name of ["sops", "kustomize", "crane", "age-keygen"])
+    for (const name of ["sops", "platform-tree", "crane", "age-keygen"])
       ok(watch.seen.has(name), `no ${name} was seen`);
     ok(watch.looks > 200, `${watch.looks} looks`);
     deepEqual(watch.inProcesses(), []);

@@ -8,9 +8,9 @@ import { temporaryDirectory } from "../unit/temporary";
 const tree = join(__dirname, "..", "..", "gitops");
 const invalid = join(__dirname, "invalid");
 
-before("kustomize", async function () {
+before("platform-tree", async function () {
   this.timeout(600_000);
-  await ensureTools(["kustomize"], { report: console.error });
+  await ensureTools(["platform-tree"], { report: console.error });
 });
 
 /**

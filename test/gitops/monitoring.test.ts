@@ -24,7 +24,7 @@ describe("monitoring", function () {
   let prod: Monitoring;
 
   before(async () => {
-    await ensureTools(["amtool", "kustomize", "promtool"], { report: console.error });
+    await ensureTools(["amtool", "platform-tree", "promtool"], { report: console.error });
     directory = await mkdtemp(join(tmpdir(), "platform-monitoring-"));
     for (const stack of stacks) monitoring.set(stack, await readMonitoring(stack));
     prod = monitoring.get("prod") as Monitoring;

@@ -13,7 +13,7 @@ describe("npm run new app", function () {
   this.timeout(600_000);
   let tree: string;
 
-  before(() => ensureTools(["kustomize"], { report: console.error }));
+  before(() => ensureTools(["platform-tree"], { report: console.error }));
 
   beforeEach(() => {
     tree = mkdtempSync(join(tmpdir(), "platform-new-app-"));

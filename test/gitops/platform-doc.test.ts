@@ -10,7 +10,7 @@ const project = join(__dirname, "..", "..");
 describe("docs/platform.md", function () {
   this.timeout(600_000);
 
-  before(() => ensureTools(["kustomize"], { report: console.error }));
+  before(() => ensureTools(["platform-tree"], { report: console.error }));
 
   it("names every chart and image that we pin ourselves, with its version", async () => {
     const page = readFileSync(join(project, "docs", "platform.md"), "utf8").replace(/\s+/g, " ");

@@ -30,7 +30,7 @@ describe("what reads a Secret of the tree", function () {
   const stacks = new Map<string, readonly Manifest[]>();
 
   before(async () => {
-    await ensureTools(["helm", "kustomize"], { report: console.error });
+    await ensureTools(["helm", "platform-tree"], { report: console.error });
     for (const stack of ["local", "dev", "prod"]) {
       const config = await readStackConfig(stack, project, process.env);
       const charts = localCharts(() => undefined);

@@ -23,7 +23,7 @@ function render(...args: string[]) {
 describe("npm run render", function () {
   this.timeout(600_000);
 
-  before(() => ensureTools(["helm", "kustomize"], { report: console.error }));
+  before(() => ensureTools(["helm", "platform-tree"], { report: console.error }));
 
   it("prints the final objects of each layer, sorted, and the same each time", () => {
     const { status, stdout, stderr } = render("--stack", "prod");

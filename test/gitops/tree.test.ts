@@ -18,9 +18,9 @@ const tree = join(project, "gitops");
 /** Every cluster of the tree; `base` is what they share. */
 const clusters = readdirSync(join(tree, "clusters")).filter((name) => name !== "base");
 
-before("kustomize", async function () {
+before("platform-tree", async function () {
   this.timeout(600_000);
-  await ensureTools(["kustomize"], { report: console.error });
+  await ensureTools(["platform-tree"], { report: console.error });
 });
 
 /** The values of a field, at any depth. */

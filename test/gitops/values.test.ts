@@ -13,7 +13,7 @@ const project = join(__dirname, "..", "..");
 describe("the values of the charts", function () {
   this.timeout(600_000);
 
-  before(() => ensureTools(["helm", "kustomize"], { report: console.error }));
+  before(() => ensureTools(["helm", "platform-tree"], { report: console.error }));
 
   for (const stack of ["local", "dev", "prod"]) {
     it(`of ${stack} render, and every setting is one that its chart knows`, async () => {

@@ -7,7 +7,7 @@ import type { AddressInfo } from "node:net";
 import { homedir } from "node:os";
 import { delimiter, join } from "node:path";
 import { parse } from "yaml";
-import { writeLayout } from "../../components/artifact/layout";
+import { packTree } from "../../components/artifact/build";
 import { inspectTree, readTree } from "../../components/artifact/tree";
 import { Crane } from "../../components/oci";
 import { binDirectory } from "../../tools/bin";
@@ -20,11 +20,11 @@ import { freePort, RegistryProcess } from "./registry";
 
 const marker = "value-of-the-environment-of-whoever-serialised";
 let providers: ReadonlyMap<string, string>;
-let tools: Readonly<Record<"sops" | "age-keygen" | "kustomize" | "crane" | "registry", string>>;
+let tools: Readonly<Record<"sops" | "age-keygen" | "platform-tree" | "crane" | "registry", string>>;
 
 before("tools, and providers as state holds them", async function () {
   this.timeout(1_800_000);
-  tools = await ensureTools(["sops", "age-keygen", "kustomize", "crane", "registry"], {
+  tools = await ensureTools(["sops", "age-keygen", "platform-tree", "crane", "registry"], {
     report: console.error,
   });
   const script = ["-r", "ts-node/register/transpile-only", join(__dirname, "serialise.ts")];
@@ -278,7 +278,8 @@ describe("GeneratedSecrets out of state", () => {
     writeFiles(tree, { [path]: (state.encrypted as Record<string, string>)[path] ?? "", "README.md": "x" });
     const layout = join(temporaryDirectory(), "layout");
     const provenance = { revision: "unknown", source: "unknown", created: "1970-01-01T00:00:00Z" };
-    const digest = await writeLayout(tree, [path, "README.md"], provenance, layout);
+    const { content } = await readTree(tree);
+    const digest = (await packTree(tree, layout, { ...provenance, content, files: {} })) ?? "";
     const crane = new Crane(false);
     const repository = String(inputs.repository);
     await crane.push(layout, repository, digest);

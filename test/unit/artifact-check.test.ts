@@ -1,47 +1,35 @@
 import { deepEqual, equal, match } from "node:assert/strict";
-import { checkFile, checkRendered, inOrder } from "../../components/artifact/check";
-import type { Layer } from "../../components/artifact/render";
+import { checkFile, checkOrder, checkSecrets, inOrder } from "../../components/artifact/check";
 import type { Manifest } from "../../components/kubernetes";
 import { publicValuesIn } from "../../components/sops/public-values";
 
-const layer = (
-  name: string,
-  dependsOn: readonly string[] = [],
-  manifests: readonly Manifest[] = [],
-): Layer => ({
-  ...{ name, path: `./clusters/x/${name}`, dependsOn, manifests },
-});
-const object = (
-  kind: string,
-  name: string,
-  fields: object = {},
-  annotations: Record<string, string> = {},
-): Manifest => ({
-  ...{ apiVersion: "v1", kind, metadata: { name, annotations } },
+const layer = (name: string, dependsOn: readonly string[] = []) => ({ name, dependsOn });
+const object = (kind: string, name: string, fields: object = {}): Manifest => ({
+  ...{ apiVersion: "v1", kind, metadata: { name } },
   ...fields,
 });
-const variables = object("ConfigMap", "platform-variables", { data: { cluster: "x", app_replicas: "1" } });
-const check = (layers: readonly Layer[], root: readonly Manifest[] = [variables]) =>
-  checkRendered({ root, layers });
 
 describe("check of the order of layers", () => {
   it("finds nothing wrong with a line, whatever its order in the tree", () => {
-    deepEqual(check([layer("apps", ["certs"]), layer("certs", ["controllers"]), layer("controllers")]), []);
+    deepEqual(
+      checkOrder([layer("apps", ["certs"]), layer("certs", ["controllers"]), layer("controllers")]),
+      [],
+    );
   });
 
   it("names the layers of a cycle, and not those before it", () => {
     deepEqual(
-      check([layer("controllers"), layer("certs", ["apps", "controllers"]), layer("apps", ["certs"])]),
+      checkOrder([layer("controllers"), layer("certs", ["apps", "controllers"]), layer("apps", ["certs"])]),
       ['Layers "certs", "apps" wait for each other: "dependsOn" has a cycle. Remove one of them.'],
     );
   });
 
   it("finds a layer that waits for itself", () => {
-    match(check([layer("apps", ["apps"])]).join(), /^Layers "apps" wait for each other/);
+    match(checkOrder([layer("apps", ["apps"])]).join(), /^Layers "apps" wait for each other/);
   });
 
   it("names a dependency that is no layer, and the layers there are", () => {
-    deepEqual(check([layer("controllers"), layer("apps", ["cert"])]), [
+    deepEqual(checkOrder([layer("controllers"), layer("apps", ["cert"])]), [
       'Layer "apps" depends on "cert", which is no layer of this cluster. Layers are controllers, apps.',
     ]);
   });
@@ -59,53 +47,8 @@ describe("check of the order of layers", () => {
   });
 });
 
-describe("check of variables", () => {
-  const using = (text: string, annotations: Record<string, string> = {}) =>
-    check([layer("apps", [], [object("ConfigMap", "c", { data: { key: text } }, annotations)])]);
-
-  it("knows committed facts and facts of the run", () => {
-    deepEqual(
-      using("${app_replicas} ${cluster} ${domain} ${channel} ${registry_address} ${load_balancer_cidr}"),
-      [],
-    );
-  });
-
-  it("names object, layer and variable of one that is not set, once", () => {
-    deepEqual(using("${colour} and ${colour}"), [
-      'ConfigMap c of layer "apps" uses ${colour}, which is not set. Add it to the cluster\'s variables.yaml.',
-    ]);
-  });
-
-  it("knows no committed fact where the cluster has none", () => {
-    equal(
-      check([layer("apps", [], [object("ConfigMap", "c", { data: { key: "${cluster}" } })])], []).length,
-      1,
-    );
-  });
-
-  it("leaves alone what Flux does", () => {
-    deepEqual(using("$${colour} $colour ${1}"), []);
-    deepEqual(using("${colour}", { "kustomize.toolkit.fluxcd.io/substitute": "disabled" }), []);
-  });
-
-  it("accepts a variable that has a default", () => {
-    deepEqual(using("${colour:=blue}"), []);
-  });
-
-  it("leaves alone what a label tells Flux to leave alone", () => {
-    const labels = { "kustomize.toolkit.fluxcd.io/substitute": "disabled" };
-    const labelled = {
-      apiVersion: "v1",
-      kind: "ConfigMap",
-      metadata: { name: "c", labels },
-      data: { key: "${colour}" },
-    };
-    deepEqual(check([layer("apps", [], [labelled])]), []);
-  });
-});
-
 describe("check of Secrets", () => {
-  const secret = (fields: object) => check([layer("apps", [], [object("Secret", "s", fields)])]);
+  const secret = (fields: object) => checkSecrets([object("Secret", "s", fields)]);
 
   it("accepts what SOPS encrypted and what is empty", () => {
     const encrypted = { data: { a: "ENC[AES256_GCM,data:x]" }, stringData: { b: "" } };
@@ -124,8 +67,12 @@ describe("check of Secrets", () => {
     ]);
   });
 
-  it("looks at what the root applies, too", () => {
-    equal(check([], [object("Secret", "s", { stringData: { a: "x" } })]).length, 1);
+  it("accepts what kustomize generates of a file that SOPS encrypted", () => {
+    const cipher = "ENC[AES256_GCM,data:Zm9v,iv:YmFy+/==,tag:YmF6,type:str]";
+    const encoded = (text: string) => ({ data: { a: Buffer.from(text).toString("base64") } });
+    deepEqual(secret(encoded(cipher)), []);
+    match(secret(encoded(`${cipher}hunter2`)).join(), /holds "a" in plain text/);
+    match(secret(encoded("ENC[plain]")).join(), /holds "a" in plain text/);
   });
 
   it("names a key whose value is no text", () => {
@@ -152,9 +99,9 @@ describe("a plain value of a Secret that is public", () => {
       const secret = `apiVersion: v1\nkind: Secret\nmetadata:\n  name: s\n${text}`;
       deepEqual(checkFile("a.yaml", secret), []);
       equal(checkFile("a.yaml", secret.replace(mark, "# public")).length, 1);
-      const rendered = { root: [object("Secret", "s", data)], layers: [] };
-      deepEqual(checkRendered(rendered, publicValuesIn(secret)), []);
-      equal(checkRendered(rendered, []).length, 1);
+      const built = [object("Secret", "s", data)];
+      deepEqual(checkSecrets(built, publicValuesIn(secret)), []);
+      equal(checkSecrets(built, []).length, 1);
     });
   }
 
@@ -176,8 +123,7 @@ describe("a plain value of a Secret that is public", () => {
       "",
     ].join("\n");
     const check = (data: object) =>
-      checkRendered({ root: [object("Secret", "s", data)], layers: [] }, publicValuesIn(kustomization))
-        .length;
+      checkSecrets([object("Secret", "s", data)], publicValuesIn(kustomization)).length;
     equal(check({ data: { host: base64("https://${domain}/?a=b") } }), 0);
     equal(check({ stringData: { user: "admin" } }), 0);
     equal(check({ stringData: { user: "root" } }), 1);

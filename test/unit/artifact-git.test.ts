@@ -2,7 +2,7 @@ import { deepEqual, equal, match, rejects } from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { provenance, withoutCredentials } from "../../components/artifact/git";
+import { provenance, publicUrl } from "../../components/artifact/git";
 import { temporaryDirectory, writeFiles } from "./temporary";
 
 interface Repository {
@@ -44,7 +44,7 @@ describe("provenance of a tree", () => {
     git("commit", "-q", "-a", "-m", "second");
     deepEqual(await provenance(tree, true), {
       revision: `sha1:${commit}`,
-      source: "https://example.com/platform.git",
+      source: "https://example.com/platform",
       created: "2026-01-02T01:04:05.000Z",
     });
   });
@@ -107,18 +107,25 @@ describe("provenance of a tree", () => {
 });
 
 describe("URL of a remote", () => {
-  for (const [url, plain] of [
-    ["https://me:token@example.com/p.git", "https://example.com/p.git"],
-    ["https://token@example.com/p.git", "https://example.com/p.git"],
-    ["https://example.com/p@1.git", "https://example.com/p@1.git"],
-    ["ssh://git@example.com/p.git", "ssh://example.com/p.git"],
-    ["git@example.com:me/p.git", "git@example.com:me/p.git"],
-    ["/srv/git/p.git", "/srv/git/p.git"],
-    ["https://me:p@ss@example.com/p.git", "https://example.com/p.git"],
-    ["git+https://me:token@example.com/p.git", "git+https://example.com/p.git"],
+  for (const [remote, shown] of [
+    ["https://me:token@example.com/p.git", "https://example.com/p"],
+    ["https://token@example.com/p.git", "https://example.com/p"],
+    ["https://example.com/p@1.git", "https://example.com/p@1"],
+    ["https://example.com:8443/me/p/", "https://example.com:8443/me/p"],
+    ["ssh://git@example.com/p.git", "https://example.com/p"],
+    ["ssh://git@Example.com:2222/me/p.git", "https://example.com/me/p"],
+    ["git@example.com:me/p.git", "https://example.com/me/p"],
+    ["example.com:me/p", "https://example.com/me/p"],
+    ["git://example.com/me/p.git", "https://example.com/me/p"],
+    ["https://me:p@ss@example.com/p.git", "https://example.com/p"],
+    ["git+https://me:token@example.com/p.git", "https://example.com/p"],
+    ["/srv/git/p.git", "unknown"],
+    ["../p.git", "unknown"],
+    ["file:///srv/git/p.git", "unknown"],
+    ["unknown", "unknown"],
   ] as const) {
-    it(`${url.replace(/:[^/:]*@/, ":…@")} loses its credentials`, () => {
-      equal(withoutCredentials(url), plain);
+    it(`${remote.replace(/:[^/:]*@/, ":…@")} is shown as ${shown}`, () => {
+      equal(publicUrl(remote), shown);
     });
   }
 });

@@ -1,15 +1,24 @@
 import { deepEqual, equal, notEqual } from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { chmodSync, readdirSync, readFileSync, utimesSync } from "node:fs";
+import { chmodSync, readdirSync, readFileSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { writeLayout, type Provenance } from "../../components/artifact/layout";
+import { listTree, packTree } from "../../components/artifact/build";
+import type { Provenance } from "../../components/artifact/git";
+import { inspectTree } from "../../components/artifact/tree";
+import { ensureTools } from "../../tools/tools";
+import { smallTree } from "./small-tree";
 import { temporaryDirectory, writeFiles } from "./temporary";
 
 const source: Provenance = {
   ...{ revision: "sha1:abc", source: "https://example.com/platform", created: "2026-01-01T00:00:00Z" },
 };
-const content = { "a.yaml": "a: 1\n", "b/c.yaml": "c: 1\n", "b.yaml": "b: 1\n" };
+const content = { "@a.yaml": "a: 0\n", "a.yaml": "a: 1\n", "b/c.yaml": "c: 1\n", "b.yaml": "b: 1\n" };
+
+before("platform-tree", async function () {
+  this.timeout(600_000);
+  await ensureTools(["platform-tree"], { report: console.error });
+});
 
 function directoryOf(files: Readonly<Record<string, string>>): string {
   const directory = temporaryDirectory();
@@ -17,20 +26,44 @@ function directoryOf(files: Readonly<Record<string, string>>): string {
   return directory;
 }
 
-const layout = (
+async function layout(
   directory: string,
-  files = Object.keys(content),
   provenance = source,
   into = temporaryDirectory(),
-) => writeLayout(directory, files, provenance, into);
+): Promise<string | undefined> {
+  const { content: checked } = await listTree(directory);
+  return packTree(directory, into, { ...provenance, content: checked, files: {} });
+}
+
+/** The content of an artifact, as source-controller unpacks it: name → bytes. */
+function unpacked(into: string): Record<string, string> {
+  const blob = (name: string) => readFileSync(join(into, "blobs", "sha256", name.replace("sha256:", "")));
+  const index = JSON.parse(readFileSync(join(into, "index.json"), "utf8")) as {
+    manifests: { digest: string }[];
+  };
+  const { layers } = JSON.parse(blob(index.manifests[0]?.digest ?? "").toString()) as {
+    layers: { digest: string }[];
+  };
+  const at = temporaryDirectory();
+  execFileSync("tar", ["-xz", "-C", at], { input: blob(layers[0]?.digest ?? "") });
+  const files = readdirSync(at, { recursive: true, withFileTypes: true }).filter(
+    (entry) => !entry.isDirectory(),
+  );
+  return Object.fromEntries(
+    files.map((file) => {
+      const path = join(file.parentPath, file.name);
+      return [path.slice(at.length + 1), readFileSync(path, "latin1")];
+    }),
+  );
+}
 
 describe("layout of an artifact", () => {
-  it("has the same digest for the same files, whatever their times, place and order", async () => {
+  it("has the same digest for the same files, whatever their times and place", async () => {
     const first = directoryOf(content);
     const second = directoryOf(content);
     for (const path of Object.keys(content)) utimesSync(join(second, path), 1_000_000_000, 1_000_000_000);
     const digest = await layout(first);
-    equal(await layout(second, Object.keys(content).reverse()), digest);
+    equal(await layout(second), digest);
     equal(await layout(first), digest);
   });
 
@@ -52,16 +85,13 @@ describe("layout of an artifact", () => {
     ["the source", content, { ...source, source: "https://example.com/other" }],
   ] as const) {
     it(`has another digest for ${what}`, async () => {
-      notEqual(
-        await layout(directoryOf(files), Object.keys(files), provenance),
-        await layout(directoryOf(content)),
-      );
+      notEqual(await layout(directoryOf(files), provenance), await layout(directoryOf(content)));
     });
   }
 
   it("is an OCI layout whose only layer is what Flux reads", async () => {
     const into = temporaryDirectory();
-    const digest = await layout(directoryOf(content), Object.keys(content), source, into);
+    const digest = (await layout(directoryOf(content), source, into)) ?? "";
     const blob = (name: string) => readFileSync(join(into, "blobs", "sha256", name.replace("sha256:", "")));
     const index = JSON.parse(readFileSync(join(into, "index.json"), "utf8")) as {
       manifests: { digest: string }[];
@@ -86,11 +116,84 @@ describe("layout of an artifact", () => {
     for (const name of readdirSync(join(into, "blobs", "sha256"))) {
       equal(createHash("sha256").update(blob(name)).digest("hex"), name);
     }
-    const layer = join(into, "blobs", "sha256", manifest.layers[0].digest.replace("sha256:", ""));
-    const unpacked = temporaryDirectory();
-    execFileSync("tar", ["-xzf", layer, "-C", unpacked]);
-    for (const [path, text] of Object.entries(content))
-      equal(readFileSync(join(unpacked, path), "utf8"), text);
-    equal(execFileSync("tar", ["-tzf", layer], { encoding: "utf8" }), "a.yaml\nb.yaml\nb/c.yaml\n");
+    deepEqual(unpacked(into), content);
+  });
+});
+
+describe("files of an artifact", () => {
+  const secret = `apiVersion: v1\nkind: Secret\nmetadata: {name: p}\nstringData: {A: hunter2}\n`;
+
+  /** A repository whose directory `gitops` is the small tree, committed. */
+  function repository() {
+    const directory = temporaryDirectory();
+    const tree = join(directory, "gitops");
+    writeFiles(tree, smallTree);
+    const git = (...args: string[]) =>
+      execFileSync("git", ["-c", "user.name=t", "-c", "user.email=t@example.com", ...args], {
+        ...{ cwd: directory, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] },
+      });
+    git("init", "-q");
+    git("add", ".");
+    git("commit", "-q", "-m", "first");
+    return { directory, tree, git };
+  }
+
+  async function packed(tree: string, requireClean = false) {
+    const { content: checked, findings, files } = await inspectTree(tree, "x", requireClean);
+    const into = temporaryDirectory();
+    await packTree(tree, into, { ...source, content: checked, files: {}, requireClean });
+    const artifact = unpacked(into);
+    deepEqual(Object.keys(artifact).sort(), files);
+    return { artifact, findings };
+  }
+
+  it("are those that Git tracks or would track, and no others", async () => {
+    const { tree } = repository();
+    writeFiles(tree, { ".gitignore": ".env\n", ".env": secret, "ignored/.gitignore": "*\n", "new.yaml": "" });
+    const { artifact, findings } = await packed(tree);
+    deepEqual(Object.keys(artifact).sort(), [...Object.keys(smallTree), "new.yaml"].sort());
+    deepEqual(findings, []);
+    writeFiles(tree, { "plain.yaml": secret });
+    equal((await packed(tree)).findings.length, 1);
+  });
+
+  it("are those of the commit where the tree must be clean, whatever is on the disk", async () => {
+    const { directory, tree, git } = repository();
+    const { artifact } = await packed(tree);
+    // What Git is told not to look at is on the disk all the same.
+    git("update-index", "--assume-unchanged", "gitops/clusters/x/variables.yaml");
+    writeFileSync(join(tree, "clusters/x/variables.yaml"), secret);
+    writeFiles(directory, { ".git/info/exclude": "gitops/secret.yaml\n", "gitops/secret.yaml": secret });
+    const clean = await packed(tree, true);
+    deepEqual([clean.artifact, clean.findings], [artifact, []]);
+    equal((await packed(tree)).findings.length > 0, true);
+  });
+
+  it("are without .git where the tree is a repository itself", async () => {
+    const tree = directoryOf(smallTree);
+    execFileSync("git", ["init", "-q"], { cwd: tree });
+    deepEqual(Object.keys((await packed(tree)).artifact).sort(), Object.keys(smallTree).sort());
+  });
+
+  it("are all files of a tree outside Git, but what source-controller leaves out, links among it", async () => {
+    const tree = directoryOf({ ...smallTree, "@x.yaml": "", "logo.png": "", ".sops.yaml": "" });
+    symlinkSync("README.md", join(tree, "link.md"));
+    writeFileSync(join(tree, "binary"), Buffer.from([0xff, 0xfe, 0]));
+    const { artifact } = await packed(tree);
+    deepEqual(Object.keys(artifact).sort(), [...Object.keys(smallTree), "@x.yaml", "binary"].sort());
+    equal(artifact.binary, "\xff\xfe\0");
+    const before = (await listTree(tree)).content;
+    writeFileSync(join(tree, "binary"), Buffer.from([0xfd, 0xfc, 0]));
+    notEqual((await listTree(tree)).content, before);
+  });
+
+  it("are the same artifact from a clone over ssh and over https", async () => {
+    const { provenance } = await import("../../components/artifact/git");
+    const { tree, git } = repository();
+    git("remote", "add", "origin", "git@example.com:me/platform.git");
+    const overSsh = await provenance(tree, true);
+    git("remote", "set-url", "origin", "https://me:token@example.com/me/platform");
+    deepEqual(await provenance(tree, true), overSsh);
+    equal(await layout(tree, await provenance(tree, true)), await layout(tree, overSsh));
   });
 });

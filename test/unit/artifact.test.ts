@@ -48,9 +48,9 @@ async function artifact() {
   return { tree, registry, inputs, lifecycle: new ArtifactLifecycle(registry) };
 }
 
-before("kustomize", async function () {
+before("platform-tree", async function () {
   this.timeout(600_000);
-  await ensureTools(["kustomize"], { report: console.error });
+  await ensureTools(["platform-tree"], { report: console.error });
 });
 
 describe("artifact", () => {

@@ -19,7 +19,7 @@ const apps = "gitops/clusters/prod/apps";
 
 before("sops, age and kustomize", async function () {
   this.timeout(600_000);
-  await ensureTools(["age-keygen", "kustomize", "sops"], { report: console.error });
+  await ensureTools(["age-keygen", "platform-tree", "sops"], { report: console.error });
 });
 
 interface Ended {

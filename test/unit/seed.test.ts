@@ -1,8 +1,7 @@
-import { deepEqual, equal, match, rejects, throws } from "node:assert/strict";
+import { deepEqual, equal, match, rejects } from "node:assert/strict";
 import type { KubernetesApi, Manifest, ManifestRef } from "../../components/kubernetes";
 import type { Chart, ChartRenderer } from "../../components/chart";
 import { SeedLifecycle, type SeedInputs } from "../../components/seed/lifecycle";
-import { substitute } from "../../components/substitution";
 import { ensureTools } from "../../tools/tools";
 import { FakeClock } from "./clock";
 import { smallTree } from "./small-tree";
@@ -92,9 +91,9 @@ function seed(objects: readonly Manifest[] = chartObjects) {
   return { api, charts, clock, inputs, lifecycle: new SeedLifecycle(api, charts, clock) };
 }
 
-before("kustomize", async function () {
+before("platform-tree", async function () {
   this.timeout(600_000);
-  await ensureTools(["kustomize"], { report: console.error });
+  await ensureTools(["platform-tree"], { report: console.error });
 });
 
 describe("seed", () => {
@@ -223,32 +222,5 @@ describe("seed", () => {
     api.answers = true;
     api.objects.clear();
     equal(await lifecycle.exists(outputs), false);
-  });
-});
-
-describe("substitute", () => {
-  const values = (spec: object, variables: Record<string, string>) =>
-    substitute({ apiVersion: "v1", kind: "Thing", metadata: { name: "t" }, spec }, variables).spec;
-
-  it("makes a number of a variable that is one, and text of what is in a text", () => {
-    deepEqual(values({ replicas: "${n}", port: "p-${n}", flag: "${b}" }, { n: "3", b: "true" }), {
-      ...{ replicas: 3, port: "p-3", flag: true },
-    });
-  });
-
-  it("leaves long lines and what is no variable alone", () => {
-    const text = `${"word ".repeat(60)}$HOME {x} $1`;
-    deepEqual(values({ text }, {}), { text });
-  });
-
-  it("names object and variable of one that is not set", () => {
-    throws(() => values({ a: "${colour}" }, {}), {
-      message:
-        "Substituting variables in Thing t failed: ${colour} is not set. Add it to the cluster's variables.yaml.",
-    });
-  });
-
-  it("keeps $${…} for the application, as Flux does", () => {
-    deepEqual(values({ script: "echo $${name}" }, { name: "x" }), { script: "echo ${name}" });
   });
 });

@@ -11,7 +11,11 @@ data: {cluster: x, replicas: "2", host: localhost}
   "clusters/x/controllers.yaml": `apiVersion: ${flux}
 kind: Kustomization
 metadata: {name: controllers, namespace: flux-system}
-spec: {path: ./clusters/x/controllers}
+spec:
+  path: ./clusters/x/controllers
+  sourceRef: {kind: OCIRepository, name: flux-system}
+  postBuild:
+    substituteFrom: [{kind: ConfigMap, name: platform-variables}, {kind: ConfigMap, name: platform-runtime}]
 `,
   "clusters/x/controllers/kustomization.yaml":
     "resources: [release.yaml, source.yaml, secret.enc.yaml, plain.yaml]\n",

@@ -1,0 +1,133 @@
+import { deepEqual, equal, match, rejects } from "node:assert/strict";
+import { symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { buildTree } from "../../components/artifact/build";
+import { renderCluster, runtimeConfig } from "../../components/artifact/render";
+import { inspectTree } from "../../components/artifact/tree";
+import { ensureTools } from "../../tools/tools";
+import { smallTree } from "./small-tree";
+import { temporaryDirectory, writeFiles } from "./temporary";
+
+const controllers = "clusters/x/controllers";
+
+/** The small tree with other files: path → content. */
+function treeWith(files: Readonly<Record<string, string>>): string {
+  const tree = temporaryDirectory();
+  writeFiles(tree, smallTree);
+  writeFiles(tree, files);
+  return tree;
+}
+
+/** The small tree whose layer holds one ConfigMap. */
+const withValue = (text: string, metadata = "{name: c}") =>
+  treeWith({
+    [`${controllers}/kustomization.yaml`]: "resources: [c.yaml]\n",
+    [`${controllers}/c.yaml`]: `apiVersion: v1\nkind: ConfigMap\nmetadata: ${metadata}\ndata:\n  key: ${JSON.stringify(text)}\n`,
+  });
+
+/** A Flux Kustomization of the release. */
+const kustomization = (name: string, path: string, more = "", metadata = "namespace: flux-system") => `---
+apiVersion: kustomize.toolkit.fluxcd.io/v1
+kind: Kustomization
+metadata: {name: ${name}, ${metadata}}
+spec:
+  path: ${path}
+  sourceRef: {kind: OCIRepository, name: flux-system, namespace: flux-system}
+${more}`;
+
+before("platform-tree", async function () {
+  this.timeout(600_000);
+  await ensureTools(["platform-tree"], { report: console.error });
+});
+
+describe("variables of a tree", () => {
+  const valueOf = async (text: string, metadata?: string) => {
+    const { layers } = await renderCluster(withValue(text, metadata), "x", { runtime: { domain: "d" } });
+    return (layers[0]?.manifests[0]?.data as Record<string, string>).key;
+  };
+
+  it("are committed facts and facts of the run, whose values a check does not know", async () => {
+    const text = "${replicas} ${cluster} ${domain} ${channel} ${registry_address} ${load_balancer_cidr}";
+    deepEqual((await inspectTree(withValue(text), "x")).findings, []);
+    equal(await valueOf("${cluster} ${domain}"), "x d");
+  });
+
+  it("that nothing sets are named, with the object, each once", async () => {
+    const { findings } = await inspectTree(withValue("${colour} ${colour} ${shape}"), "x");
+    deepEqual(
+      findings,
+      ["colour", "shape"].map(
+        (name) =>
+          `ConfigMap c of layer "controllers" uses \${${name}}, which is not set. Add it to the cluster's variables.yaml.`,
+      ),
+    );
+  });
+
+  it("may have a default, be escaped, or be switched off by an annotation or a label", async () => {
+    equal(await valueOf("${colour:=blue}"), "blue");
+    equal(await valueOf("$${colour} $colour"), "${colour} $colour");
+    for (const mark of ["annotations", "labels"]) {
+      const metadata = `{name: c, ${mark}: {kustomize.toolkit.fluxcd.io/substitute: disabled}}`;
+      equal(await valueOf("${colour}", metadata), "${colour}");
+    }
+  });
+
+  it("are refused in Flux's words where Flux refuses them", async () => {
+    await rejects(renderCluster(withValue("${files[@]}"), "x"), {
+      message:
+        /^Building layer "controllers" of cluster "x" failed: post build failed for 'ConfigMap\.v1\.\[noGrp\]\/c': envsubst error: /,
+    });
+  });
+
+  it("are left alone where the Kustomization has no postBuild", async () => {
+    const tree = withValue("${colour}");
+    writeFileSync(
+      join(tree, "clusters/x/controllers.yaml"),
+      kustomization("controllers", `./${controllers}`),
+    );
+    deepEqual((await inspectTree(tree, "x")).findings, []);
+  });
+});
+
+describe("build of a cluster", () => {
+  it("follows Kustomizations of the release in any namespace, and names those of other sources", async () => {
+    const tree = treeWith({
+      "clusters/x/controllers/kustomization.yaml": "resources: [more.yaml]\n",
+      "clusters/x/controllers/more.yaml":
+        kustomization(
+          "app",
+          "./app",
+          "  dependsOn: [{name: controllers, namespace: flux-system}]\n",
+          "namespace: web",
+        ) + kustomization("other", "./app").replace("kind: OCIRepository", "kind: GitRepository"),
+      "app/config.yaml":
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: web}\ndata: {a: '${x}'}\n",
+    });
+    const { layers, notes } = await renderCluster(tree, "x");
+    deepEqual(
+      layers.map(({ name, dependsOn, manifests }) => [name, dependsOn, manifests.map(({ kind }) => kind)]),
+      [
+        ["controllers", [], ["Kustomization", "Kustomization"]],
+        ["web/app", ["controllers"], ["ConfigMap"]],
+      ],
+    );
+    deepEqual(notes, [
+      'Layer "other" is not built here: its source GitRepository flux-system/flux-system is not the release.',
+    ]);
+    deepEqual((await inspectTree(tree, "x")).findings, []);
+    deepEqual(
+      (await buildTree(tree, "x", { given: [runtimeConfig()] })).kustomizations[1]?.parent,
+      "flux-system/controllers",
+    );
+  });
+
+  it("does not see what source-controller leaves out: images, archives, links, .sourceignore", async () => {
+    const tree = treeWith({ "logo.png": "x", "chart.zip": "x", "docs/.sourceignore": "/draft.md\n" });
+    symlinkSync("plain.yaml", join(tree, controllers, "link.yaml"));
+    deepEqual((await buildTree(tree, "x")).leftOut, [`${controllers}/link.yaml`]);
+    writeFiles(tree, { "docs/.sourceignore": "", "docs/draft.md": "x" });
+    deepEqual((await buildTree(tree, "x")).leftOut, ["chart.zip", `${controllers}/link.yaml`, "logo.png"]);
+    writeFiles(tree, { [`${controllers}/kustomization.yaml`]: "resources: [link.yaml]\n" });
+    match((await inspectTree(tree, "x")).findings.join(), /link\.yaml: no such file or directory/);
+  });
+});

@@ -1,0 +1,58 @@
+// Command platform-tree reads a gitops tree as Flux does. It lists the files that source-controller keeps, builds the
+// Flux Kustomizations of a cluster as kustomize-controller does, and packs the files as an artifact.
+//
+// It is told what to do by its first argument and one JSON value on standard input, and answers with one JSON value on
+// standard output. An error is one line on standard error and exit code 1.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+)
+
+func main() {
+	if err := run(os.Args[1:], os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string, in io.Reader, out io.Writer) error {
+	if len(args) != 1 {
+		return fmt.Errorf("usage: platform-tree list|build|kustomize|pack, with JSON on standard input")
+	}
+	switch args[0] {
+	case "list":
+		return answer(in, out, list)
+	case "build":
+		return answer(in, out, build)
+	case "kustomize":
+		return answer(in, out, kustomize)
+	case "pack":
+		return answer(in, out, pack)
+	}
+	return fmt.Errorf("there is no command %q: choose list, build, kustomize or pack", args[0])
+}
+
+func answer[Request, Response any](in io.Reader, out io.Writer, do func(Request) (Response, error)) error {
+	var request Request
+	decoder := json.NewDecoder(in)
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&request); err != nil {
+		return fmt.Errorf("reading the request failed: %w", err)
+	}
+	response, err := do(request)
+	if err != nil {
+		return err
+	}
+	buffered := bufio.NewWriter(out)
+	encoder := json.NewEncoder(buffered)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(response); err != nil {
+		return err
+	}
+	return buffered.Flush()
+}

@@ -1,0 +1,300 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	generator "github.com/fluxcd/pkg/kustomize"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	k8sruntime "k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/kustomize/api/resource"
+)
+
+// unset is a variable without a default that nothing sets.
+type unset struct {
+	Kind     string `json:"kind"`
+	Name     string `json:"name"`
+	Variable string `json:"variable"`
+}
+
+// substituteFrom is an entry of spec.postBuild.substituteFrom.
+type substituteFrom struct {
+	Kind, Name string
+	Optional   bool
+}
+
+func substitutesOf(spec unstructured.Unstructured) []substituteFrom {
+	entries, _, _ := unstructured.NestedSlice(spec.Object, "spec", "postBuild", "substituteFrom")
+	references := make([]substituteFrom, 0, len(entries))
+	for _, each := range entries {
+		entry, _ := each.(map[string]any)
+		kind, _ := entry["kind"].(string)
+		name, _ := entry["name"].(string)
+		optional, _ := entry["optional"].(bool)
+		references = append(references, substituteFrom{kind, name, optional})
+	}
+	return references
+}
+
+// placeholder stands for a value that only the cluster knows.
+const placeholder = "unknown"
+
+// configs are the ConfigMaps and Secrets that the cluster will have. It answers as the API server does.
+type configs struct {
+	client.Client
+	maps    map[string]*corev1.ConfigMap
+	secrets map[string]*corev1.Secret
+	// hidden are the Secrets with values that are not known here.
+	hidden map[string]bool
+}
+
+func newConfigs(given []object) (*configs, error) {
+	known := &configs{maps: map[string]*corev1.ConfigMap{}, secrets: map[string]*corev1.Secret{}, hidden: map[string]bool{}}
+	for _, each := range given {
+		if err := known.put(each); err != nil {
+			return nil, err
+		}
+	}
+	return known, nil
+}
+
+// add takes what a Kustomization applies. What the API server would not take is not there.
+func (known *configs) add(k *kustomization) {
+	if k.remote {
+		return
+	}
+	for _, each := range k.Objects {
+		_ = known.put(each)
+	}
+}
+
+func (known *configs) put(from object) error {
+	each := unstructured.Unstructured{Object: from}
+	if each.GetAPIVersion() != "v1" {
+		return nil
+	}
+	namespace := each.GetNamespace()
+	if namespace == "" {
+		namespace = "default"
+	}
+	key := namespace + "/" + each.GetName()
+	switch each.GetKind() {
+	case "ConfigMap":
+		config := &corev1.ConfigMap{}
+		if err := k8sruntime.DefaultUnstructuredConverter.FromUnstructured(from, config); err != nil {
+			return err
+		}
+		known.maps[key] = config
+	case "Secret":
+		secret := &corev1.Secret{Data: map[string][]byte{}}
+		for _, field := range []string{"data", "stringData"} {
+			values, _, _ := unstructured.NestedMap(from, field)
+			for name, value := range values {
+				text, _ := value.(string)
+				if field == "data" {
+					if decoded, err := base64.StdEncoding.DecodeString(text); err == nil {
+						text = string(decoded)
+					}
+				}
+				// An empty value is one that a run generates.
+				if text == "" || isCipher(text) {
+					text = placeholder
+					known.hidden[key] = true
+				}
+				secret.Data[name] = []byte(text)
+			}
+		}
+		known.secrets[key] = secret
+	}
+	return nil
+}
+
+func (known *configs) has(kind, namespace, name string) bool {
+	key := namespace + "/" + name
+	switch kind {
+	case "ConfigMap":
+		return known.maps[key] != nil
+	case "Secret":
+		return known.secrets[key] != nil
+	}
+	return true
+}
+
+// Get implements client.Reader for generator.LoadVariables.
+func (known *configs) Get(_ context.Context, key client.ObjectKey, into client.Object, _ ...client.GetOption) error {
+	name := key.Namespace + "/" + key.Name
+	switch into := into.(type) {
+	case *corev1.ConfigMap:
+		if found := known.maps[name]; found != nil {
+			*into = *found
+			return nil
+		}
+		return apierrors.NewNotFound(schema.GroupResource{Resource: "configmaps"}, key.Name)
+	case *corev1.Secret:
+		if found := known.secrets[name]; found != nil {
+			*into = *found
+			return nil
+		}
+		return apierrors.NewNotFound(schema.GroupResource{Resource: "secrets"}, key.Name)
+	}
+	return fmt.Errorf("%T is not known here", into)
+}
+
+// substitute is spec.postBuild. Without that field Flux leaves every "${x}" as it is.
+func (b *builder) substitute(ctx context.Context, k *kustomization) error {
+	if _, found, _ := unstructured.NestedMap(k.spec.Object, "spec", "postBuild"); !found {
+		return nil
+	}
+	// A Secret of another maker, such as a secret store, may set any variable.
+	anything := false
+	kept := []any{}
+	entries, _, _ := unstructured.NestedSlice(k.spec.Object, "spec", "postBuild", "substituteFrom")
+	for i, each := range substitutesOf(k.spec) {
+		key := k.Namespace + "/" + each.Name
+		if each.Kind == "Secret" && b.known.secrets[key] == nil && !each.Optional {
+			anything = true
+			k.Notes = append(k.Notes, fmt.Sprintf(
+				"Secret %s is not in the tree: a variable that nothing else sets is taken for one of its keys, with the value %q", key, placeholder))
+			continue
+		}
+		if each.Kind == "Secret" && b.known.hidden[key] {
+			k.Notes = append(k.Notes, fmt.Sprintf(
+				"the values of Secret %s are not known here: %q stands for each", key, placeholder))
+		}
+		kept = append(kept, entries[i])
+	}
+
+	// What SubstituteVariables loads for each resource anew is loaded once.
+	spec := *k.spec.DeepCopy()
+	if err := unstructured.SetNestedSlice(spec.Object, kept, "spec", "postBuild", "substituteFrom"); err != nil {
+		return err
+	}
+	variables := map[string]string{}
+	resources := k.built.Resources()
+	if slices.ContainsFunc(resources, isSubstituted) {
+		loaded, err := generator.LoadVariables(ctx, b.known, spec)
+		if err != nil {
+			return fmt.Errorf("post build failed for '%s/%s': %w", resources[0].GetGvk(), resources[0].GetName(), err)
+		}
+		variables = loaded
+	}
+	inline, _, err := unstructured.NestedStringMap(spec.Object, "spec", "postBuild", "substitute")
+	if err != nil {
+		return err
+	}
+	for name, value := range inline {
+		variables[name] = value
+	}
+	strategy, _, _ := unstructured.NestedString(spec.Object, "spec", "postBuild", "substituteStrategy")
+	always := strategy == "Always" || anything
+
+	var failure error
+	for _, each := range resources {
+		for {
+			values := make(map[string]any, len(variables))
+			for name, value := range variables {
+				values[name] = value
+			}
+			spec.Object["spec"] = map[string]any{"postBuild": map[string]any{"substitute": values}}
+			result, err := generator.SubstituteVariables(ctx, nil, spec, each,
+				generator.SubstituteWithDryRun(true), generator.SubstituteWithStrict(true), generator.SubstituteWithAlways(always))
+			if err != nil {
+				err = fmt.Errorf("post build failed for '%s/%s': %w", each.GetGvk(), each.GetName(), err)
+				name := notSet(err)
+				if name == "" || !isVariable.MatchString(name) {
+					return err
+				}
+				variables[name] = placeholder
+				if !anything {
+					k.Unset = append(k.Unset, unset{each.GetKind(), each.GetName(), name})
+					if failure == nil {
+						failure = err
+					}
+				}
+				continue
+			}
+			if result != nil {
+				if _, err := k.built.Replace(each); err != nil {
+					return err
+				}
+			}
+			break
+		}
+		// Each object that lacks a variable is named.
+		if !anything {
+			for _, lacking := range k.Unset {
+				delete(variables, lacking.Variable)
+			}
+		}
+	}
+	return failure
+}
+
+// isVariable is the regular expression of names in generator.SubstituteVariables.
+var isVariable = regexp.MustCompile(`^[_[:alpha:]][_[:alpha:][:digit:]]*$`)
+
+// notSet is the variable that envsubst misses in strict mode.
+func notSet(err error) string {
+	found := regexp.MustCompile(`variable not set \(strict mode\): "([^"]+)"`).FindStringSubmatch(err.Error())
+	if found == nil {
+		return ""
+	}
+	return found[1]
+}
+
+func isSubstituted(each *resource.Resource) bool {
+	key := fluxGroup + "/substitute"
+	return each.GetLabels()[key] != "disabled" && each.GetAnnotations()[key] != "disabled"
+}
+
+func decrypts(spec unstructured.Unstructured) bool {
+	_, found, _ := unstructured.NestedMap(spec.Object, "spec", "decryption")
+	return found
+}
+
+// isEncrypted is decryptor.IsEncryptedSecret of kustomize-controller.
+func isEncrypted(each *unstructured.Unstructured) bool {
+	_, found := each.Object["sops"]
+	return found && each.GetKind() == "Secret" && each.GetAPIVersion() == "v1"
+}
+
+func isCipher(text string) bool { return strings.HasPrefix(text, "ENC[AES256_GCM,data:") }
+
+func isGeneratedEncrypted(each *unstructured.Unstructured) bool {
+	if each.GetKind() != "Secret" || isEncrypted(each) {
+		return false
+	}
+	values, _, _ := unstructured.NestedMap(each.Object, "data")
+	for _, value := range values {
+		text, _ := value.(string)
+		if decoded, err := base64.StdEncoding.DecodeString(text); err == nil && isCipher(string(decoded)) {
+			return true
+		}
+	}
+	return false
+}
+
+// encryptedVariables are the dotenv files that SOPS encrypted, without what SOPS added: Flux decrypts them for a
+// secretGenerator before it builds.
+func (t *tree) encryptedVariables() map[string][]byte {
+	found := map[string][]byte{}
+	for name, content := range t.files {
+		text := string(content)
+		if !strings.Contains(text, "\nsops_mac=ENC[") && !strings.HasPrefix(text, "sops_mac=ENC[") {
+			continue
+		}
+		lines := slices.DeleteFunc(strings.Split(text, "\n"), func(line string) bool {
+			return strings.HasPrefix(line, "sops_") || strings.HasPrefix(line, "#")
+		})
+		found[name] = []byte(strings.Join(lines, "\n"))
+	}
+	return found
+}
