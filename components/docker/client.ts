@@ -77,7 +77,9 @@ export class DockerCli implements Docker {
 
   async logs(container: string): Promise<string> {
     // "docker logs" writes what the container wrote to standard error there, too.
-    const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => name.startsWith("DOCKER_")));
+    const env = Object.fromEntries(
+      Object.entries(process.env).filter(([name]) => name.startsWith("DOCKER_")),
+    );
     return run("sh", ["-c", 'docker logs --tail 5 "$1" 2>&1', "sh", container], { env });
   }
 
