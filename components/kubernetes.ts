@@ -16,8 +16,16 @@ export interface Manifest {
     /** Another one for each change. */
     readonly resourceVersion?: string;
     readonly deletionTimestamp?: string;
+    /** Who set which fields last. */
+    readonly managedFields?: readonly ManagedFields[];
   };
   readonly [field: string]: unknown;
+}
+
+/** The fields that one manager set by one kind of operation. */
+export interface ManagedFields {
+  readonly manager?: string;
+  readonly operation?: string;
 }
 
 /** Names one object. */

@@ -27,12 +27,22 @@ export interface SeedOutputs {
   readonly kubeconfig: string;
   readonly namespaceUid: string;
   readonly sentinel: ManifestRef;
+  /** The field manager of what was applied; state of before fields had the names of their takers lacks it. */
+  readonly fieldManager?: string;
   /** SHA-256 of what was applied; the objects themselves are not kept. */
   readonly fingerprint: string;
 }
 
-/** The field manager of everything that Pulumi seeds and Flux takes over. */
-export const fieldManager = "platform-seed";
+/**
+ * The field manager of a seed: that of the controller that takes it over (`controllerName` in its main.go), so that a
+ * field that the controller stops applying goes away.
+ */
+export function fieldManagerOf(kind: string): string {
+  return kind === "HelmRelease" ? "helm-controller" : "kustomize-controller";
+}
+
+/** The field manager of all seeds until they had those of their takers. */
+const formerFieldManager = "platform-seed";
 
 /** Labels by which Flux says that an object is its own. */
 const ownership = ["helm.toolkit.fluxcd.io/name", "kustomize.toolkit.fluxcd.io/name"];
@@ -49,43 +59,49 @@ const workloads = ["Deployment", "DaemonSet"];
  */
 export class SeedLifecycle {
   constructor(
-    private readonly api: KubernetesApi,
+    /** The cluster, as its objects see it that name no namespace and get this one. */
+    private readonly api: (namespace: string) => KubernetesApi,
     private readonly charts: ChartRenderer,
     private readonly clock: Clock,
   ) {}
 
   async create(inputs: SeedInputs): Promise<SeedOutputs> {
-    const objects = await this.objects(inputs);
+    const { namespace, objects } = await this.objects(inputs);
     const sentinel = objects.find((object) => workloads.includes(object.kind)) ?? objects.at(-1);
     if (sentinel === undefined) {
       throw new Error(`Seeding ${inputs.object.name} failed: its chart renders no object. Check its values.`);
     }
-    if (!(await this.ownedByFlux(refOf(sentinel)))) {
-      await applyInOrder(this.api, this.clock, objects, fieldManager);
+    const api = this.api(namespace);
+    const fieldManager = fieldManagerOf(inputs.object.kind);
+    const ref = { ...refOf(sentinel), namespace: sentinel.metadata.namespace ?? namespace };
+    const found = await api.get(ref);
+    if (!ownedByFlux(found)) await applyInOrder(api, this.clock, objects, fieldManager);
+    // What is applied together has the same managers; the sentinel comes last, for it tells whether all is done.
+    if (applies(found, formerFieldManager)) {
+      const others = objects.filter((object) => object !== sentinel);
+      await Promise.all(others.map((object) => disown(api, refOf(object), fieldManager)));
+      await disown(api, ref, fieldManager);
     }
     return {
       kubeconfig: inputs.kubeconfig,
       namespaceUid: inputs.namespaceUid,
-      sentinel: refOf(sentinel),
+      sentinel: ref,
+      fieldManager,
       fingerprint: createHash("sha256").update(JSON.stringify(objects)).digest("hex"),
     };
   }
 
   /** Whether the seed, or what Flux made of it, is there; a cluster that does not answer has none. */
-  async exists(state: SeedOutputs): Promise<boolean> {
+  async exists({ sentinel }: SeedOutputs): Promise<boolean> {
     try {
-      return (await this.api.get(state.sentinel)) !== undefined;
+      return (await this.api(sentinel.namespace ?? "default").get(sentinel)) !== undefined;
     } catch {
       return false;
     }
   }
 
-  private async ownedByFlux(ref: ManifestRef): Promise<boolean> {
-    const labels = (await this.api.get(ref))?.metadata.labels ?? {};
-    return ownership.some((label) => label in labels);
-  }
-
-  private async objects(inputs: SeedInputs): Promise<Manifest[]> {
+  /** What is applied, and the namespace of what names none. */
+  private async objects(inputs: SeedInputs): Promise<{ namespace: string; objects: Manifest[] }> {
     const { kind, namespace, name } = inputs.object;
     const { layers } = await renderCluster(inputs.tree, inputs.cluster, {
       layer: seedLayer,
@@ -100,11 +116,39 @@ export class SeedLifecycle {
         `Seeding ${kind} ${namespace}/${name} failed: layer "${seedLayer}" of cluster "${inputs.cluster}" does not hold it. Add it there.`,
       );
     }
-    if (kind !== "HelmRelease") return [object];
+    if (kind !== "HelmRelease") return { namespace, objects: [object] };
 
     const chart = chartOf(object, manifests);
-    return (await this.charts.template(chart)).map((rendered) => helmOwned(rendered, chart));
+    const objects = await this.charts.template(chart);
+    return { namespace: chart.namespace, objects: objects.map((rendered) => helmOwned(rendered, chart)) };
   }
+}
+
+function ownedByFlux(object: Manifest | undefined): boolean {
+  const labels = object?.metadata.labels ?? {};
+  return ownership.some((label) => label in labels);
+}
+
+/** Whether a field manager applied fields of an object, server-side. */
+function applies(object: Manifest | undefined, fieldManager: string): boolean {
+  const managers = object?.metadata.managedFields ?? [];
+  return managers.some(({ manager, operation }) => manager === fieldManager && operation === "Apply");
+}
+
+/**
+ * Gives up the fields of the former field manager: what the taker applies too stays, the rest goes. Where the taker
+ * does not apply server-side nothing is given up, for it would take fields away that it counts on.
+ */
+async function disown(api: KubernetesApi, ref: ManifestRef, taker: string): Promise<void> {
+  const found = await api.get(ref);
+  if (!applies(found, formerFieldManager) || !applies(found, taker)) return;
+  const { apiVersion, kind, ...metadata } = ref;
+  // With a uid the API server refuses to make an object that went meanwhile.
+  const { uid } = found?.metadata ?? {};
+  await api.apply(
+    { apiVersion, kind, metadata: { ...metadata, ...(uid === undefined ? {} : { uid }) } },
+    formerFieldManager,
+  );
 }
 
 /** Marks an object as belonging to a Helm release, so that Helm takes it over instead of refusing it. */
@@ -114,7 +158,6 @@ function helmOwned(object: Manifest, chart: { release: string; namespace: string
     ...object,
     metadata: {
       ...metadata,
-      ...(workloads.includes(object.kind) ? { namespace: metadata.namespace ?? chart.namespace } : {}),
       labels: { ...metadata.labels, "app.kubernetes.io/managed-by": "Helm" },
       annotations: {
         ...metadata.annotations,

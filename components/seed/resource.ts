@@ -2,7 +2,7 @@ import { dynamic, type CustomResourceOptions, type Input } from "@pulumi/pulumi"
 import { SystemClock } from "../clock";
 import { KubernetesClient } from "../kubernetes";
 import { Helm } from "../chart";
-import { SeedLifecycle, type SeedInputs, type SeedOutputs } from "./lifecycle";
+import { fieldManagerOf, SeedLifecycle, type SeedInputs, type SeedOutputs } from "./lifecycle";
 
 class SeedProvider implements dynamic.ResourceProvider<SeedInputs, SeedOutputs> {
   async create(inputs: SeedInputs): Promise<dynamic.CreateResult<SeedOutputs>> {
@@ -13,17 +13,20 @@ class SeedProvider implements dynamic.ResourceProvider<SeedInputs, SeedOutputs> 
   async read(id: string, state?: SeedOutputs): Promise<dynamic.ReadResult<SeedOutputs>> {
     if (state === undefined) return {};
     const lifecycle = new SeedLifecycle(
-      new KubernetesClient(state.kubeconfig),
+      (namespace) => new KubernetesClient(state.kubeconfig, namespace),
       new Helm(undefined),
       new SystemClock(),
     );
     return (await lifecycle.exists(state)) ? { id, props: state } : {};
   }
 
-  /** A seed that is there is Flux's to change; another cluster needs its own. */
+  /** A seed that is there is Flux's to change; another cluster needs its own, another field manager its fields. */
   diff(_id: string, olds: SeedOutputs, news: SeedInputs): Promise<dynamic.DiffResult> {
     return Promise.resolve({
-      changes: olds.kubeconfig !== news.kubeconfig || olds.namespaceUid !== news.namespaceUid,
+      changes:
+        olds.kubeconfig !== news.kubeconfig ||
+        olds.namespaceUid !== news.namespaceUid ||
+        olds.fieldManager !== fieldManagerOf(news.object.kind),
     });
   }
 
@@ -37,7 +40,7 @@ class SeedProvider implements dynamic.ResourceProvider<SeedInputs, SeedOutputs> 
 
   private seed(inputs: SeedInputs): Promise<SeedOutputs> {
     return new SeedLifecycle(
-      new KubernetesClient(inputs.kubeconfig, inputs.object.namespace),
+      (namespace) => new KubernetesClient(inputs.kubeconfig, namespace),
       new Helm(inputs.chartMirror),
       new SystemClock(),
     ).create(inputs);
@@ -56,7 +59,7 @@ export class Seed extends dynamic.Resource {
     super(
       provider,
       name,
-      { ...args, sentinel: undefined, fingerprint: undefined },
+      { ...args, sentinel: undefined, fieldManager: undefined, fingerprint: undefined },
       { ...opts, additionalSecretOutputs: ["kubeconfig"] },
       "seed",
       "Seed",

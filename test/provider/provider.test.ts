@@ -955,6 +955,7 @@ echo '{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"web"}}'`,
         kubeconfig: cluster.kubeconfig,
         namespaceUid: "u",
         sentinel: { apiVersion: "apps/v1", kind: "Deployment", name: "web", namespace: "web" },
+        fieldManager: "helm-controller",
       });
       deepEqual([...cluster.objects.keys()].sort(), ["/api/v1/namespaces/web/configmaps/web", deployment]);
 
@@ -963,6 +964,10 @@ echo '{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"web"}}'`,
       for (const change of [{ kubeconfig: "other" }, { namespaceUid: "of another" }]) {
         deepEqual(await host.diff(id, state, { ...inputs, ...change }), { changes: true, replaces: [] });
       }
+      // State of before fields had the names of their takers is brought up to date.
+      const { fieldManager, ...former } = state;
+      equal(fieldManager, "helm-controller");
+      deepEqual(await host.diff(id, former, inputs), { changes: true, replaces: [] });
 
       const owned = { metadata: { name: "web", labels: { "helm.toolkit.fluxcd.io/name": "web" } } };
       cluster.objects.set(deployment, owned);

@@ -15,6 +15,13 @@ class FakeCluster implements KubernetesApi {
   managers = new Set<string>();
   looksUntilServed = 3;
   answers = true;
+  /** The namespace of what names none. */
+  namespace = "";
+
+  in(namespace: string): this {
+    this.namespace = namespace;
+    return this;
+  }
 
   apply(object: Manifest, fieldManager: string): Promise<void> {
     this.log.push(`${object.kind} ${object.metadata.name}`);
@@ -72,9 +79,9 @@ const chartObjects = [
   object("Namespace", "web"),
 ];
 
-function seed(objects: readonly Manifest[] = chartObjects) {
+function seed(objects: readonly Manifest[] = chartObjects, files: Readonly<Record<string, string>> = {}) {
   const tree = temporaryDirectory();
-  writeFiles(tree, smallTree);
+  writeFiles(tree, { ...smallTree, ...files });
   const api = new FakeCluster();
   const charts = new FakeCharts(objects);
   const clock = new FakeClock();
@@ -88,7 +95,13 @@ function seed(objects: readonly Manifest[] = chartObjects) {
     },
     object: { kind: "HelmRelease", namespace: "web", name: "web" },
   };
-  return { api, charts, clock, inputs, lifecycle: new SeedLifecycle(api, charts, clock) };
+  return {
+    api,
+    charts,
+    clock,
+    inputs,
+    lifecycle: new SeedLifecycle((namespace) => api.in(namespace), charts, clock),
+  };
 }
 
 before("platform-tree", async function () {
@@ -114,6 +127,43 @@ describe("seed", () => {
     ]);
   });
 
+  it("takes its chart from a HelmRepository, too", async () => {
+    const { charts, inputs, lifecycle } = seed(chartObjects, {
+      "clusters/x/controllers/release.yaml": `apiVersion: helm.toolkit.fluxcd.io/v2
+kind: HelmRelease
+metadata: {name: web, namespace: web}
+spec: {chart: {spec: {chart: web, version: 1.2.3, sourceRef: {kind: HelmRepository, name: web}}}}
+`,
+      "clusters/x/controllers/source.yaml": `apiVersion: source.toolkit.fluxcd.io/v1
+kind: HelmRepository
+metadata: {name: web, namespace: web}
+spec: {url: https://charts.example.com}
+`,
+    });
+    await lifecycle.create(inputs);
+    const [{ repository, name, version } = {}] = charts.rendered as Partial<Chart>[];
+    deepEqual(
+      { repository, name, version },
+      { repository: "https://charts.example.com", name: "web", version: "1.2.3" },
+    );
+  });
+
+  it("puts what names no namespace into the target namespace of the release, and finds it there", async () => {
+    const { api, inputs, lifecycle } = seed(chartObjects, {
+      "clusters/x/controllers/release.yaml": `apiVersion: helm.toolkit.fluxcd.io/v2
+kind: HelmRelease
+metadata: {name: web, namespace: web}
+spec: {chartRef: {kind: OCIRepository, name: web}, targetNamespace: target}
+`,
+    });
+    const outputs = await lifecycle.create(inputs);
+    equal(api.namespace, "target");
+    equal(outputs.sentinel.namespace, "target");
+    api.in("another");
+    equal(await lifecycle.exists(outputs), true);
+    equal(api.namespace, "target");
+  });
+
   it("applies namespaces and definitions, waits until those are served, and applies the rest", async () => {
     const { api, inputs, lifecycle } = seed();
     await lifecycle.create(inputs);
@@ -122,7 +172,7 @@ describe("seed", () => {
       ...["?pages", "?pages", "?pages", "?pages"],
       ...["ConfigMap web", "Deployment web"],
     ]);
-    deepEqual([...api.managers], ["platform-seed"]);
+    deepEqual([...api.managers], ["helm-controller"]);
   });
 
   it("gives up on a definition that is not served within 30 s", async () => {
@@ -143,7 +193,6 @@ describe("seed", () => {
     deepEqual(api.objects.get(key("Deployment", "web"))?.metadata, {
       ...{
         name: "web",
-        namespace: "web",
         labels: { app: "web", ...managed },
         annotations: { note: "1", ...marks },
       },
@@ -161,6 +210,7 @@ describe("seed", () => {
       kubeconfig: "the kubeconfig",
       namespaceUid: "the uid",
       sentinel: { apiVersion: "v1", kind: "Deployment", namespace: "web", name: "web" },
+      fieldManager: "helm-controller",
     });
     match(fingerprint, /^[0-9a-f]{64}$/);
   });
@@ -188,6 +238,7 @@ describe("seed", () => {
       object: { kind: "FluxInstance", namespace: "flux-system", name: "flux" },
     });
     deepEqual(charts.rendered, []);
+    deepEqual([...api.managers], ["kustomize-controller"]);
     deepEqual(api.objects.get(key("FluxInstance", "flux")), {
       ...{ apiVersion: "fluxcd.controlplane.io/v1", kind: "FluxInstance" },
       metadata: { name: "flux", namespace: "flux-system" },

@@ -1,0 +1,128 @@
+import { deepEqual, equal, match } from "node:assert/strict";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { ChartRenderer } from "../../components/chart";
+import { SystemClock } from "../../components/clock";
+import { KubernetesClient, type Manifest } from "../../components/kubernetes";
+import { SeedLifecycle, type SeedInputs } from "../../components/seed/lifecycle";
+import { ControlPlane, controlPlaneTools } from "../../rehearsal/control-plane";
+import { ensureTools } from "../../tools/tools";
+import { smallTree } from "../unit/small-tree";
+import { temporaryDirectory, writeFiles } from "../unit/temporary";
+
+const settings = { apiVersion: "v1", kind: "ConfigMap", namespace: "default", name: "settings" };
+const byHelm = { "helm.toolkit.fluxcd.io/name": "web" };
+const byKustomize = { "kustomize.toolkit.fluxcd.io/name": "controllers" };
+
+/** A ConfigMap of a chart or a layer. */
+function configMap(
+  data: Readonly<Record<string, string>>,
+  labels?: Readonly<Record<string, string>>,
+): Manifest {
+  const { apiVersion, kind, ...metadata } = settings;
+  return { apiVersion, kind, metadata: { ...metadata, ...(labels === undefined ? {} : { labels }) }, data };
+}
+
+describe("a seed in the hands of Flux", function () {
+  this.timeout(300_000);
+  let parent: string;
+  let controlPlane: ControlPlane;
+  let api: KubernetesClient;
+  let tree: string;
+
+  before(async () => {
+    const tools = await ensureTools([...controlPlaneTools, "kustomize"], { report: console.error });
+    parent = await mkdtemp(join(tmpdir(), "platform-seed-"));
+    controlPlane = await ControlPlane.start({ directory: join(parent, "state"), tools });
+    api = new KubernetesClient(controlPlane.kubeconfig);
+    tree = temporaryDirectory();
+    writeFiles(tree, {
+      ...smallTree,
+      "clusters/x/controllers/plain.yaml": `apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings, namespace: default}
+data: {old: "1", kept: "1"}
+`,
+    });
+  });
+
+  after(async () => {
+    await controlPlane.stop();
+    await rm(parent, { recursive: true, force: true });
+  });
+
+  afterEach(() => api.delete(settings));
+
+  /** Seeds a HelmRelease whose chart renders a ConfigMap, or a ConfigMap of the tree. */
+  function seed(kind: "HelmRelease" | "ConfigMap", data: Readonly<Record<string, string>> = {}) {
+    const charts: ChartRenderer = { template: () => Promise.resolve([configMap(data)]) };
+    const inputs: SeedInputs = {
+      ...{ kubeconfig: controlPlane.kubeconfig, namespaceUid: "u", tree, cluster: "x" },
+      variables: { channel: "c" },
+      object:
+        kind === "HelmRelease"
+          ? { kind, namespace: "web", name: "web" }
+          : { kind, namespace: "default", name: "settings" },
+    };
+    const client = (namespace: string) => new KubernetesClient(controlPlane.kubeconfig, namespace);
+    return new SeedLifecycle(client, charts, new SystemClock()).create(inputs);
+  }
+
+  const data = async () => (await api.get(settings))?.data;
+  const managers = async () =>
+    ((await api.get(settings))?.metadata.managedFields ?? []).map(({ manager }) => manager).sort();
+
+  for (const [kind, controller, labels] of [
+    ["HelmRelease", "helm-controller", byHelm],
+    ["ConfigMap", "kustomize-controller", byKustomize],
+  ] as const) {
+    it(`loses a key that ${controller} does not apply any more`, async () => {
+      await seed(kind, { old: "1", kept: "1" });
+      deepEqual(await data(), { old: "1", kept: "1" });
+      await api.apply(configMap({ kept: "1" }, labels), controller);
+      deepEqual(await data(), { kept: "1" });
+      deepEqual(await managers(), [controller]);
+    });
+
+    it(`loses such a key, too, where it was seeded before seeds had the name of ${controller}`, async () => {
+      await api.apply(configMap({ old: "1", kept: "1" }), "platform-seed");
+      await api.apply(configMap({ kept: "1", new: "1" }, labels), controller);
+      await api.apply(configMap({ theirs: "1" }), "somebody");
+      deepEqual(await data(), { old: "1", kept: "1", new: "1", theirs: "1" });
+      await seed(kind, { old: "1", kept: "1" });
+      deepEqual(await data(), { kept: "1", new: "1", theirs: "1" });
+      deepEqual(await managers(), [controller, "somebody"]);
+    });
+  }
+
+  it("that Flux does not own yet changes its manager and keeps its fields", async () => {
+    await api.apply(configMap({ old: "1", kept: "1" }), "platform-seed");
+    await seed("HelmRelease", { kept: "1", new: "1" });
+    deepEqual(await data(), { kept: "1", new: "1" });
+    deepEqual(await managers(), ["helm-controller"]);
+  });
+
+  it("keeps all its fields where Flux does not apply server-side", async () => {
+    await api.apply(configMap({ old: "1", kept: "1" }), "platform-seed");
+    await api.merge(settings, { metadata: { labels: byHelm }, data: { new: "1" } });
+    await seed("HelmRelease", { kept: "1" });
+    deepEqual(await data(), { old: "1", kept: "1", new: "1" });
+  });
+
+  it("is not made again by giving up what is gone", async () => {
+    await api.apply(configMap({ old: "1" }), "platform-seed");
+    const { uid } = (await api.get(settings))?.metadata ?? {};
+    await api.delete(settings);
+    const { apiVersion, kind, ...metadata } = settings;
+    const gone = api.apply({ apiVersion, kind, metadata: { ...metadata, uid: uid ?? "" } }, "platform-seed");
+    match(
+      await gone.then(
+        () => "applied",
+        (error: unknown) => (error as Error).message,
+      ),
+      /uid/i,
+    );
+    equal(await data(), undefined);
+  });
+});
