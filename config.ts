@@ -44,6 +44,11 @@ export interface ExistingClusterConfig {
   readonly kubeconfigFile: string;
   /** Addresses that load balancers may take, in CIDR form. */
   readonly loadBalancerCidr: string;
+  /**
+   * Cilium of the gitops tree, or the network that the cluster has. `auto` is Cilium where no network is found, and
+   * refuses the rest. @default auto
+   */
+  readonly cni: "auto" | "cilium" | "existing";
 }
 
 /** What the cluster of a stack is made of. */
@@ -325,6 +330,7 @@ function clusterConfig(
       kind,
       kubeconfigFile: path(section.string("kubeconfigFile")),
       loadBalancerCidr: section.stringOf(isSubnet, 'a subnet such as "10.20.0.0/24"', "loadBalancerCidr"),
+      cni: section.oneOf("cni", ["auto", "cilium", "existing"], "auto"),
     };
   }
   const image = section.optionalStringOf(

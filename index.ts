@@ -5,6 +5,7 @@ import { provenance } from "./components/artifact/git";
 import { inspectTree } from "./components/artifact/tree";
 import { Platform } from "./components/platform";
 import { dockerLogin, refusalOf, type RegistryLogin } from "./components/registry-login";
+import { findSecondNetwork } from "./components/seed/network";
 import { readGeneratedFiles } from "./components/sops/files";
 import { checkForms } from "./components/sops/place";
 import { ageKeyOf, parseConfig, pullLoginOf, type ClusterConfig, type PlatformConfig } from "./config";
@@ -32,16 +33,19 @@ async function main(): Promise<Record<string, unknown>> {
   );
 
   const { tree, cluster, requireClean } = config.gitops;
-  const [{ content, findings: ofTree, notes }, ofSecrets, kubeconfig, pullLogin] = await Promise.all([
-    inspectTree(tree, cluster, requireClean),
-    // If a file cannot be read at all, the tree's findings say it better.
-    checkForms(tree, config).catch(() => []),
-    readKubeconfig(config.cluster),
-    readPullLogin(config),
-    examineHost(config),
-  ]);
+  const ownNetwork = config.cluster.kind === "existing" && config.cluster.cni === "existing";
+  const [{ content, findings: ofTree, notes }, ofNetwork, ofSecrets, kubeconfig, pullLogin] =
+    await Promise.all([
+      inspectTree(tree, cluster, requireClean),
+      ownNetwork ? findSecondNetwork(tree, cluster) : [],
+      // If a file cannot be read at all, the tree's findings say it better.
+      checkForms(tree, config).catch(() => []),
+      readKubeconfig(config.cluster),
+      readPullLogin(config),
+      examineHost(config),
+    ]);
   // Of a broken secret file these findings say more.
-  const findings = ofSecrets.length > 0 ? ofSecrets : ofTree;
+  const findings = [...(ofSecrets.length > 0 ? ofSecrets : ofTree), ...ofNetwork];
   if (findings.length > 0) throw new Error(findings.join("\n"));
   for (const note of notes) await log.info(note);
   const ageKey = ageKeyOf(runtime.allConfig());

@@ -26,6 +26,13 @@ export interface Manifest {
 export interface ManagedFields {
   readonly manager?: string;
   readonly operation?: string;
+  /** A tree of field names; a leaf is `{}`. */
+  readonly fieldsV1?: FieldTree;
+}
+
+/** Names of fields, as `managedFields` nest them. */
+export interface FieldTree {
+  readonly [field: string]: FieldTree;
 }
 
 /** Names one object. */
@@ -50,6 +57,41 @@ export interface KubernetesApi {
   merge(ref: ManifestRef, patch: object): Promise<void>;
   /** Deletes an object; nothing happens when it is not there. */
   delete(ref: ManifestRef): Promise<void>;
+}
+
+/**
+ * Why a request failed, as `code` of the error: the server does not answer, the kubeconfig is not usable, the server
+ * does not know the credentials (401) or does not allow it (403), or it refused the request itself.
+ */
+export type FailureCode = "unreachable" | "kubeconfig" | "unauthorized" | "forbidden" | "refused";
+
+/** An error as every method of `KubernetesApi` throws it; `code` survives the serialisation of a provider. */
+export interface KubernetesFailure extends Error {
+  readonly code: FailureCode;
+}
+
+function failure(code: FailureCode, message: string, cause?: unknown): KubernetesFailure {
+  return Object.assign(new Error(message, cause === undefined ? {} : { cause }), { code });
+}
+
+/**
+ * What a `read` that failed says of its resource.
+ *
+ * @param ownCluster whether this project makes the cluster: then one that does not answer is lost, and is made again.
+ *   State of before this was asked does not say it; nothing is forgotten then.
+ * @returns undefined when the resource is gone with its cluster
+ * @throws Error when nobody knows: a cluster that is not this project's may answer again
+ */
+export function goneWith(ownCluster: boolean | undefined, error: unknown): undefined {
+  if (ownCluster === true) return undefined;
+  const { code, message } = error as Partial<KubernetesFailure>;
+  const remedy =
+    code === "unauthorized" || code === "kubeconfig"
+      ? 'Where platform:cluster.kubeconfigFile is newer than the last run, run once with "--refresh=false".'
+      : code === "forbidden"
+        ? "Allow it to the user of the kubeconfig and run again."
+        : 'Bring the cluster back and run again; if it is gone for good, "pulumi stack rm --force --preserve-config" forgets it.';
+  throw new Error(`${sentence(message ?? String(error))} ${remedy}`, { cause: error });
 }
 
 /** `Kind namespace/name`, as errors name an object. */
@@ -144,7 +186,7 @@ export class KubernetesClient implements KubernetesApi {
     const operation = `${verb} ${nameOf(ref)} failed:`;
     const path = await this.path(ref, operation);
     if (path === undefined) {
-      throw new Error(`${operation} the API server does not serve ${ref.apiVersion} ${ref.kind}.`);
+      throw failure("refused", `${operation} the API server does not serve ${ref.apiVersion} ${ref.kind}.`);
     }
     const type = "application/apply-patch+yaml";
     this.refuse(await this.send("PATCH", `${path}?${query}`, operation, object, type), operation);
@@ -225,7 +267,16 @@ export class KubernetesClient implements KubernetesApi {
     } catch {
       // Not from the API server itself: the text of a proxy says best what it is.
     }
-    throw new Error(sentence(`${operation} ${message.trim() || `HTTP ${response.status}`}`));
+    const { status } = response;
+    const code =
+      status === 401
+        ? "unauthorized"
+        : status === 403
+          ? "forbidden"
+          : passing.includes(status)
+            ? "unreachable"
+            : "refused";
+    throw failure(code, sentence(`${operation} ${message.trim() || `HTTP ${status}`}`));
   }
 
   /** One request; again, for some 3 s in all, while the server says that it is starting or busy. */
@@ -256,9 +307,11 @@ export class KubernetesClient implements KubernetesApi {
       } catch (error) {
         const { code, message } = error as NodeJS.ErrnoException;
         if (code !== "ECONNRESET" || attempt === attempts) {
-          throw new Error(`${operation} the API server at ${server} does not answer (${code ?? message}).`, {
-            cause: error,
-          });
+          throw failure(
+            "unreachable",
+            `${operation} the API server at ${server} does not answer (${code ?? message}).`,
+            error,
+          );
         }
       }
       await new Promise((resolve) => setTimeout(resolve, attempt * 200));
@@ -289,15 +342,17 @@ export class KubernetesClient implements KubernetesApi {
       try {
         config.loadFromString(this.kubeconfig);
       } catch (error) {
-        throw new Error(`${operation} the kubeconfig is not valid: ${(error as Error).message}.`, {
-          cause: error,
-        });
+        const { message } = error as Error;
+        throw failure("kubeconfig", `${operation} the kubeconfig is not valid: ${message}.`, error);
       }
       this.config = config;
     }
     const server = this.config.getCurrentCluster()?.server;
     if (server === undefined) {
-      throw new Error(`${operation} the kubeconfig names no current cluster. Set its current-context.`);
+      throw failure(
+        "kubeconfig",
+        `${operation} the kubeconfig names no current cluster. Set its current-context.`,
+      );
     }
     const options: RequestOptions = {};
     await this.config.applyToHTTPSOptions(options);

@@ -2,6 +2,7 @@ import { core, Provider } from "@pulumi/kubernetes";
 import {
   all,
   ComponentResource,
+  getProject,
   output,
   secret,
   type ComponentResourceOptions,
@@ -15,6 +16,8 @@ import type { Cluster } from "./cluster/cluster";
 import { Garbage } from "./docker/garbage/resource";
 import { Network } from "./docker/network/resource";
 import { KindCluster } from "./cluster/kind-cluster";
+import { fieldManager, namespaceUidAnnotation, ownerAnnotation } from "./flux-system/claim";
+import { fluxNamespace } from "./flux-system/finalizers";
 import { FluxNamespace } from "./flux-system/resource";
 import type { LayerResult } from "./gate/lifecycle";
 import { dockerConfig, type RegistryLogin } from "./registry-login";
@@ -78,12 +81,17 @@ export class Platform extends ComponentResource {
     const host = this.host(name, config, identity);
     const cluster = this.cluster(name, config, args.kubeconfig, host, identity);
     const registry = this.registry(name, config, host);
+    const owner = `${getProject()}/${config.stack}`;
+    const ownCluster = cluster.container !== undefined;
     const kubernetes = new Provider(
       `${name}-kubernetes`,
       {
         kubeconfig: cluster.kubeconfig,
         enableServerSideApply: true,
-        deleteUnreachable: true,
+        // Who owns what is applied was asked before; state may be lost, and its field managers with it.
+        enablePatchForce: true,
+        // A cluster of somebody else that does not answer is not gone.
+        deleteUnreachable: ownCluster,
         upsertExistingObjects: true,
       },
       { parent: this },
@@ -92,15 +100,29 @@ export class Platform extends ComponentResource {
     const deletedWith = cluster.container === undefined ? {} : { deletedWith: cluster.container };
     const namespace = new FluxNamespace(
       `${name}-flux-system`,
-      { kubeconfig: cluster.kubeconfig },
+      {
+        kubeconfig: cluster.kubeconfig,
+        ownCluster,
+        owner,
+        owned: [
+          { kind: "ConfigMap", name: "platform-runtime" },
+          { kind: "Secret", name: "sops-age" },
+          ...(config.registry.kind === "remote" ? [{ kind: "Secret", name: "platform-registry" }] : []),
+        ].map((object) => ({ apiVersion: "v1", namespace: fluxNamespace, ...object })),
+      },
       { parent: this, ...deletedWith, protect: config.protect, dependsOn: [kubernetes] },
     );
     // In another namespace of this name nothing of the last one is left, whatever a refresh saw of it.
-    const annotations = { "platform.pulumi.com/namespace-uid": namespace.uid };
+    const annotations = {
+      [namespaceUidAnnotation]: namespace.uid,
+      [ownerAnnotation]: owner,
+      // Read by Pulumi's Kubernetes provider, which else takes another name for each state.
+      "pulumi.com/patchFieldManager": fieldManager,
+    };
     const inNamespace = {
       ...deletedWith,
       provider: kubernetes,
-      replaceOnChanges: ["metadata.annotations"],
+      replaceOnChanges: [`metadata.annotations["${namespaceUidAnnotation}"]`],
       deleteBeforeReplace: true,
     };
     const sopsAge = new SopsAgeSecret(
@@ -148,10 +170,11 @@ export class Platform extends ComponentResource {
 
     const seeded = this.seeds(name, {
       kubeconfig: cluster.kubeconfig,
+      ownCluster,
       namespaceUid: namespace.uid,
       tree: config.gitops.tree,
       cluster: config.gitops.cluster,
-      cilium: config.cluster.kind !== "kind" || config.cluster.cni === "cilium",
+      cni: config.cluster.cni,
       variables: all(variables),
       chartMirror: config.chartMirror,
       after: [namespace, ...pullSecret],
@@ -284,18 +307,28 @@ export class Platform extends ComponentResource {
   /** Flux needs a network, its operator, and the instance that makes it: objects of the controllers layer. */
   private seeds(
     name: string,
-    args: Omit<SeedArgs, "object"> & { readonly cilium: boolean; readonly after: readonly Resource[] },
+    args: Omit<SeedArgs, "object" | "network" | "ownCluster"> & {
+      readonly ownCluster: boolean;
+      readonly cni: PlatformConfig["cluster"]["cni"];
+      readonly after: readonly Resource[];
+    },
   ): Resource[] {
-    const { after, cilium, ...common } = args;
-    const seed = (object: SeedInputs["object"], dependsOn: readonly Resource[]) =>
+    const { after, cni, ...common } = args;
+    const seed = (
+      object: SeedInputs["object"],
+      dependsOn: readonly Resource[],
+      more: Pick<SeedInputs, "network"> = {},
+    ) =>
       new Seed(
         `${name}-seed-${object.name}`,
-        { ...common, object },
+        { ...common, object, network: undefined, ...more },
         { parent: this, dependsOn: [...dependsOn] },
       );
-    const network = cilium
-      ? [seed({ kind: "HelmRelease", namespace: "kube-system", name: "cilium" }, after)]
-      : [];
+    const cilium = { kind: "HelmRelease", namespace: "kube-system", name: "cilium" };
+    const network =
+      cni === "auto" || cni === "cilium"
+        ? [seed(cilium, after, common.ownCluster ? {} : { network: cni })]
+        : [];
     const operator = seed({ kind: "HelmRelease", namespace: "flux-system", name: "flux-operator" }, after);
     const instance = seed({ kind: "FluxInstance", namespace: "flux-system", name: "flux" }, [operator]);
     return [...network, operator, instance];

@@ -149,7 +149,8 @@ export class LiveMocks implements runtime.Mocks {
       throw new Error(`Applying ${args.name} failed: it has no Kubernetes provider. Give it one.`);
     }
     const object = inputs as unknown as Manifest;
-    await new KubernetesClient(kubeconfig).apply(object, "pulumi");
+    const fieldManager = object.metadata.annotations?.["pulumi.com/patchFieldManager"] ?? "pulumi";
+    await new KubernetesClient(kubeconfig).apply(object, fieldManager);
     const { namespace, name } = object.metadata;
     return { id: namespace === undefined ? name : `${namespace}/${name}`, state: inputs };
   }

@@ -251,6 +251,8 @@ export class Rehearsal {
         ? {
             "platform:cluster": {
               ...section("platform:cluster"),
+              // Nodes of a rehearsal are Ready without a network.
+              cni: section("platform:cluster").cni === "existing" ? "existing" : "cilium",
               kubeconfigFile: this.controlPlane.kubeconfigPath,
             },
           }

@@ -1,10 +1,17 @@
 import type { Clock } from "../clock";
-import type { KubernetesApi, Manifest, ManifestRef } from "../kubernetes";
+import { goneWith, type KubernetesApi, type Manifest, type ManifestRef } from "../kubernetes";
+import { claim, fieldManager } from "./claim";
 import { fluxNamespace, releaseFinalizers, suspendFlux } from "./finalizers";
 
 /** Where the namespace of Flux is. */
 export interface FluxNamespaceInputs {
   readonly kubeconfig: string;
+  /** Whether this project makes the cluster; see `goneWith`. */
+  readonly ownCluster: boolean;
+  /** Project and stack, as `ownerAnnotation` names them. */
+  readonly owner: string;
+  /** What Pulumi's Kubernetes provider applies into the namespace. */
+  readonly owned: readonly ManifestRef[];
 }
 
 /** The namespace of Flux as it is there. */
@@ -34,23 +41,28 @@ export class FluxNamespaceLifecycle {
     private readonly clock: Clock,
   ) {}
 
-  async create({ kubeconfig }: FluxNamespaceInputs): Promise<FluxNamespaceOutputs> {
+  async create(inputs: FluxNamespaceInputs): Promise<FluxNamespaceOutputs> {
     if (isGoing(await this.api.get(ref))) await this.clear("Clearing");
     const { name } = ref;
     // Flux and its operator label this namespace too; only its existence is applied.
-    await this.api.apply({ ...{ apiVersion: "v1", kind: "Namespace" }, metadata: { name } }, "platform");
-    return { kubeconfig, name, uid: (await this.api.get(ref))?.metadata.uid ?? "" };
+    await this.api.apply({ ...{ apiVersion: "v1", kind: "Namespace" }, metadata: { name } }, fieldManager);
+    for (const object of inputs.owned) await claim(this.api, object, inputs.owner);
+    return { ...inputs, name, uid: (await this.api.get(ref))?.metadata.uid ?? "" };
   }
 
-  /** @returns undefined when the namespace is gone or going, or the cluster does not answer */
+  /**
+   * @returns undefined when the namespace is gone or going, or its cluster is
+   * @throws Error when a cluster that is not this project's does not say
+   */
   async read(state: FluxNamespaceOutputs): Promise<FluxNamespaceOutputs | undefined> {
+    let found: Manifest | undefined;
     try {
-      const found = await this.api.get(ref);
-      if (found === undefined || isGoing(found)) return undefined;
-      return { ...state, uid: found.metadata.uid ?? "" };
-    } catch {
-      return undefined;
+      found = await this.api.get(ref);
+    } catch (error) {
+      return goneWith(state.ownCluster, error);
     }
+    if (found === undefined || isGoing(found)) return undefined;
+    return { ...state, uid: found.metadata.uid ?? "" };
   }
 
   /** Stops Flux, and removes it with its namespace; what it brought stays. */

@@ -1,6 +1,6 @@
 import { dynamic, type CustomResourceOptions, type Input, type Output } from "@pulumi/pulumi";
 import { SystemClock } from "../clock";
-import { KubernetesClient } from "../kubernetes";
+import { KubernetesClient, nameOf } from "../kubernetes";
 import { FluxNamespaceLifecycle, type FluxNamespaceInputs, type FluxNamespaceOutputs } from "./lifecycle";
 
 class FluxNamespaceProvider implements dynamic.ResourceProvider<FluxNamespaceInputs, FluxNamespaceOutputs> {
@@ -16,7 +16,11 @@ class FluxNamespaceProvider implements dynamic.ResourceProvider<FluxNamespaceInp
 
   /** Another kubeconfig of the same cluster changes nothing; another cluster has no such namespace, or its own. */
   diff(_id: string, olds: FluxNamespaceOutputs, news: FluxNamespaceInputs): Promise<dynamic.DiffResult> {
-    return Promise.resolve({ changes: olds.kubeconfig !== news.kubeconfig });
+    const told = ({ kubeconfig, ownCluster, owner, owned }: FluxNamespaceInputs) =>
+      JSON.stringify([kubeconfig, ownCluster, owner, owned.map(nameOf)]);
+    // State of before there were owners has none.
+    const changes = (olds as Partial<FluxNamespaceOutputs>).owned === undefined || told(olds) !== told(news);
+    return Promise.resolve({ changes });
   }
 
   async update(
@@ -36,13 +40,16 @@ class FluxNamespaceProvider implements dynamic.ResourceProvider<FluxNamespaceInp
   }
 }
 
+/** Arguments of `FluxNamespace`: `FluxNamespaceInputs`, each of which may be an output. */
+export type FluxNamespaceArgs = { readonly [K in keyof FluxNamespaceInputs]: Input<FluxNamespaceInputs[K]> };
+
 /** The namespace of Flux, which is cleared when it is stuck in its own deletion. */
 export class FluxNamespace extends dynamic.Resource {
   declare readonly name: Output<string>;
   /** Another one means that all that was in the namespace is lost. */
   declare readonly uid: Output<string>;
 
-  constructor(name: string, args: { readonly kubeconfig: Input<string> }, opts?: CustomResourceOptions) {
+  constructor(name: string, args: FluxNamespaceArgs, opts?: CustomResourceOptions) {
     super(
       new FluxNamespaceProvider(),
       name,

@@ -1,14 +1,17 @@
 import { createHash } from "node:crypto";
 import type { Clock } from "../clock";
 import type { Manifest } from "../kubernetes";
-import { refOf, type KubernetesApi, type ManifestRef } from "../kubernetes";
+import { goneWith, refOf, type KubernetesApi, type ManifestRef } from "../kubernetes";
 import { applyInOrder } from "../apply";
 import { renderCluster } from "../artifact/render";
+import { refuseOtherNetwork, type NetworkSetting } from "./network";
 import { chartOf, type ChartRenderer } from "../chart";
 
 /** What is seeded: an object of the tree. */
 export interface SeedInputs {
   readonly kubeconfig: string;
+  /** Whether this project makes the cluster; see `goneWith`. */
+  readonly ownCluster: boolean;
   /** Of the namespace of Flux: in another one the seed is not there, whatever a refresh saw. */
   readonly namespaceUid: string;
   /** Absolute path of the gitops tree. */
@@ -18,6 +21,8 @@ export interface SeedInputs {
   readonly object: { readonly kind: string; readonly namespace: string; readonly name: string };
   /** Values of the variables that Flux substitutes: name → value. */
   readonly variables: Readonly<Record<string, string>>;
+  /** Where the object is the network of a cluster of somebody else; see `refuseOtherNetwork`. */
+  readonly network?: NetworkSetting;
   /** Stands in for every chart source; see `Helm`. */
   readonly chartMirror?: string;
 }
@@ -25,6 +30,7 @@ export interface SeedInputs {
 /** A seed's traces: `sentinel` tells whether it is still there. */
 export interface SeedOutputs {
   readonly kubeconfig: string;
+  readonly ownCluster?: boolean;
   readonly namespaceUid: string;
   readonly sentinel: ManifestRef;
   /** The field manager of what was applied; state of before fields had the names of their takers lacks it. */
@@ -75,7 +81,12 @@ export class SeedLifecycle {
     const fieldManager = fieldManagerOf(inputs.object.kind);
     const ref = { ...refOf(sentinel), namespace: sentinel.metadata.namespace ?? namespace };
     const found = await api.get(ref);
-    if (!ownedByFlux(found)) await applyInOrder(api, this.clock, objects, fieldManager);
+    if (!ownedByFlux(found)) {
+      if (inputs.network !== undefined) {
+        await refuseOtherNetwork(api, objects, inputs.network, (object) => isOurs(object, fieldManager));
+      }
+      await applyInOrder(api, this.clock, objects, fieldManager);
+    }
     // What is applied together has the same managers; the sentinel comes last, for it tells whether all is done.
     if (applies(found, formerFieldManager)) {
       const others = objects.filter((object) => object !== sentinel);
@@ -84,6 +95,7 @@ export class SeedLifecycle {
     }
     return {
       kubeconfig: inputs.kubeconfig,
+      ownCluster: inputs.ownCluster,
       namespaceUid: inputs.namespaceUid,
       sentinel: ref,
       fieldManager,
@@ -91,11 +103,16 @@ export class SeedLifecycle {
     };
   }
 
-  /** Whether the seed, or what Flux made of it, is there; a cluster that does not answer has none. */
-  async exists({ sentinel }: SeedOutputs): Promise<boolean> {
+  /**
+   * Whether the seed, or what Flux made of it, is there.
+   *
+   * @throws Error when a cluster that is not this project's does not say
+   */
+  async exists({ sentinel, ownCluster }: SeedOutputs): Promise<boolean> {
     try {
       return (await this.api(sentinel.namespace ?? "default").get(sentinel)) !== undefined;
-    } catch {
+    } catch (error) {
+      goneWith(ownCluster, error);
       return false;
     }
   }
@@ -122,6 +139,11 @@ export class SeedLifecycle {
     const objects = await this.charts.template(chart);
     return { namespace: chart.namespace, objects: objects.map((rendered) => helmOwned(rendered, chart)) };
   }
+}
+
+/** Whether an object was seeded, or is Flux's. */
+function isOurs(object: Manifest, fieldManager: string): boolean {
+  return ownedByFlux(object) || applies(object, fieldManager) || applies(object, formerFieldManager);
 }
 
 function ownedByFlux(object: Manifest | undefined): boolean {

@@ -25,6 +25,7 @@ class SeedProvider implements dynamic.ResourceProvider<SeedInputs, SeedOutputs> 
     return Promise.resolve({
       changes:
         olds.kubeconfig !== news.kubeconfig ||
+        olds.ownCluster !== news.ownCluster ||
         olds.namespaceUid !== news.namespaceUid ||
         olds.fieldManager !== fieldManagerOf(news.object.kind),
     });

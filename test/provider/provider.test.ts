@@ -875,11 +875,12 @@ describe("FluxNamespace out of state", () => {
         if (object === undefined) return undefined;
         return { status: 200, body: JSON.stringify({ ...object, metadata: { uid: "the uid" } }) };
       };
-      const inputs = inputsOf("flux:Namespace", { kubeconfig: cluster.kubeconfig });
+      const told = { kubeconfig: cluster.kubeconfig, ownCluster: true, owner: "p/s", owned: [] };
+      const inputs = inputsOf("flux:Namespace", told);
       const { id, state } = await host.create(inputs);
       equal(id, "flux-system");
       deepEqual(withoutProvider(state), {
-        ...{ kubeconfig: cluster.kubeconfig, name: "flux-system", uid: "the uid" },
+        ...{ ...told, name: "flux-system", uid: "the uid" },
       });
       deepEqual(await host.read(id, state), state);
       deepEqual(await host.diff(id, state, inputs), { changes: false, replaces: [] });
@@ -900,18 +901,46 @@ describe("FluxNamespace out of state", () => {
       equal(cluster.objects.has(path), false);
       equal(await host.read(id, state), undefined);
       await host.delete(id, state);
+      // State of before there were owners is brought up to date.
+      const former = { kubeconfig: cluster.kubeconfig, name: "flux-system", uid: "the uid" };
+      deepEqual(await host.diff(id, former, inputs), { changes: true, replaces: [] });
     } finally {
       cluster.stop();
     }
   });
 
-  it("says of a cluster that does not answer that it does not, and finds nothing in it", async () => {
-    const inputs = inputsOf("flux:Namespace", { kubeconfig: kubeconfigOf("https://127.0.0.1:1") });
+  it("refuses an object of somebody else that Pulumi would apply with force", async () => {
+    const cluster = await FakeApiServer.start({
+      v1: { Namespace: ["namespaces", false], Secret: ["secrets", true] },
+    });
+    try {
+      const secret = { apiVersion: "v1", kind: "Secret", namespace: "flux-system", name: "sops-age" };
+      cluster.objects.set("/api/v1/namespaces/flux-system/secrets/sops-age", {
+        metadata: { name: "sops-age" },
+      });
+      const told = { kubeconfig: cluster.kubeconfig, ownCluster: true, owner: "p/s", owned: [secret] };
+      await refused(
+        host.create(inputsOf("flux:Namespace", told)),
+        /^Adopting Secret flux-system\/sops-age failed: it exists and is not of "p\/s" \(it lacks the annotation /,
+      );
+    } finally {
+      cluster.stop();
+    }
+  });
+
+  it("says of a cluster that does not answer that it does not, and finds nothing in it if it is its own", async () => {
+    const kubeconfig = kubeconfigOf("https://127.0.0.1:1");
+    const inputs = inputsOf("flux:Namespace", { kubeconfig, ownCluster: true, owner: "p/s", owned: [] });
     await refused(
       host.create(inputs),
       /^Reading Namespace flux-system failed: the API server at https:\/\/127\.0\.0\.1:1 does not answer \(ECONNREFUSED\)\.$/,
     );
-    equal(await host.read("flux-system", { ...inputs, name: "flux-system", uid: "u" }), undefined);
+    const state = { ...inputs, name: "flux-system", uid: "u" };
+    equal(await host.read("flux-system", state), undefined);
+    await refused(
+      host.read("flux-system", { ...state, ownCluster: false }),
+      /^Reading Namespace flux-system failed: the API server at \S+ does not answer \(ECONNREFUSED\)\. Bring the cluster back and run again; /,
+    );
   });
 });
 
@@ -935,7 +964,7 @@ echo '{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"web"}}'`,
 
   const seedInputs = (kubeconfig: string) =>
     inputsOf("seed:Seed", {
-      ...{ kubeconfig, namespaceUid: "u", tree, cluster: "x", variables: { channel: "x" } },
+      ...{ kubeconfig, ownCluster: true, namespaceUid: "u", tree, cluster: "x", variables: { channel: "x" } },
       object: { kind: "HelmRelease", namespace: "web", name: "web" },
     });
 
@@ -953,6 +982,7 @@ echo '{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"web"}}'`,
       match(String(fingerprint), /^[0-9a-f]{64}$/);
       deepEqual(rest, {
         kubeconfig: cluster.kubeconfig,
+        ownCluster: true,
         namespaceUid: "u",
         sentinel: { apiVersion: "apps/v1", kind: "Deployment", name: "web", namespace: "web" },
         fieldManager: "helm-controller",
@@ -961,7 +991,7 @@ echo '{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"web"}}'`,
 
       deepEqual(await host.read(id, state), state);
       deepEqual(await host.diff(id, state, inputs), { changes: false, replaces: [] });
-      for (const change of [{ kubeconfig: "other" }, { namespaceUid: "of another" }]) {
+      for (const change of [{ kubeconfig: "other" }, { namespaceUid: "of another" }, { ownCluster: false }]) {
         deepEqual(await host.diff(id, state, { ...inputs, ...change }), { changes: true, replaces: [] });
       }
       // State of before fields had the names of their takers is brought up to date.
@@ -993,5 +1023,9 @@ echo '{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"web"}}'`,
     );
     const sentinel = { apiVersion: "apps/v1", kind: "Deployment", name: "web", namespace: "web" };
     equal(await host.read("x", { ...inputs, sentinel }), undefined);
+    await refused(
+      host.read("x", { ...inputs, sentinel, ownCluster: false }),
+      /^Reading Deployment web\/web failed: .* does not answer \(ECONNREFUSED\)\. Bring the cluster back and run again; /,
+    );
   });
 });

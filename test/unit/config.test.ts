@@ -204,6 +204,18 @@ describe("config", () => {
       /"platform:cluster\.kubeconfigFile" is not set/,
     ],
     [
+      "an unknown network of an existing cluster",
+      {
+        "platform:cluster": {
+          kind: "existing",
+          kubeconfigFile: "x",
+          loadBalancerCidr: "10.0.0.0/24",
+          cni: "kindnet",
+        },
+      },
+      /"platform:cluster\.cni" is "kindnet"\. Set it to "auto"(,| or) "cilium" or "existing"/,
+    ],
+    [
       "a setting of another kind of cluster",
       { "platform:cluster": { kind: "kind", kubeconfigFile: "x" } },
       /no setting "platform:cluster\.kubeconfigFile"/,

@@ -34,7 +34,7 @@ const withMirrors: PlatformConfig = {
 };
 const prod: PlatformConfig = {
   ...local,
-  cluster: { kind: "existing", kubeconfigFile: "/kubeconfig", loadBalancerCidr: "10.0.0.0/24" },
+  cluster: { kind: "existing", kubeconfigFile: "/kubeconfig", loadBalancerCidr: "10.0.0.0/24", cni: "auto" },
   registry: { kind: "remote", repository: "ghcr.io/example/platform", insecure: false },
 };
 

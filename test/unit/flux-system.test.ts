@@ -1,6 +1,7 @@
 import { deepEqual, equal, rejects } from "node:assert/strict";
 import { releaseFinalizers, resumeFlux, suspendFlux } from "../../components/flux-system/finalizers";
 import { FluxNamespaceLifecycle, type FluxNamespaceApi } from "../../components/flux-system/lifecycle";
+import { claim } from "../../components/flux-system/claim";
 import { nameOf, type Manifest, type ManifestRef } from "../../components/kubernetes";
 import { FakeClock } from "./clock";
 
@@ -209,14 +210,16 @@ function fluxNamespace() {
   return { api, clock, lifecycle: new FluxNamespaceLifecycle(api, clock) };
 }
 
-const kubeconfig = "the kubeconfig";
+const inputs = {
+  ...{ kubeconfig: "the kubeconfig", ownCluster: true, owner: "platform/prod", owned: [] },
+};
 const applied = 'apply {"apiVersion":"v1","kind":"Namespace","metadata":{"name":"flux-system"}} as platform';
-const state = { kubeconfig, name: "flux-system", uid: "uid 1" };
+const state = { ...inputs, name: "flux-system", uid: "uid 1" };
 
 describe("namespace of Flux", () => {
   it("is made, and known by its uid", async () => {
     const { api, lifecycle } = fluxNamespace();
-    deepEqual(await lifecycle.create({ kubeconfig }), state);
+    deepEqual(await lifecycle.create(inputs), state);
     deepEqual(api.log, [applied]);
   });
 
@@ -224,7 +227,7 @@ describe("namespace of Flux", () => {
     const { api, lifecycle } = fluxNamespace();
     api.metadata = { name: "flux-system", uid: "of somebody", labels: { a: "b" } };
     api.held.set("apps", true);
-    deepEqual(await lifecycle.create({ kubeconfig }), { ...state, uid: "of somebody" });
+    deepEqual(await lifecycle.create(inputs), { ...state, uid: "of somebody" });
     deepEqual(api.log, [applied]);
   });
 
@@ -233,13 +236,13 @@ describe("namespace of Flux", () => {
     api.metadata = { name: "flux-system", uid: "old" };
     api.held.set("apps", true);
     api.going();
-    deepEqual(await lifecycle.create({ kubeconfig }), state);
+    deepEqual(await lifecycle.create(inputs), state);
     deepEqual(api.log, ['Kustomization flux-system/apps {"metadata":{"finalizers":null}}', applied]);
   });
 
   it("is deleted after Flux was told to change nothing, and without its controllers", async () => {
     const { api, lifecycle } = fluxNamespace();
-    await lifecycle.create({ kubeconfig });
+    await lifecycle.create(inputs);
     api.held.set("apps", true);
     api.log.length = 0;
     await lifecycle.delete();
@@ -271,28 +274,98 @@ describe("namespace of Flux", () => {
   ] as const) {
     it(`says what it waited for in vain, ${what}`, async () => {
       const { api, lifecycle } = fluxNamespace();
-      await lifecycle.create({ kubeconfig });
+      await lifecycle.create(inputs);
       Object.assign(api, { stuck: true, conditions });
       await rejects(lifecycle.delete(), {
         message: `Deleting namespace "flux-system" failed: it is not gone after 120 s (${said}). Remove what holds it and run again.`,
       });
-      await rejects(lifecycle.create({ kubeconfig }), {
+      await rejects(lifecycle.create(inputs), {
         message: `Clearing namespace "flux-system" failed: it is not gone after 120 s (${said}). Remove what holds it and run again.`,
       });
     });
   }
 
-  it("is read with its uid of now, and is gone when it is, goes, or no cluster answers", async () => {
+  it("is read with its uid of now, and is gone when it is, goes, or its cluster does not answer", async () => {
     const { api, lifecycle } = fluxNamespace();
     equal(await lifecycle.read(state), undefined);
     api.metadata = { name: "flux-system", uid: "another" };
     deepEqual(await lifecycle.read(state), { ...state, uid: "another" });
     api.answers = false;
     equal(await lifecycle.read(state), undefined);
+    for (const foreign of [
+      { ...state, ownCluster: false },
+      { ...state, ownCluster: undefined as never },
+    ]) {
+      await rejects(lifecycle.read(foreign), {
+        message:
+          'connection refused. Bring the cluster back and run again; if it is gone for good, "pulumi stack rm --force --preserve-config" forgets it.',
+      });
+    }
     api.answers = true;
     api.held.set("apps", true);
     api.going();
     equal(await lifecycle.read(state), undefined);
     deepEqual(api.log, []);
+  });
+});
+
+describe("claim", () => {
+  const ref = { apiVersion: "v1", kind: "Secret", namespace: "flux-system", name: "sops-age" };
+  const owner = "platform/prod";
+  const uid = { "platform.pulumi.com/namespace-uid": "u" };
+  const applied = (manager: string, fieldsV1: object) => ({ manager, operation: "Apply", fieldsV1 });
+
+  /** Claims an object; returns what was changed. */
+  async function claimed(metadata: object | undefined): Promise<string[]> {
+    const log: string[] = [];
+    const api = {
+      get: () => Promise.resolve(metadata && object("v1", "Secret", "sops-age", metadata)),
+      merge: (of: ManifestRef, patch: object) => {
+        log.push(`${nameOf(of)} ${JSON.stringify(patch)}`);
+        return Promise.resolve();
+      },
+    };
+    await claim(api, ref, owner);
+    return log;
+  }
+
+  it("takes what is not there, what carries the owner, and what was made before there were owners", async () => {
+    deepEqual(await claimed(undefined), []);
+    deepEqual(await claimed({ annotations: { "platform.pulumi.com/owner": owner } }), []);
+    deepEqual(await claimed({ annotations: uid }), []);
+  });
+
+  it("refuses what another stack made", async () => {
+    await rejects(claimed({ annotations: { ...uid, "platform.pulumi.com/owner": "platform/dev" } }), {
+      message:
+        'Adopting Secret flux-system/sops-age failed: it exists and is not of "platform/prod" (it is of "platform/dev"). Delete it, or give this stack another cluster, and run again.',
+    });
+  });
+
+  it("refuses what a stranger made", async () => {
+    await rejects(claimed({ annotations: { a: "b" } }), {
+      message:
+        'Adopting Secret flux-system/sops-age failed: it exists and is not of "platform/prod" (it lacks the annotation platform.pulumi.com/owner). Delete it, or give this stack another cluster, and run again.',
+    });
+  });
+
+  it("makes one field manager of those that former states had, and leaves the others", async () => {
+    const other = { manager: "kubectl", operation: "Update", fieldsV1: { "f:data": {} } };
+    const managedFields = [
+      applied("pulumi-kubernetes-1a", { "f:data": { "f:a": {}, "f:b": {} } }),
+      other,
+      applied("pulumi-kubernetes-2b", { "f:data": { "f:b": {}, "f:c": {} }, "f:type": {} }),
+    ];
+    const [change = ""] = await claimed({ annotations: uid, resourceVersion: "7", managedFields });
+    deepEqual(JSON.parse(change.replace("Secret flux-system/sops-age ", "")), {
+      metadata: {
+        resourceVersion: "7",
+        managedFields: [
+          other,
+          applied("platform", { "f:data": { "f:a": {}, "f:b": {}, "f:c": {} }, "f:type": {} }),
+        ],
+      },
+    });
+    deepEqual(await claimed({ annotations: uid, managedFields: [applied("platform", {}), other] }), []);
   });
 });

@@ -1,5 +1,5 @@
-import { deepEqual, equal, rejects } from "node:assert/strict";
-import { KubernetesClient, nameOf, refOf, type Manifest } from "../../components/kubernetes";
+import { deepEqual, equal, rejects, throws } from "node:assert/strict";
+import { goneWith, KubernetesClient, nameOf, refOf, type Manifest } from "../../components/kubernetes";
 import { FakeApiServer, kubeconfigOf } from "./api-server";
 
 const node = { apiVersion: "v1", kind: "Node", name: "a" };
@@ -149,6 +149,26 @@ describe("KubernetesClient", () => {
     await rejects(lost.annotate(node, {}), { message: /^Changing Node a failed: the API server at / });
   });
 
+  it("says by a code why a request failed", async () => {
+    const code = (sent: Promise<unknown>) =>
+      sent.then(String, (error: unknown) => (error as { code?: string }).code);
+    for (const [status, expected] of [
+      [401, "unauthorized"],
+      [403, "forbidden"],
+      [422, "refused"],
+      [504, "unreachable"],
+    ] as const) {
+      server.override = () => ({ status, body: "no" });
+      equal(await code(client.get(node)), expected);
+    }
+    equal(await code(new KubernetesClient(kubeconfigOf("https://127.0.0.1:1")).get(node)), "unreachable");
+    equal(await code(new KubernetesClient("{}").get(node)), "kubeconfig");
+    equal(await code(new KubernetesClient("a: b: c").get(node)), "kubeconfig");
+    server.override = () => undefined;
+    const unknown = { apiVersion: "x.io/v1", kind: "X", metadata: { name: "x" } };
+    equal(await code(client.apply(unknown, "test")), "refused");
+  });
+
   it("says what is wrong with a kubeconfig", async () => {
     await rejects(new KubernetesClient("{}").get(node), {
       message: "Reading Node a failed: the kubeconfig names no current cluster. Set its current-context.",
@@ -157,4 +177,36 @@ describe("KubernetesClient", () => {
       message: /^Reading Node a failed: the kubeconfig is not valid: /,
     });
   });
+});
+
+describe("goneWith", () => {
+  const failure = (code: string) => Object.assign(new Error("Reading Node a failed: it says no."), { code });
+
+  it("takes what is in a cluster of this project for gone with it", () => {
+    equal(goneWith(true, failure("unreachable")), undefined);
+  });
+
+  for (const [code, remedy] of [
+    [
+      "unreachable",
+      'Bring the cluster back and run again; if it is gone for good, "pulumi stack rm --force --preserve-config" forgets it.',
+    ],
+    [
+      "unauthorized",
+      'Where platform:cluster.kubeconfigFile is newer than the last run, run once with "--refresh=false".',
+    ],
+    [
+      "kubeconfig",
+      'Where platform:cluster.kubeconfigFile is newer than the last run, run once with "--refresh=false".',
+    ],
+    ["forbidden", "Allow it to the user of the kubeconfig and run again."],
+  ] as const) {
+    it(`takes nothing for gone in another cluster, nor where nobody knows whose it is: ${code}`, () => {
+      for (const ownCluster of [false, undefined]) {
+        throws(() => goneWith(ownCluster, failure(code)), {
+          message: `Reading Node a failed: it says no. ${remedy}`,
+        });
+      }
+    });
+  }
 });

@@ -28,7 +28,12 @@ const local = {
 } as const satisfies PlatformConfig;
 const prod: PlatformConfig = {
   stack: "prod",
-  cluster: { kind: "existing", kubeconfigFile: "/home/me/prod.yaml", loadBalancerCidr: "10.20.0.0/24" },
+  cluster: {
+    kind: "existing",
+    kubeconfigFile: "/home/me/prod.yaml",
+    loadBalancerCidr: "10.20.0.0/24",
+    cni: "auto",
+  },
   registry: { kind: "remote", repository: "ghcr.io/example/platform", insecure: false },
   domain: "example.com",
   gitops: { tree: "/project/gitops", cluster: "prod", requireClean: true },
@@ -112,19 +117,36 @@ function dynamicInputs(resource: Recorded): Record<string, unknown> {
 const pairs = (resources: readonly Recorded[]) => resources.map(({ type, name }) => [type, name]);
 const dynamic = (type: string) => `pulumi-nodejs:dynamic/${type}`;
 
-/** With another namespace of that name, what was in the last one is made anew. */
-const namespaceUid = { "platform.pulumi.com/namespace-uid": "the uid" };
+/** What Pulumi owns in a cluster: in another namespace of that name it is made again, always by one field manager. */
+const ownedBy = (stack: string) => ({
+  "platform.pulumi.com/namespace-uid": "the uid",
+  "platform.pulumi.com/owner": `platform/${stack}`,
+  "pulumi.com/patchFieldManager": "platform",
+});
 
 /** The resources that another annotation replaces, the old one first; no other property replaces any. */
-function replacedWithNamespace(resources: readonly Recorded[]): string[] {
+function replacedWithNamespace(resources: readonly Recorded[], stack: string): string[] {
   const replaced = resources.filter(
     ({ replaceOnChanges, deleteBeforeReplace }) => replaceOnChanges.length > 0 || deleteBeforeReplace,
   );
   for (const { name, inputs, replaceOnChanges, deleteBeforeReplace } of replaced) {
-    deepEqual([replaceOnChanges, deleteBeforeReplace], [["metadata.annotations"], true], name);
-    deepEqual((inputs.metadata as { annotations?: unknown }).annotations, namespaceUid, name);
+    const uid = 'metadata.annotations["platform.pulumi.com/namespace-uid"]';
+    deepEqual([replaceOnChanges, deleteBeforeReplace], [[uid], true], name);
+    deepEqual((inputs.metadata as { annotations?: unknown }).annotations, ownedBy(stack), name);
   }
   return replaced.map(({ name }) => name);
+}
+
+/** Every object that Pulumi's Kubernetes provider applies was looked at before: it applies with force. */
+function asksForOwners(resources: readonly Recorded[]): void {
+  const { owned } = find(resources, "platform-flux-system").inputs;
+  const applied = resources.filter(({ type }) => type.startsWith("kubernetes:core/v1:"));
+  deepEqual(
+    applied
+      .map(({ inputs }) => `${String(inputs.kind)} ${(inputs.metadata as { name: string }).name}`)
+      .sort(),
+    (owned as { kind: string; name: string }[]).map(({ kind, name }) => `${kind} ${name}`).sort(),
+  );
 }
 
 const seedVariables = {
@@ -265,7 +287,7 @@ describe("Platform of a stack on this machine", () => {
   });
 
   it("makes anew what is in the namespace of Flux when that is another one, and nothing else", () => {
-    deepEqual(replacedWithNamespace(resources), ["platform-runtime", "platform-sops-age-secret"]);
+    deepEqual(replacedWithNamespace(resources, "local"), ["platform-runtime", "platform-sops-age-secret"]);
   });
 
   it("protects nothing, and keeps nothing, that it is not told to", () => {
@@ -280,6 +302,7 @@ describe("Platform of a stack on this machine", () => {
     deepEqual(provider.inputs, {
       kubeconfig: "the kubeconfig",
       enableServerSideApply: "true",
+      enablePatchForce: "true",
       deleteUnreachable: "true",
       upsertExistingObjects: "true",
     });
@@ -287,15 +310,27 @@ describe("Platform of a stack on this machine", () => {
 
   it("makes the namespace of Flux in that cluster, whose kubeconfig stays secret", () => {
     const namespace = find(resources, "platform-flux-system");
-    deepEqual(dynamicInputs(namespace), { kubeconfig: "the kubeconfig" });
+    deepEqual(dynamicInputs(namespace), {
+      kubeconfig: "the kubeconfig",
+      ownCluster: true,
+      owner: "platform/local",
+      owned: [
+        { apiVersion: "v1", kind: "ConfigMap", namespace: "flux-system", name: "platform-runtime" },
+        { apiVersion: "v1", kind: "Secret", namespace: "flux-system", name: "sops-age" },
+      ],
+    });
     deepEqual(namespace.secretOutputs, ["kubeconfig"]);
+  });
+
+  it("asks who owns every object that its Kubernetes provider applies with force", () => {
+    asksForOwners(resources);
   });
 
   it("writes the facts of this run for Flux to substitute", () => {
     deepEqual(find(resources, "platform-runtime").inputs, {
       apiVersion: "v1",
       kind: "ConfigMap",
-      metadata: { name: "platform-runtime", namespace: "flux-system", annotations: namespaceUid },
+      metadata: { name: "platform-runtime", namespace: "flux-system", annotations: ownedBy("local") },
       data: seedVariables,
     });
   });
@@ -310,7 +345,7 @@ describe("Platform of a stack on this machine", () => {
     deepEqual(secret.inputs, {
       apiVersion: "v1",
       kind: "Secret",
-      metadata: { name: "sops-age", namespace: "flux-system", annotations: namespaceUid },
+      metadata: { name: "sops-age", namespace: "flux-system", annotations: ownedBy("local") },
       stringData: { "age.agekey": "the identity" },
     });
     deepEqual(secret.secrets, ["stringData"]);
@@ -319,6 +354,7 @@ describe("Platform of a stack on this machine", () => {
   it("seeds network, operator and instance, the instance after its operator", () => {
     const common = {
       kubeconfig: "the kubeconfig",
+      ownCluster: true,
       namespaceUid: "the uid",
       tree: "/project/gitops",
       cluster: "local",
@@ -467,6 +503,26 @@ describe("Platform of a stack on a cluster that is there", () => {
     deepEqual(provider.dependencies, ["platform-identity"]);
     deepEqual(provider.secrets, ["kubeconfig"]);
     equal(provider.inputs.kubeconfig, "the kubeconfig of prod");
+  });
+
+  it("asks there, too, who owns every object that its Kubernetes provider applies with force", () => {
+    asksForOwners(resources);
+  });
+
+  it("brings a network only where there is none", () => {
+    equal(find(resources, "platform-seed-cilium").inputs.network, "auto");
+  });
+
+  it("forgets nothing when that cluster does not answer", () => {
+    equal(find(resources, "platform-kubernetes").inputs.deleteUnreachable, "false");
+    const asked = resources.filter(({ inputs }) => "ownCluster" in inputs);
+    deepEqual(
+      asked.map(({ name, inputs }) => [name, inputs.ownCluster]),
+      ["flux-system", "seed-cilium", "seed-flux", "seed-flux-operator"].map((name) => [
+        `platform-${name}`,
+        false,
+      ]),
+    );
   });
 
   it("takes the facts from the config", () => {
@@ -626,6 +682,15 @@ describe("Platform with other settings", () => {
     );
   });
 
+  it("seeds no Cilium into a cluster of somebody else that keeps its network", async () => {
+    const cluster = { ...prod.cluster, cni: "existing" } as const;
+    const { resources } = await compose({ ...prod, cluster }, { kubeconfig: "k" });
+    deepEqual(
+      resources.filter(({ type }) => type === dynamic("seed:Seed")).map(({ name }) => name),
+      ["platform-seed-flux", "platform-seed-flux-operator"],
+    );
+  });
+
   it("makes the cluster of every setting of the stack", async () => {
     const shape = {
       ...{ workers: 2, podSubnet: "10.1.0.0/16", serviceSubnet: "10.2.0.0/16" },
@@ -667,7 +732,7 @@ describe("Platform with other settings", () => {
       resources.filter(({ deletedWith }) => deletedWith !== ""),
       [],
     );
-    deepEqual(replacedWithNamespace(resources), [
+    deepEqual(replacedWithNamespace(resources, "prod"), [
       "platform-pull-secret",
       "platform-runtime",
       "platform-sops-age-secret",

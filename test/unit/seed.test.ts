@@ -1,6 +1,7 @@
 import { deepEqual, equal, match, rejects } from "node:assert/strict";
 import type { KubernetesApi, Manifest, ManifestRef } from "../../components/kubernetes";
 import type { Chart, ChartRenderer } from "../../components/chart";
+import { findSecondNetwork } from "../../components/seed/network";
 import { SeedLifecycle, type SeedInputs } from "../../components/seed/lifecycle";
 import { ensureTools } from "../../tools/tools";
 import { FakeClock } from "./clock";
@@ -39,8 +40,9 @@ class FakeCluster implements KubernetesApi {
     return Promise.resolve({ ...object, status: { conditions } });
   }
 
-  list(): Promise<Manifest[]> {
-    throw new Error("a seed lists nothing");
+  list(apiVersion: string, kind: string): Promise<Manifest[]> {
+    const found = [...this.objects.values()].filter((object) => object.kind === kind);
+    return Promise.resolve(found.map((object) => ({ ...object, apiVersion })));
   }
 
   annotate(): Promise<void> {
@@ -88,6 +90,7 @@ function seed(objects: readonly Manifest[] = chartObjects, files: Readonly<Recor
   const inputs: SeedInputs = {
     ...{
       kubeconfig: "the kubeconfig",
+      ownCluster: true,
       namespaceUid: "the uid",
       tree,
       cluster: "x",
@@ -208,6 +211,7 @@ spec: {chartRef: {kind: OCIRepository, name: web}, targetNamespace: target}
     const { fingerprint, ...outputs } = await lifecycle.create(inputs);
     deepEqual(outputs, {
       kubeconfig: "the kubeconfig",
+      ownCluster: true,
       namespaceUid: "the uid",
       sentinel: { apiVersion: "v1", kind: "Deployment", namespace: "web", name: "web" },
       fieldManager: "helm-controller",
@@ -264,14 +268,105 @@ spec: {chartRef: {kind: OCIRepository, name: web}, targetNamespace: target}
     });
   });
 
-  it("is there as long as its workload is; a cluster that does not answer has none", async () => {
+  it("is there as long as its workload is; a cluster of this project that does not answer has none", async () => {
     const { api, inputs, lifecycle } = seed();
     const outputs = await lifecycle.create(inputs);
     equal(await lifecycle.exists(outputs), true);
     api.answers = false;
     equal(await lifecycle.exists(outputs), false);
+    const { ownCluster, ...former } = outputs;
+    equal(ownCluster, true);
+    for (const foreign of [{ ...outputs, ownCluster: false }, former]) {
+      await rejects(lifecycle.exists(foreign), {
+        message: /^connection refused\. Bring the cluster back and run again; if it is gone for good, /,
+      });
+    }
     api.answers = true;
     api.objects.clear();
     equal(await lifecycle.exists(outputs), false);
+  });
+});
+
+describe("seed of a network", () => {
+  const cilium = object("DaemonSet", "cilium");
+  const settings = object("ConfigMap", "cilium-config");
+  const node = (status: string): Manifest => ({
+    ...{ apiVersion: "v1", kind: "Node", metadata: { name: "n" } },
+    status: { conditions: [{ type: "Ready", status }] },
+  });
+  const by = (manager: string) => ({ managedFields: [{ manager, operation: "Apply" }] });
+
+  /** Seeds Cilium beside other objects. */
+  async function network(setting: "auto" | "cilium" | undefined, others: readonly Manifest[]) {
+    const { api, inputs, lifecycle } = seed([settings, cilium]);
+    for (const other of others) api.objects.set(key(other.kind, other.metadata.name), other);
+    await lifecycle.create({ ...inputs, ...(setting === undefined ? {} : { network: setting }) });
+    return api.log;
+  }
+
+  for (const setting of ["auto", "cilium"] as const) {
+    it(`goes where none is: ${setting}`, async () => {
+      const log = await network(setting, [node("False"), object("DaemonSet", "kube-proxy")]);
+      deepEqual(log, ["ConfigMap cilium-config", "DaemonSet cilium"]);
+    });
+
+    for (const [name, what] of [
+      ["calico-node", "Calico"],
+      ["kube-flannel", "Flannel"],
+      ["kindnet", "kindnet"],
+      ["cilium", "Cilium"],
+    ] as const) {
+      it(`is refused beside ${what} of somebody else: ${setting}`, async () => {
+        const other = object("DaemonSet", name, { namespace: "net", ...by("helm") });
+        await rejects(network(setting, [other]), {
+          message: `Seeding Cilium failed: the cluster has a network already (DaemonSet net/${name}, ${what}). Keep it with platform:cluster.cni "existing" and take Cilium out of the tree (see docs/platform.md), or remove it and set "cilium".`,
+        });
+      });
+    }
+
+    for (const manager of ["helm-controller", "platform-seed"]) {
+      it(`is applied again over what ${manager} applied: ${setting}`, async () => {
+        const log = await network(setting, [node("True"), object("DaemonSet", "cilium", by(manager))]);
+        equal(log.includes("DaemonSet cilium"), true);
+      });
+    }
+
+    it(`is brought back where only a part of it was lost: ${setting}`, async () => {
+      const left = object("ConfigMap", "cilium-config", by("helm-controller"));
+      deepEqual(await network(setting, [node("True"), left]), [
+        "ConfigMap cilium-config",
+        "DaemonSet cilium",
+      ]);
+    });
+  }
+
+  it("is refused where nodes are Ready without it, unless the settings ask for it", async () => {
+    await rejects(network("auto", [node("True")]), {
+      message:
+        /^Seeding Cilium failed: the cluster has a network already \(node n is Ready without Cilium\)\. /,
+    });
+    deepEqual(await network("cilium", [node("True")]), ["ConfigMap cilium-config", "DaemonSet cilium"]);
+  });
+
+  it("asks nothing of a cluster that this project makes", async () => {
+    equal((await network(undefined, [node("True"), object("DaemonSet", "kindnet")])).length, 2);
+  });
+});
+
+describe("findSecondNetwork", () => {
+  it("names the layer of a cluster with a network of its own that brings Cilium", async () => {
+    const tree = temporaryDirectory();
+    writeFiles(tree, smallTree);
+    deepEqual(await findSecondNetwork(tree, "x"), []);
+    writeFiles(tree, {
+      "clusters/x/controllers/release.yaml": `apiVersion: helm.toolkit.fluxcd.io/v2
+kind: HelmRelease
+metadata: {name: cilium, namespace: kube-system}
+spec: {}
+`,
+    });
+    deepEqual(await findSecondNetwork(tree, "x"), [
+      'Checking the network of cluster "x" failed: platform:cluster.cni is "existing", and layer "controllers" brings HelmRelease kube-system/cilium. Take Cilium out of the layer (see docs/platform.md), or set "cilium".',
+    ]);
   });
 });

@@ -5,6 +5,12 @@ import { join } from "node:path";
 import type { ChartRenderer } from "../../components/chart";
 import { SystemClock } from "../../components/clock";
 import { KubernetesClient, type Manifest } from "../../components/kubernetes";
+import {
+  claim,
+  fieldManager,
+  namespaceUidAnnotation,
+  ownerAnnotation,
+} from "../../components/flux-system/claim";
 import { SeedLifecycle, type SeedInputs } from "../../components/seed/lifecycle";
 import { ControlPlane, controlPlaneTools } from "../../rehearsal/control-plane";
 import { ensureTools } from "../../tools/tools";
@@ -24,7 +30,7 @@ function configMap(
   return { apiVersion, kind, metadata: { ...metadata, ...(labels === undefined ? {} : { labels }) }, data };
 }
 
-describe("a seed in the hands of Flux", function () {
+describe("field managers on a real API server", function () {
   this.timeout(300_000);
   let parent: string;
   let controlPlane: ControlPlane;
@@ -58,7 +64,7 @@ data: {old: "1", kept: "1"}
   function seed(kind: "HelmRelease" | "ConfigMap", data: Readonly<Record<string, string>> = {}) {
     const charts: ChartRenderer = { template: () => Promise.resolve([configMap(data)]) };
     const inputs: SeedInputs = {
-      ...{ kubeconfig: controlPlane.kubeconfig, namespaceUid: "u", tree, cluster: "x" },
+      ...{ kubeconfig: controlPlane.kubeconfig, ownCluster: true, namespaceUid: "u", tree, cluster: "x" },
       variables: { channel: "c" },
       object:
         kind === "HelmRelease"
@@ -69,6 +75,13 @@ data: {old: "1", kept: "1"}
     return new SeedLifecycle(client, charts, new SystemClock()).create(inputs);
   }
 
+  /** As Pulumi's Kubernetes provider applies what Pulumi owns. */
+  function own(data: Readonly<Record<string, string>>, manager: string): Promise<void> {
+    const { metadata, ...rest } = configMap(data);
+    const annotations = { [ownerAnnotation]: "platform/prod", [namespaceUidAnnotation]: "u" };
+    return api.apply({ ...rest, metadata: { ...metadata, annotations } }, manager);
+  }
+
   const data = async () => (await api.get(settings))?.data;
   const managers = async () =>
     ((await api.get(settings))?.metadata.managedFields ?? []).map(({ manager }) => manager).sort();
@@ -77,7 +90,7 @@ data: {old: "1", kept: "1"}
     ["HelmRelease", "helm-controller", byHelm],
     ["ConfigMap", "kustomize-controller", byKustomize],
   ] as const) {
-    it(`loses a key that ${controller} does not apply any more`, async () => {
+    it(`a seed loses a key that ${controller} does not apply any more`, async () => {
       await seed(kind, { old: "1", kept: "1" });
       deepEqual(await data(), { old: "1", kept: "1" });
       await api.apply(configMap({ kept: "1" }, labels), controller);
@@ -85,7 +98,7 @@ data: {old: "1", kept: "1"}
       deepEqual(await managers(), [controller]);
     });
 
-    it(`loses such a key, too, where it was seeded before seeds had the name of ${controller}`, async () => {
+    it(`a seed loses such a key, too, where it was made before seeds had the name of ${controller}`, async () => {
       await api.apply(configMap({ old: "1", kept: "1" }), "platform-seed");
       await api.apply(configMap({ kept: "1", new: "1" }, labels), controller);
       await api.apply(configMap({ theirs: "1" }), "somebody");
@@ -96,21 +109,33 @@ data: {old: "1", kept: "1"}
     });
   }
 
-  it("that Flux does not own yet changes its manager and keeps its fields", async () => {
+  it("a seed that Flux does not own yet changes its manager and keeps its fields", async () => {
     await api.apply(configMap({ old: "1", kept: "1" }), "platform-seed");
     await seed("HelmRelease", { kept: "1", new: "1" });
     deepEqual(await data(), { kept: "1", new: "1" });
     deepEqual(await managers(), ["helm-controller"]);
   });
 
-  it("keeps all its fields where Flux does not apply server-side", async () => {
+  it("a seed keeps all its fields where Flux does not apply server-side", async () => {
     await api.apply(configMap({ old: "1", kept: "1" }), "platform-seed");
     await api.merge(settings, { metadata: { labels: byHelm }, data: { new: "1" } });
     await seed("HelmRelease", { kept: "1" });
     deepEqual(await data(), { old: "1", kept: "1", new: "1" });
   });
 
-  it("is not made again by giving up what is gone", async () => {
+  it("what Pulumi owns has one manager, whatever states applied it, and loses what the stack drops", async () => {
+    await own({ domain: "old", dropped: "1" }, "pulumi-kubernetes-1a2b3c4d");
+    await own({ domain: "old", dropped: "1", former: "1" }, "pulumi-kubernetes-5e6f7a8b");
+    await api.apply(configMap({ theirs: "1" }), "somebody");
+    await claim(api, settings, "platform/prod");
+    deepEqual(await managers(), ["platform", "somebody"]);
+    deepEqual(await data(), { domain: "old", dropped: "1", former: "1", theirs: "1" });
+    await own({ domain: "new" }, fieldManager);
+    deepEqual(await data(), { domain: "new", theirs: "1" });
+    deepEqual(await managers(), ["platform", "somebody"]);
+  });
+
+  it("a seed is not made again by giving up what is gone", async () => {
     await api.apply(configMap({ old: "1" }), "platform-seed");
     const { uid } = (await api.get(settings))?.metadata ?? {};
     await api.delete(settings);
