@@ -158,6 +158,7 @@ async function measureReleases(rehearsal: Rehearsal, tree: string, count: number
   const inputs = { ...(artifactState as unknown as ArtifactInputs), tree };
   const gateInputs = (digest: string): GateInputs => ({
     ...{ kubeconfig, repository: `${registry}/platform`, insecure: false, channel: "local", digest },
+    ownCluster: true,
     namespaceUid: "",
     variables: {},
     timeoutSeconds: 300,

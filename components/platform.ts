@@ -198,6 +198,7 @@ export class Platform extends ComponentResource {
         repository: registry.repository,
         insecure,
         kubeconfig: cluster.kubeconfig,
+        ownCluster,
         namespaceUid: namespace.uid,
         channel,
         variables: all(variables),

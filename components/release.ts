@@ -12,6 +12,8 @@ import type { LayerResult } from "./gate/lifecycle";
 /** Arguments of `Release`: those of its artifact, and where it must become Ready. */
 export interface ReleaseArgs extends ArtifactArgs {
   readonly kubeconfig: Input<string>;
+  /** Whether this project makes the cluster. */
+  readonly ownCluster: boolean;
   /** Of the namespace of Flux. */
   readonly namespaceUid: Input<string>;
   /** The tag that the cluster follows. */
@@ -35,13 +37,23 @@ export class Release extends ComponentResource {
 
   constructor(name: string, args: ReleaseArgs, opts?: ComponentResourceOptions) {
     super("platform:release:Release", name, {}, opts);
-    const { kubeconfig, namespaceUid, channel, variables, timeoutSeconds, keep, after, ...artifactArgs } =
-      args;
+    const {
+      kubeconfig,
+      ownCluster,
+      namespaceUid,
+      channel,
+      variables,
+      timeoutSeconds,
+      keep,
+      after,
+      ...artifactArgs
+    } = args;
     const artifact = new Artifact(`${name}-artifact`, artifactArgs, { parent: this });
     const gate = new Gate(
       `${name}-gate`,
       {
         kubeconfig,
+        ownCluster,
         namespaceUid,
         channel,
         variables,

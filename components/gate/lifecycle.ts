@@ -1,6 +1,6 @@
 import type { Clock } from "../clock";
 import { resumeFlux } from "../flux-system/finalizers";
-import { nameOf, type KubernetesApi, type ManifestRef } from "../kubernetes";
+import { goneWith, nameOf, type KubernetesApi, type ManifestRef } from "../kubernetes";
 import type { OciRegistry } from "../oci";
 import { sentence } from "../sentence";
 import {
@@ -20,6 +20,8 @@ import {
 /** A release: which artifact a channel serves, with which facts, and where it must become Ready. */
 export interface GateInputs {
   readonly kubeconfig: string;
+  /** Whether this project makes the cluster; see `goneWith`. */
+  readonly ownCluster: boolean;
   /** Of the namespace of Flux: in another one nothing is released, whatever a refresh saw. */
   readonly namespaceUid: string;
   /** Repository as this machine reaches it: `host[:port]/path`. */
@@ -123,12 +125,14 @@ export class GateLifecycle {
   /**
    * What the cluster runs now.
    *
-   * @returns undefined when the cluster does not answer or holds no Flux source: the release is gone
+   * @returns undefined when the cluster holds no Flux source, or is gone: the release is gone
+   * @throws Error when a cluster that is not this project's does not say
    */
   async read(state: GateOutputs): Promise<GateOutputs | undefined> {
     try {
       const [tag, observed, runtime] = await Promise.all([
-        this.registry.digest(state.repository, state.channel),
+        // A registry that does not answer serves another digest: the next release says what is wrong.
+        this.registry.digest(state.repository, state.channel).catch(() => undefined),
         this.observe(),
         this.api.get(runtimeRef),
       ]);
@@ -138,8 +142,8 @@ export class GateLifecycle {
       // A state of before the facts were a part of the release has none.
       const same = (state as Partial<GateOutputs>).variables === undefined || isSame(facts, state.variables);
       return { ...state, ready: seen.settled && tag === state.digest && same };
-    } catch {
-      return undefined;
+    } catch (error) {
+      return goneWith(state.ownCluster, error);
     }
   }
 
@@ -147,6 +151,8 @@ export class GateLifecycle {
   diff(olds: GateOutputs, news: GateInputs): boolean {
     return (
       !olds.ready ||
+      olds.kubeconfig !== news.kubeconfig ||
+      olds.ownCluster !== news.ownCluster ||
       olds.namespaceUid !== news.namespaceUid ||
       olds.digest !== news.digest ||
       olds.channel !== news.channel ||

@@ -410,7 +410,14 @@ describe("Artifact and Gate out of state", () => {
       );
       const inputs = inputsOf("release:Gate", {
         ...{ kubeconfig: cluster.kubeconfig, repository: artifact.repository, insecure: false },
-        ...{ channel: "x", digest: artifact.digest, timeoutSeconds: 15, keep: 1, namespaceUid: "u" },
+        ...{
+          channel: "x",
+          digest: artifact.digest,
+          timeoutSeconds: 15,
+          keep: 1,
+          namespaceUid: "u",
+          ownCluster: true,
+        },
         variables: {},
       });
       // It serves the digest already: the gate asks for another look, and waits for it.
@@ -459,7 +466,14 @@ describe("Artifact and Gate out of state", () => {
         repository: artifact.repository,
         insecure: false,
       },
-      ...{ channel: "x", digest: artifact.digest, timeoutSeconds: 1, keep: 1, namespaceUid: "u" },
+      ...{
+        channel: "x",
+        digest: artifact.digest,
+        timeoutSeconds: 1,
+        keep: 1,
+        namespaceUid: "u",
+        ownCluster: true,
+      },
       variables: {},
     });
     await refused(
@@ -468,6 +482,10 @@ describe("Artifact and Gate out of state", () => {
     );
     const state = { ...inputs, ready: true, layers: [] };
     equal(await host.read("x", state), undefined);
+    await refused(
+      host.read("x", { ...state, ownCluster: false }),
+      /does not answer \(ECONNREFUSED\)\. Bring the cluster back and run again; /,
+    );
     await host.delete("x", state);
   });
 });

@@ -239,7 +239,7 @@ function gate() {
   const clock = new FakeClock();
   const inputs: GateInputs = {
     ...{ kubeconfig: "", repository: "r/platform", insecure: false, channel: "local", digest: next },
-    ...{ timeoutSeconds: 120, keep: 0, namespaceUid: "the uid" },
+    ...{ timeoutSeconds: 120, keep: 0, ownCluster: true, namespaceUid: "the uid" },
     variables: { artifact_repository: "registry/platform", domain: "old.example.com" },
   };
   flux.configMaps.set("platform-runtime", { data: { ...inputs.variables }, resourceVersion: "1" });
@@ -398,6 +398,8 @@ describe("release gate", () => {
     equal(lifecycle.diff(outputs, inputs), false);
     for (const change of [
       { digest: good },
+      { kubeconfig: "of another user" },
+      { ownCluster: false },
       { namespaceUid: "of another namespace" },
       { channel: "other" },
       { repository: "r/other" },
@@ -420,6 +422,31 @@ describe("release gate", () => {
     equal((await lifecycle.read(outputs))?.ready, false);
     flux.get = () => Promise.resolve(undefined);
     equal(await lifecycle.read(outputs), undefined);
+  });
+
+  it("is gone with a cluster of this project that does not answer, and with no other", async () => {
+    const { flux, inputs, lifecycle } = gate();
+    const outputs = await lifecycle.release(inputs);
+    flux.list = () => Promise.reject(new Error("the API server does not answer."));
+    equal(await lifecycle.read(outputs), undefined);
+    for (const foreign of [
+      { ...outputs, ownCluster: false },
+      { ...outputs, ownCluster: undefined as never },
+    ]) {
+      await rejects(lifecycle.read(foreign), {
+        message:
+          /^the API server does not answer\. Bring the cluster back and run again; if it is gone for good, /,
+      });
+    }
+  });
+
+  it("is not Ready when the registry does not answer", async () => {
+    const { registry, inputs, lifecycle } = gate();
+    const outputs = await lifecycle.release(inputs);
+    registry.digest = () => Promise.reject(new Error("connection refused"));
+    for (const ownCluster of [true, false]) {
+      equal((await lifecycle.read({ ...outputs, ownCluster }))?.ready, false);
+    }
   });
 });
 

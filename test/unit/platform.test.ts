@@ -444,6 +444,7 @@ describe("Platform of a stack on this machine", () => {
     const gate = find(resources, "platform-release-gate");
     deepEqual(dynamicInputs(gate), {
       kubeconfig: "the kubeconfig",
+      ownCluster: true,
       namespaceUid: "the uid",
       channel: "local",
       variables: seedVariables,
@@ -518,7 +519,7 @@ describe("Platform of a stack on a cluster that is there", () => {
     const asked = resources.filter(({ inputs }) => "ownCluster" in inputs);
     deepEqual(
       asked.map(({ name, inputs }) => [name, inputs.ownCluster]),
-      ["flux-system", "seed-cilium", "seed-flux", "seed-flux-operator"].map((name) => [
+      ["flux-system", "release-gate", "seed-cilium", "seed-flux", "seed-flux-operator"].map((name) => [
         `platform-${name}`,
         false,
       ]),
@@ -683,7 +684,12 @@ describe("Platform with other settings", () => {
   });
 
   it("seeds no Cilium into a cluster of somebody else that keeps its network", async () => {
-    const cluster = { ...prod.cluster, cni: "existing" } as const;
+    const cluster = {
+      kind: "existing",
+      kubeconfigFile: "/k",
+      loadBalancerCidr: "10.20.0.0/24",
+      cni: "existing",
+    } as const;
     const { resources } = await compose({ ...prod, cluster }, { kubeconfig: "k" });
     deepEqual(
       resources.filter(({ type }) => type === dynamic("seed:Seed")).map(({ name }) => name),
