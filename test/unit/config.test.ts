@@ -385,7 +385,7 @@ describe("config", () => {
     ],
     [
       { "platform:registry": { kind: "remote", repository: "ghcr.io/x", keep: 3 } },
-      'there is no setting "platform:registry.keep". Here are "platform:registry.kind", "platform:registry.repository", "platform:registry.insecure".',
+      'there is no setting "platform:registry.keep". Here are "platform:registry.kind", "platform:registry.pullUsername", "platform:registry.pullPassword", "platform:registry.repository", "platform:registry.insecure".',
     ],
     ...[
       "not a domain!",

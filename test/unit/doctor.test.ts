@@ -287,7 +287,7 @@ describe("doctor", () => {
     } finally {
       api.stop();
     }
-  });
+  }).timeout(60_000);
 
   it("finds everything at once", async () => {
     const lacks = {
