@@ -164,7 +164,7 @@ export class Machine {
   async kubectl(...args: string[]): Promise<string> {
     const file = join(this.directory, "kubeconfig");
     writeFileSync(file, await this.run("kind", "get", "kubeconfig", "--name", stackName), { mode: 0o600 });
-    return this.run(process.env.KUBECTL ?? "kubectl", "--kubeconfig", file, ...args);
+    return this.run("kubectl", "--kubeconfig", file, ...args);
   }
 
   /** Puts the world's images onto the volume of the registry, where the mirrors find them. */

@@ -4,7 +4,7 @@ import { cacheDirectory } from "../../../../tools/cache";
 import { withLock } from "../../../../tools/lock";
 import { ensureTools, findOptional, pinnedVersion, type ToolName } from "../../../../tools/tools";
 import { ensureDebian } from "./debian";
-import { buildProgramImage, fingerprint, hasImage, moveImage } from "./docker-image";
+import { buildProgramImage, copy, fingerprint, hasImage, moveImage } from "./docker-image";
 import { dockerPath } from "./docker-path";
 import { imageReferences, writeOperatorChart } from "./flux";
 import { goBuild } from "./go-build";
@@ -23,7 +23,7 @@ export interface World {
   readonly images: ReadonlyMap<string, string>;
   /** Directory of unpacked charts by name, as `platform:chartMirror` takes it. */
   readonly charts: string;
-  /** Directories to put first on PATH; none on most machines. */
+  /** Directories to put first on PATH: kubectl, and the wrapper of Docker where it is needed. */
   readonly path: readonly string[];
 }
 
@@ -108,6 +108,10 @@ async function build(directory: string, report: (line: string) => void): Promise
     rmSync(scratch, { recursive: true });
   });
 
+  const kubectl = await once(join(here, "bin"), async (draft) => {
+    copy((await programs())("kubectl"), join(draft, "kubectl"));
+  });
+
   // Go's cache has what is needed to make them again; a world of today may be in use by another checkout.
   rmSync(built, { recursive: true, force: true });
   for (const other of readdirSync(directory).map((name) => join(directory, name)))
@@ -120,7 +124,7 @@ async function build(directory: string, report: (line: string) => void): Promise
     registryImage,
     images: new Map(readdirSync(images).map((file) => [reference(file), join(images, file)])),
     charts,
-    path: await dockerPath(join(here, "path")),
+    path: [...(await dockerPath(join(here, "path"))), kubectl],
   };
 }
 
