@@ -2,8 +2,10 @@ import { deepEqual, equal, match, ok, rejects } from "node:assert/strict";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Stack } from "@pulumi/pulumi/automation";
+import { owner, ownerLabel } from "../../../components/docker/ownership";
 import { Figures } from "./figures";
 import { nodeName, registryName, stackName, type Machine } from "./machine";
+import { faults, remains } from "./platform-check";
 import { suiteOnKind } from "./suite";
 
 /** How often each loss is suffered: three give a minimum, a median and a maximum. */
@@ -27,7 +29,7 @@ suiteOnKind("pulumi up on Kind", (prepared) => {
   async function up(what: string): Promise<Record<string, number>> {
     const { outputs, summary } = await figures.time(what, () => stack.up({ color: "never" }));
     equal(outputs.ready?.value, true);
-    await checkReady(outputs.digest?.value as string);
+    deepEqual(await faults(machine, outputs.digest?.value as string), []);
     return summary.resourceChanges ?? {};
   }
 
@@ -39,23 +41,6 @@ suiteOnKind("pulumi up on Kind", (prepared) => {
       'jsonpath={.status.conditions[?(@.type=="Ready")].lastTransitionTime}',
     );
     return (Date.parse(ready) - Date.parse(made.trim())) / 1000;
-  }
-
-  async function checkReady(digest: string): Promise<void> {
-    const revisions = await machine.kubectl(
-      ...["-n", "flux-system", "get", "kustomizations", "-o"],
-      'jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status} {.status.lastAppliedRevision}{"\\n"}{end}',
-    );
-    deepEqual(revisions.trim().split("\n").sort(), [
-      `apps True ${stackName}@${digest}`,
-      `certs True ${stackName}@${digest}`,
-      `controllers True ${stackName}@${digest}`,
-      `flux-system True ${stackName}@${digest}`,
-    ]);
-    const whoami = await machine.kubectl(
-      ...["-n", "whoami", "get", "deployment", "whoami", "-o", "jsonpath={.status.availableReplicas}"],
-    );
-    equal(whoami, "1");
   }
 
   describe("from nothing", () => {
@@ -108,15 +93,15 @@ suiteOnKind("pulumi up on Kind", (prepared) => {
     });
 
     it("labels every container, the network and the volume as its own", async () => {
-      const filter = ["--filter", "label=platform.pulumi.com/owner=platform", "--format", "{{.Names}}"];
+      const filter = ["--filter", `label=${ownerLabel}=${owner}`, "--format", "{{.Names}}"];
       const names = (await machine.run("docker", "ps", ...filter)).trim().split("\n").sort();
       deepEqual(names, [nodeName, registryName, `${registryName}-docker.io`, `${registryName}-ghcr.io`]);
       for (const [kind, name] of [
         ["network", `platform-${stackName}`],
         ["volume", registryName],
       ] as const) {
-        const label = '{{index .Labels "platform.pulumi.com/owner"}}';
-        equal((await machine.run("docker", kind, "inspect", "--format", label, name)).trim(), "platform");
+        const label = `{{index .Labels "${ownerLabel}"}}`;
+        equal((await machine.run("docker", kind, "inspect", "--format", label, name)).trim(), owner);
       }
     });
 
@@ -207,12 +192,7 @@ suiteOnKind("pulumi up on Kind", (prepared) => {
   describe("destroy", () => {
     it("leaves nothing but the volume that is to be retained", async () => {
       await figures.time("destroy", () => stack.destroy({ color: "never" }));
-      const filter = ["--filter", "label=platform.pulumi.com/owner=platform"];
-      equal(await machine.run("docker", "ps", "--all", "--quiet", ...filter), "");
-      equal(await machine.run("docker", "network", "ls", "--quiet", ...filter), "");
-      equal((await machine.run("docker", "volume", "ls", "--quiet", ...filter)).trim(), registryName);
-      const images = await machine.run("docker", "images", "--format", "{{.Repository}}");
-      ok(!images.includes("platform-node-"), images);
+      deepEqual(await remains(machine), [`volume ${registryName}`]);
       const contexts = await machine.run("kubectl", "config", "get-contexts", "--output", "name");
       ok(!contexts.includes("offline"), contexts);
     });
@@ -221,13 +201,7 @@ suiteOnKind("pulumi up on Kind", (prepared) => {
       machine.configure({ registry: { retain: false } });
       await up("up from nothing");
       await figures.time("destroy", () => stack.destroy({ color: "never" }));
-      equal(
-        await machine.run(
-          ...(["docker", "volume", "ls", "--quiet", "--filter"] as const),
-          "label=platform.pulumi.com/owner=platform",
-        ),
-        "",
-      );
+      deepEqual(await remains(machine), []);
     });
   });
 });

@@ -53,7 +53,8 @@ export async function faults(machine: Machine, digest: string): Promise<string[]
   }
   for (const object of [...instances, ...kustomizations]) {
     const ready = object.status?.conditions?.find(({ type }) => type === "Ready");
-    if (ready?.status !== "True") found.push(`${nameOf(refOf(object))} is not Ready`);
+    // Unknown is a routine reconciliation.
+    if (ready === undefined || ready.status === "False") found.push(`${nameOf(refOf(object))} is not Ready`);
   }
   const whoami = { apiVersion: "apps/v1", kind: "Deployment", name: "whoami", namespace: "whoami" };
   const { availableReplicas = 0 } = ((await api.get(whoami))?.status ?? {}) as { availableReplicas?: number };
