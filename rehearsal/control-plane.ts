@@ -50,6 +50,8 @@ export interface ControlPlaneArgs {
   readonly signal?: AbortSignal;
   /** How many nodes there are. @default 2 */
   readonly nodes?: number;
+  /** Whether the API server writes every patch that it is sent to {@link ControlPlane.auditLog}. @default false */
+  readonly audit?: boolean;
 }
 
 /**
@@ -61,6 +63,8 @@ export class ControlPlane {
   readonly registry: string;
   /** Absolute path of {@link ControlPlane.kubeconfig}. */
   readonly kubeconfigPath: string;
+  /** Absolute path of the audit log: one JSON event a line, Secrets in plain text. */
+  readonly auditLog: string;
 
   /**
    * Resolves when a process ends unasked after its start and is not started again, to an error with its last words:
@@ -95,6 +99,7 @@ export class ControlPlane {
     this.#api = `https://127.0.0.1:${ports.api}`;
     this.registry = `127.0.0.1:${ports.registry}`;
     this.kubeconfigPath = this.#path("kubeconfig");
+    this.auditLog = this.#path("audit.log");
   }
 
   /**
@@ -241,7 +246,19 @@ export class ControlPlane {
       "--allow-privileged=true",
       "--profiling=false",
       "--shutdown-delay-duration=0s",
+      ...(this.args.audit === true ? this.#auditFlags() : []),
     ]);
+  }
+
+  #auditFlags(): string[] {
+    const policy = {
+      ...{ apiVersion: "audit.k8s.io/v1", kind: "Policy", omitStages: ["RequestReceived"] },
+      rules: [{ level: "Request", verbs: ["patch"] }, { level: "None" }],
+    };
+    return [
+      `--audit-policy-file=${this.#write("audit-policy.yaml", stringify(policy))}`,
+      `--audit-log-path=${this.auditLog}`,
+    ];
   }
 
   #startControllers(): void {

@@ -29,6 +29,8 @@ export interface RehearsalOptions {
   readonly identity?: boolean;
   /** How long one run may take until every layer is Ready. @default 120 */
   readonly timeoutSeconds?: number;
+  /** Whether the control plane keeps an audit log, Secrets in plain text. @default false */
+  readonly audit?: boolean;
   /** Takes a line of progress. */
   readonly report: (line: string) => void;
 }
@@ -101,7 +103,7 @@ export class Rehearsal {
     const failed = new AbortController();
     const starting = ControlPlane.start({
       ...{ directory: join(directory, "control-plane"), tools: paths, report: options.report },
-      signal: failed.signal,
+      ...{ signal: failed.signal, audit: options.audit },
     });
     try {
       const [controlPlane, standInCharts] = await Promise.all([starting, prepareCharts(directory)]);
