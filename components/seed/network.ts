@@ -71,11 +71,10 @@ function isReady(node: Manifest): boolean {
  * @returns findings; none for a tree that cannot be built, of which others say more
  */
 export async function findSecondNetwork(tree: string, cluster: string): Promise<string[]> {
-  const wanted = (manifest: string) => /^kind: HelmRelease$/m.test(manifest);
-  const { layers } = await renderCluster(tree, cluster, { wanted }).catch(() => ({ layers: [] }));
+  const { layers } = await renderCluster(tree, cluster).catch(() => ({ layers: [] }));
   return layers.flatMap(({ name, manifests }) =>
     manifests
-      .filter(({ metadata }) => metadata.name === "cilium")
+      .filter(({ kind, metadata }) => kind === "HelmRelease" && metadata.name === "cilium")
       .map(
         (release) =>
           `Checking the network of cluster "${cluster}" failed: platform:cluster.cni is "existing", and layer "${name}" brings ${nameOf(refOf(release))}. Take Cilium out of the layer (see docs/platform.md), or set "cilium".`,
