@@ -80,7 +80,7 @@ async function makeModel(): Promise<Model> {
 }
 
 function namespaces(...names: readonly string[]): string {
-  return names.map((name) => `---\nkind: Namespace\nmetadata: {name: ${name}}\n`).join("");
+  return names.map((name) => `---\napiVersion: v1\nkind: Namespace\nmetadata: {name: ${name}}\n`).join("");
 }
 
 let model: Promise<Model> | undefined;

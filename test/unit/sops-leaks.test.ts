@@ -465,7 +465,8 @@ describe("every run", function () {
           registered.push(type);
           return { id: `${name}-id`, state: inputs as object };
         },
-        call: ({ inputs }) => inputs as object,
+        // The doctor, whose findings are its output, has none.
+        call: ({ inputs }) => ({ stdout: "[]", ...(inputs as object) }),
       },
       "platform",
       "x",
