@@ -428,6 +428,7 @@ describe("Platform of a stack on this machine", () => {
     deepEqual(dynamicInputs(artifact), {
       ...source,
       content: "content",
+      requireClean: false,
       tree: "/project/gitops",
       cluster: "local",
       files: { "clusters/local/a.enc.yaml": "sealed" },

@@ -383,15 +383,20 @@ func (b *builder) objects(k *kustomization) error {
 	if err := b.substitute(context.Background(), k); err != nil {
 		return err
 	}
-	text, err := k.built.AsYaml()
-	if err != nil {
-		return fmt.Errorf("kustomize build failed: %w", err)
+	objects := []*unstructured.Unstructured{}
+	for _, each := range k.built.Resources() {
+		// JSON is YAML, too: what ReadObjects reads of it is what it reads of the text that Flux has here.
+		text, err := each.MarshalJSON()
+		if err != nil {
+			return fmt.Errorf("kustomize build failed: %w", err)
+		}
+		read, err := ssautil.ReadObjects(bytes.NewReader(text))
+		if err != nil {
+			return err
+		}
+		objects = append(objects, read...)
 	}
 	k.built = nil
-	objects, err := ssautil.ReadObjects(bytes.NewReader(text))
-	if err != nil {
-		return err
-	}
 	labels, _, _ := unstructured.NestedStringMap(k.spec.Object, "spec", "commonMetadata", "labels")
 	annotations, _, _ := unstructured.NestedStringMap(k.spec.Object, "spec", "commonMetadata", "annotations")
 	ssautil.SetCommonMetadata(objects, labels, annotations)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -197,7 +198,13 @@ func (b *builder) substitute(ctx context.Context, k *kustomization) error {
 	always := strategy == "Always" || anything
 
 	var failure error
+	validated := false
 	for _, each := range resources {
+		// Most objects have no variable: envsubst leaves them as they are. Names of variables it checks with the first.
+		if text, err := each.MarshalJSON(); err == nil && validated && !bytes.ContainsRune(text, '$') {
+			continue
+		}
+		validated = true
 		for {
 			values := make(map[string]any, len(variables))
 			for name, value := range variables {
