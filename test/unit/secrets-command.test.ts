@@ -68,7 +68,15 @@ async function makeModel(): Promise<Model> {
     recipients: [${own}]
     recoveryRecipient: ${recovery}
 `,
-    "project/gitops/clusters/prod/kustomization.yaml": "resources: [namespaces.yaml, apps]\n",
+    "project/gitops/clusters/prod/kustomization.yaml": "resources: [namespaces.yaml, apps.yaml]\n",
+    "project/gitops/clusters/prod/apps.yaml": `apiVersion: kustomize.toolkit.fluxcd.io/v1
+kind: Kustomization
+metadata: {name: apps, namespace: flux-system}
+spec:
+  path: ./clusters/prod/apps
+  sourceRef: {kind: OCIRepository, name: flux-system}
+  decryption: {provider: sops}
+`,
     "project/gitops/clusters/prod/namespaces.yaml": namespaces("db", "files", "new", "x"),
     [`project/${apps}/kustomization.yaml`]: "resources:\n  - db.enc.yaml\n",
     [`project/${apps}/db.enc.yaml`]: await sops.encrypt(manifest, "db.enc.yaml", [own, recovery]),
@@ -655,7 +663,7 @@ describe("npm run secrets -- check, of every stack", function () {
     writeFiles(of.directory, {
       [`${apps}/kustomization.yaml`]: "resources:\n  - db.enc.yaml\n  - gone.yaml\n",
     });
-    match(of.secrets(["check"]).stdout, /^Building cluster "prod" failed: .*gone\.yaml.*\n$/);
+    match(of.secrets(["check"]).stdout, /^Building layer "apps" of cluster "prod" failed: .*gone\.yaml.*\n$/);
   });
 
   it("says how many files the identity opened, where it did not open all", async () => {

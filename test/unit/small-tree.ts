@@ -14,6 +14,7 @@ metadata: {name: controllers, namespace: flux-system}
 spec:
   path: ./clusters/x/controllers
   sourceRef: {kind: OCIRepository, name: flux-system}
+  decryption: {provider: sops}
   postBuild:
     substituteFrom: [{kind: ConfigMap, name: platform-variables}, {kind: ConfigMap, name: platform-runtime}]
 `,
