@@ -29,7 +29,9 @@ describe("final objects", function () {
   let api: KubernetesClient;
 
   before(async () => {
-    const tools = await ensureTools([...controlPlaneTools, "helm", "platform-tree"], { report: console.error });
+    const tools = await ensureTools([...controlPlaneTools, "helm", "platform-tree"], {
+      report: console.error,
+    });
     const told = new Set<string>();
     for (const stack of stacks) {
       const config = await readStackConfig(stack, project, process.env);
