@@ -30,7 +30,7 @@ export interface Host {
   /** Free bytes of the file system that holds a path. */
   freeBytes(path: string): Promise<number>;
   /** The API server behind a kubeconfig. */
-  kubernetes(kubeconfig: string): Pick<KubernetesClient, "ready" | "allows">;
+  readonly kubernetes: (kubeconfig: string) => Pick<KubernetesClient, "ready" | "allows">;
   /** Runs `crane`, which reaches a registry as a release does. @throws as `run` does */
   crane(...args: string[]): Promise<string>;
 }

@@ -82,8 +82,8 @@ function failure(code: FailureCode, message: string, cause?: unknown): Kubernete
  * @returns undefined when the resource is gone with its cluster
  * @throws Error when nobody knows: a cluster that is not this project's may answer again
  */
-export function goneWith(ownCluster: boolean | undefined, error: unknown): undefined {
-  if (ownCluster === true) return undefined;
+export function goneWith(ownCluster: boolean | undefined, error: unknown): void {
+  if (ownCluster === true) return;
   const { code, message } = error as Partial<KubernetesFailure>;
   const remedy =
     code === "unauthorized" || code === "kubeconfig"

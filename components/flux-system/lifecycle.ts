@@ -59,7 +59,8 @@ export class FluxNamespaceLifecycle {
     try {
       found = await this.api.get(ref);
     } catch (error) {
-      return goneWith(state.ownCluster, error);
+      goneWith(state.ownCluster, error);
+      return undefined;
     }
     if (found === undefined || isGoing(found)) return undefined;
     return { ...state, uid: found.metadata.uid ?? "" };

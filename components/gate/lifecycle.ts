@@ -143,7 +143,8 @@ export class GateLifecycle {
       const same = (state as Partial<GateOutputs>).variables === undefined || isSame(facts, state.variables);
       return { ...state, ready: seen.settled && tag === state.digest && same };
     } catch (error) {
-      return goneWith(state.ownCluster, error);
+      goneWith(state.ownCluster, error);
+      return undefined;
     }
   }
 

@@ -60,7 +60,8 @@ export function checkEncryption(path: string, content: string): string[] {
   const [metadata] = objects.flatMap((object) => ("sops" in object ? [object.sops] : []));
   if (metadata === undefined) return [];
   // In a file that was changed by hand it may be anything.
-  const sops = (metadata ?? {}) as Readonly<Record<string, unknown>>;
+  const changed: unknown = metadata;
+  const sops = (changed ?? {}) as Readonly<Record<string, unknown>>;
   const foreign = Object.entries(sops).filter(
     ([key, value]) => foreignKeys().includes(key) && Array.isArray(value) && value.length > 0,
   );

@@ -25,8 +25,8 @@ export function objectsIn(content: string): SecretFile[] {
   return parseAllDocuments(content, { logLevel: "error" }).flatMap((document) => {
     const [wrong] = document.errors;
     if (wrong !== undefined) throw wrong;
-    const object: unknown = document.toJS();
-    return typeof object === "object" && object !== null ? [object as SecretFile] : [];
+    const object = document.toJS() as SecretFile | string | null;
+    return typeof object === "object" && object !== null ? [object] : [];
   });
 }
 

@@ -147,7 +147,7 @@ describe("rehearsal of local", function () {
     const values = async () => {
       const secrets = [...files.values()].flatMap(secretsIn).map(async ({ apiVersion, kind, metadata }) => {
         const secret = await api.get({ apiVersion, kind, ...metadata });
-        return [metadata.name, secret?.data] as const;
+        return [metadata.name, secret?.data as Record<string, string> | undefined] as const;
       });
       return Object.fromEntries(await Promise.all(secrets));
     };

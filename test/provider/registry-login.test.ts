@@ -40,7 +40,7 @@ describe("the login to a registry", () => {
     deepEqual(await dockerLogin(registry.address), reader);
     writeFileSync(file, "{ not JSON");
     const failure = await dockerLogin(registry.address).catch((error: unknown) => (error as Error).message);
-    match(String(failure), /^Reading Docker's login to 127\.0\.0\.1:\d+ failed: .* Run "docker login 127/s);
+    match(failure as string, /^Reading Docker's login to 127\.0\.0\.1:\d+ failed: .* Run "docker login 127/s);
   });
 
   it("may pull, or the registry's refusal is told with the remedy, before anything is made", async () => {

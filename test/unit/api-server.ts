@@ -82,7 +82,7 @@ export class FakeApiServer {
       )
     ) {
       // Of one namespace, or of all.
-      const [prefix = "", plural = ""] = [
+      const [prefix, plural] = [
         path.slice(0, path.lastIndexOf("/")),
         path.slice(path.lastIndexOf("/")),
       ];

@@ -72,6 +72,14 @@ function layer(name: string, others: Partial<FakeLayer> = {}): FakeLayer {
   };
 }
 
+/** The labels that kustomize-controller puts on what a Kustomization of namespace flux-system brings. */
+function broughtBy(owner: string): Record<string, string> {
+  return {
+    "kustomize.toolkit.fluxcd.io/name": owner,
+    "kustomize.toolkit.fluxcd.io/namespace": "flux-system",
+  };
+}
+
 /** As much of Flux as the gate sees: it reconciles what it is asked to, after its dependencies. */
 class FakeFlux implements KubernetesApi {
   readonly layers: FakeLayer[] = [
@@ -137,12 +145,7 @@ class FakeFlux implements KubernetesApi {
           ...{ name: layer.name, namespace: layer.namespace, generation: 1 },
           ...(layer.going === true ? { deletionTimestamp: "2026-01-01T00:00:00Z" } : {}),
           annotations: layer.annotations ?? {},
-          labels: (layer.owner === undefined
-            ? {}
-            : {
-                "kustomize.toolkit.fluxcd.io/name": layer.owner,
-                "kustomize.toolkit.fluxcd.io/namespace": "flux-system",
-              }) as Record<string, string>,
+          ...(layer.owner === undefined ? {} : { labels: broughtBy(layer.owner) }),
         },
         spec: {
           ...(layer.suspend === true ? { suspend: true } : {}),
@@ -621,10 +624,7 @@ describe("everything that comes from a release", () => {
     ...{ apiVersion: "helm.toolkit.fluxcd.io/v2", kind: "HelmRelease", spec },
     metadata: {
       ...{ name, namespace: "apps", generation: 1 },
-      labels: {
-        "kustomize.toolkit.fluxcd.io/name": "controllers",
-        "kustomize.toolkit.fluxcd.io/namespace": "flux-system",
-      },
+      labels: broughtBy("controllers"),
     },
     status: { observedGeneration: 1, conditions },
   });

@@ -32,7 +32,7 @@ const check = (
 const run = 'Run "npm run secrets -- init --stack dev".';
 
 describe("rules of SOPS", () => {
-  it("are one for each stack that has recipients and secrets, the recovery key's among its recipients", async () => {
+  it("are one for each stack that has recipients and secrets, the recovery key's among its recipients", () => {
     deepEqual(parse(rules), {
       creation_rules: [
         {
@@ -228,7 +228,7 @@ destination_rules: [] # none yet
       deepEqual(await check(render([prod, dev], empty)), []);
   });
 
-  it("are found beside the tree or above it, in its repository or project", async () => {
+  it("are found beside the tree or above it, in its repository or project", () => {
     const directory = temporaryDirectory();
     const tree = join(directory, "a", "b", "gitops");
     const beside = (path: string) => join(directory, path, ".sops.yaml");
