@@ -388,6 +388,10 @@ func (b *builder) objects(k *kustomization) error {
 		// JSON is YAML, too: what ReadObjects reads of it is what it reads of the text that Flux has here.
 		text, err := each.MarshalJSON()
 		if err != nil {
+			// Flux says it of the whole.
+			if _, whole := k.built.AsYaml(); whole != nil {
+				err = whole
+			}
 			return fmt.Errorf("kustomize build failed: %w", err)
 		}
 		read, err := ssautil.ReadObjects(bytes.NewReader(text))
