@@ -19,7 +19,7 @@ export interface FinalObject {
   readonly release?: string;
 }
 
-/** Renders a chart as Helm does, or tells that it cannot be had. */
+/** Renders a chart as Helm does, or tells that it is not available. */
 export type RenderChart = (chart: Chart) => Promise<readonly Manifest[] | undefined>;
 
 /**

@@ -176,7 +176,7 @@ export function together(...checks: readonly (readonly string[])[]): string[] {
  * cluster from its recovery. A tree in no repository has nothing wrong.
  *
  * @param tree absolute path
- * @throws Error when `base` is named and cannot be had, or when Git refuses to answer
+ * @throws Error when `base` is named and not available, or when Git refuses to answer
  */
 export async function checkRepository(
   tree: string,

@@ -58,7 +58,7 @@ async function readText(file: string): Promise<string> {
  *
  * @param base the branch to compare with. @default the remote's default branch, or `main` or `master`
  * @returns undefined when nothing is named and there is none
- * @throws Error when `base` is named and cannot be had
+ * @throws Error when `base` is named and not available
  */
 export async function mergeBase(repository: string, base?: string): Promise<string | undefined> {
   const git = (...args: string[]) => run("git", args, { cwd: repository });

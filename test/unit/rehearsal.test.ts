@@ -77,7 +77,7 @@ describe("rehearsal that is starting", function () {
     deepEqual(leftIn(env.TMPDIR), []);
   });
 
-  it("leaves no process and no directory behind when its charts cannot be had", async () => {
+  it("leaves no process and no directory behind when its charts are not available", async () => {
     const env = surroundings({ modules: "sleep 1; echo no >&2; exit 1" });
     await withEnvironment(env, () =>
       rejects(
