@@ -137,12 +137,14 @@ export class Watch {
   private look(): void {
     this.looks++;
     for (const pid of descendants(this.root)) {
+      // Before its name: a process that becomes SOPS in between is SOPS.
+      const environment = readNow(`/proc/${pid}/environ`).toString("latin1");
       const name = readNow(`/proc/${pid}/comm`).toString().trim();
       this.seen.add(name);
       this.texts.set(readNow(`/proc/${pid}/cmdline`).toString("latin1"), `the arguments of ${name}`);
       // SOPS is told the identity there, and hands its environment on to nobody.
       if (name !== "sops") {
-        this.texts.set(readNow(`/proc/${pid}/environ`).toString("latin1"), `the environment of ${name}`);
+        this.texts.set(environment, `the environment of ${name}`);
       }
       const [, core] = /Max core file size\s+(\S+)/.exec(readNow(`/proc/${pid}/limits`).toString()) ?? [];
       if (core !== undefined) this.cores.add(`${core} of ${name}`);

@@ -197,6 +197,7 @@ describe("what nobody may know", function () {
         "tools",
         "config.ts",
         "index.ts",
+        "package.json",
         "tsconfig.json",
       ]) {
         cpSync(join(repository, name), join(secrets.project, name), { recursive: true });

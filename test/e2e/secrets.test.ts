@@ -22,7 +22,7 @@ const sopsAge = secretNamed("sops-age", "flux-system");
 const generated = "clusters/prod/apps/homepage.enc.yaml";
 
 describe("secrets of a rehearsed stack", function () {
-  this.timeout(240_000);
+  this.timeout(600_000);
   const progress: string[] = [];
   let known: KnownSecrets;
   let project: string;
