@@ -1,7 +1,7 @@
 import { Agent, get } from "node:http";
 import { run } from "../command";
 import { sentence } from "../sentence";
-import { owner, ownerLabel, type Labels } from "./ownership";
+import { networkLabel, owner, ownerLabel, type Labels } from "./ownership";
 
 /** A container as it is there. */
 export interface FoundContainer {
@@ -49,6 +49,7 @@ export interface Docker {
   /** @returns undefined when there is none of that name */
   network(name: string): Promise<FoundNetwork | undefined>;
   createNetwork(name: string): Promise<void>;
+  /** Removes a network, and the images that were made for its nodes. */
   removeNetwork(name: string): Promise<void>;
 }
 
@@ -128,6 +129,8 @@ export class DockerCli implements Docker {
   }
 
   async removeNetwork(name: string): Promise<void> {
+    // The network goes last: when it is gone, nothing of the stack is left.
+    await pruneImages(name);
     await docker("network", "rm", name);
   }
 
@@ -170,6 +173,15 @@ export function answers(address: string): Promise<boolean> {
         resolve(false);
       });
   });
+}
+
+/**
+ * Removes the images that this project made for the nodes of a network, but for those that a container uses. Where the
+ * engine refuses, as while it prunes for somebody else, they stay: they are a few kilobytes on top of the node image.
+ */
+export async function pruneImages(network: string): Promise<void> {
+  const filter = `label=${networkLabel}=${network}`;
+  await docker("image", "prune", "--all", "--force", "--filter", filter).catch(() => undefined);
 }
 
 /** What the engine's client says when no engine answers; its version 29 has words of its own. */

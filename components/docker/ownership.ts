@@ -2,6 +2,9 @@
 export const ownerLabel = "platform.pulumi.com/owner";
 export const owner = "platform";
 
+/** The label of an image of nodes that this project made: the Docker network that they are for. */
+export const networkLabel = "platform.pulumi.com/network";
+
 /** What `docker inspect` tells of labels; Docker writes null for none. */
 export type Labels = Readonly<Record<string, string>> | null | undefined;
 

@@ -621,7 +621,7 @@ describe("Network and Container out of state", () => {
     await host.delete(id, state);
     equal(await host.read(id, state), undefined);
     await host.delete(id, state);
-    deepEqual(changes(), ["network create", "network rm"]);
+    deepEqual(changes(), ["network create", "image prune", "network rm"]);
   });
 
   it("run, adopt, start, replace, find and delete a container with the docker program", async () => {

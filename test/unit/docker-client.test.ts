@@ -33,6 +33,9 @@ async function against<T>(
 const says = (value: unknown) => `echo '${JSON.stringify(value)}'`;
 const fails = (message: string) => `echo '${message}' >&2; exit 1`;
 
+const prune = (network: string) =>
+  `docker[image][prune][--all][--force][--filter][label=platform.pulumi.com/network=${network}]`;
+
 const spec: ContainerSpec = {
   name: "registry",
   image: "sha256:image",
@@ -186,10 +189,22 @@ describe("DockerCli", () => {
       () => cli.createNetwork("x"),
       "docker[network][create][--label][platform.pulumi.com/owner=platform][x]",
     ],
-    ["removes a network", () => cli.removeNetwork("x"), "docker[network][rm][x]"],
   ] as const) {
     it(what, async () => {
       deepEqual((await against({}, action)).calls, [call]);
+    });
+  }
+
+  for (const [what, script] of [
+    ["with the images of its nodes", ""],
+    [
+      "although its images cannot be",
+      `case "$1" in image) ${fails("a prune operation is already running")} ;; esac`,
+    ],
+  ] as const) {
+    it(`removes a network, ${what}`, async () => {
+      const { calls } = await against({ docker: script }, () => cli.removeNetwork("x"));
+      deepEqual(calls, [prune("x"), "docker[network][rm][x]"]);
     });
   }
 });
@@ -264,7 +279,7 @@ describe("KindCli", () => {
       const script =
         'case "$1" in cp) (cd "$2/.." && find . -type f -printf "%m %p " -exec cat {} +) >> $log/input ;; esac';
       const { calls, input } = await against({ docker: script }, () =>
-        cli.makeImage("kindest/node:v1", "platform-node-a:12", pull, {
+        cli.makeImage("kindest/node:v1", "platform-node-a:12", "platform-a", pull, {
           "/etc/kubernetes/platform/a.yaml": "a\n",
           "/kind/platform/unfinished": "u\n",
         }),
@@ -272,11 +287,12 @@ describe("KindCli", () => {
       deepEqual(
         calls.map((call) => call.replace(/\[[^\]]*\/platform-node-\w+\//, "[SCRATCH/")),
         [
+          prune("platform-a"),
           "docker[rm][--force][platform-node-a-12-label]",
           `docker[create][--name][platform-node-a-12-label][--label][platform.pulumi.com/owner=platform][--pull][${policy}][kindest/node:v1]`,
           "docker[cp][SCRATCH/etc/kubernetes/platform][platform-node-a-12-label:/etc/kubernetes]",
           "docker[cp][SCRATCH/kind/platform][platform-node-a-12-label:/kind]",
-          "docker[commit][--change][LABEL platform.pulumi.com/owner=platform][platform-node-a-12-label][platform-node-a:12]",
+          "docker[commit][--change][LABEL platform.pulumi.com/owner=platform platform.pulumi.com/network=platform-a][platform-node-a-12-label][platform-node-a:12]",
           "docker[rm][--force][--volumes][platform-node-a-12-label]",
         ],
       );
@@ -288,7 +304,10 @@ describe("KindCli", () => {
     it(`leaves no scratch container behind when an image cannot be made because of docker ${failing}`, async () => {
       const script = `case "$1" in ${failing}) ${fails("no space left on device")} ;; esac`;
       const { calls } = await against({ docker: script }, () =>
-        rejects(cli.makeImage("kindest/node:v1", "t:1", true, { "/a/b": "" }), /no space left on device/),
+        rejects(
+          cli.makeImage("kindest/node:v1", "t:1", "platform-t", true, { "/a/b": "" }),
+          /no space left on device/,
+        ),
       );
       equal(calls.at(-1), "docker[rm][--force][--volumes][t-1-label]");
     });
@@ -320,7 +339,7 @@ describe("KindCli", () => {
       () => cli.delete("local"),
       "kind[delete][cluster][--name][local]",
     ],
-    ["removes an image", () => cli.removeImage("t:1"), "docker[rmi][--force][t:1]"],
+    ["removes the images of a network", () => cli.removeImages("x"), prune("x")],
     ["unpauses a node", () => cli.revive({ ...node, status: "paused" }), "docker[unpause][n]"],
     ["starts a node", () => cli.revive({ ...node, status: "exited" }), "docker[start][n]"],
   ] as const) {

@@ -50,15 +50,19 @@ class FakeKind implements Kind {
   makeImage(
     image: string,
     tag: string,
+    network: string,
     pull: boolean,
     files: Readonly<Record<string, string>>,
   ): Promise<void> {
     this.images.set(tag, files);
-    return this.act("makeImage", `label ${image} as ${tag}, ${pull ? "pulled" : "never pulled"}`);
+    return this.act(
+      "makeImage",
+      `label ${image} as ${tag} for ${network}, ${pull ? "pulled" : "never pulled"}`,
+    );
   }
 
-  removeImage(tag: string): Promise<void> {
-    return this.act("removeImage", `remove ${tag}`);
+  removeImages(network: string): Promise<void> {
+    return this.act("removeImages", `remove the images of ${network}`);
   }
 
   async create(name: string, network: string, config: string): Promise<void> {
@@ -252,7 +256,7 @@ const configured = [...registries, ...finished];
 const deleted = ["mark local-control-plane", "mark local-worker", "delete local"];
 const recreated = [
   ...deleted,
-  `label ${image} as ${tag(image)}, pulled`,
+  `label ${image} as ${tag(image)} for platform-local, pulled`,
   "create local in platform-local",
   ...registries,
   ...marked,
@@ -412,7 +416,7 @@ describe("Kind cluster that is not there", () => {
   it("does not pull an image that it must not", async () => {
     const { kind, inputs, lifecycle } = cluster();
     await lifecycle.create({ ...inputs, pull: false });
-    equal(kind.log[0], `label ${image} as ${tag(image)}, never pulled`);
+    equal(kind.log[0], `label ${image} as ${tag(image)} for platform-local, never pulled`);
   });
 });
 
@@ -561,7 +565,7 @@ describe("Kind cluster that is there", () => {
       await lifecycle.create(changed);
       deepEqual(kind.log.slice(0, 5), [
         ...deleted,
-        `label ${changed.image} as ${tag(changed.image)}, pulled`,
+        `label ${changed.image} as ${tag(changed.image)} for ${changed.network}, pulled`,
         `create local in ${changed.network}`,
       ]);
     });
@@ -652,18 +656,11 @@ describe("Kind cluster that is there", () => {
     });
   }
 
-  it("is deleted with its image", async () => {
+  it("is deleted with its images", async () => {
     const { kind, outputs, lifecycle } = await running();
     await lifecycle.delete(outputs);
     await lifecycle.delete(outputs);
-    deepEqual(kind.log, [...deleted, `remove ${tag(image)}`]);
-  });
-
-  it("is deleted although its image is in use", async () => {
-    const { kind, outputs, lifecycle } = await running();
-    kind.failures.removeImage = "image is being used";
-    await lifecycle.delete(outputs);
-    deepEqual(kind.log, deleted);
+    deepEqual(kind.log, [...deleted, "remove the images of platform-local"]);
   });
 
   it("is deleted although a node takes no mark any more", async () => {

@@ -2,8 +2,8 @@ import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { run } from "../../command";
-import { docker } from "../../docker/client";
-import { owner, ownerLabel, type Labels } from "../../docker/ownership";
+import { docker, pruneImages } from "../../docker/client";
+import { networkLabel, owner, ownerLabel, type Labels } from "../../docker/ownership";
 
 /** A node of a Kind cluster: a container. */
 export interface KindNode {
@@ -20,17 +20,20 @@ export interface Kind {
   /** The nodes of a cluster, half-made ones included; none when there is no such cluster. */
   nodes(cluster: string): Promise<KindNode[]>;
   /**
-   * Makes the image of this project's nodes: `image` with the owner's label, which its containers inherit, and files.
+   * Makes the image of this project's nodes: `image` with the labels of owner and network, which its containers
+   * inherit, and files. Earlier images that no container uses are removed.
    *
    * @param files absolute path in the image → content; the second-last directory of a path must exist in `image`
    */
   makeImage(
     image: string,
     tag: string,
+    network: string,
     pull: boolean,
     files: Readonly<Record<string, string>>,
   ): Promise<void>;
-  removeImage(tag: string): Promise<void>;
+  /** Removes the images that `makeImage` made for a network, but for those that a container uses. */
+  removeImages(network: string): Promise<void>;
   /** @param network Docker network of the nodes */
   create(name: string, network: string, config: string): Promise<void>;
   kubeconfig(name: string): Promise<string>;
@@ -77,9 +80,11 @@ export class KindCli implements Kind {
   async makeImage(
     image: string,
     tag: string,
+    network: string,
     pull: boolean,
     files: Readonly<Record<string, string>>,
   ): Promise<void> {
+    await this.removeImages(network);
     const scratch = `${tag.replace(/[^a-z0-9_.-]/g, "-")}-label`;
     await docker("rm", "--force", scratch).catch(() => undefined);
     await docker(
@@ -88,14 +93,15 @@ export class KindCli implements Kind {
     );
     try {
       await this.copyFiles(scratch, files);
-      await docker("commit", "--change", `LABEL ${ownerLabel}=${owner}`, scratch, tag);
+      const labels = `LABEL ${ownerLabel}=${owner} ${networkLabel}=${network}`;
+      await docker("commit", "--change", labels, scratch, tag);
     } finally {
       await docker("rm", "--force", "--volumes", scratch);
     }
   }
 
-  async removeImage(tag: string): Promise<void> {
-    await docker("rmi", "--force", tag);
+  removeImages(network: string): Promise<void> {
+    return pruneImages(network);
   }
 
   async create(name: string, network: string, config: string): Promise<void> {

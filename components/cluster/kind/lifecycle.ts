@@ -172,8 +172,7 @@ export class KindLifecycle {
     if (nodes.length === 0) return;
     refuseForeign("Deleting", state.name, nodes);
     await this.remove(state.name, nodes);
-    // Another cluster of this project may still use the image.
-    await this.kind.removeImage(imageTag(state)).catch(() => undefined);
+    await this.kind.removeImages(state.network);
   }
 
   /** Deletes a cluster; when the run is killed meanwhile, the next one finds it half-deleted. */
@@ -235,7 +234,10 @@ export class KindLifecycle {
     try {
       // Docker would make the directory of the log as root.
       for (const directory of logsOf(inputs.config)) await mkdir(directory, { recursive: true });
-      await this.kind.makeImage(inputs.image, tag, inputs.pull, { ...inputs.files, ...unfinished });
+      await this.kind.makeImage(inputs.image, tag, inputs.network, inputs.pull, {
+        ...inputs.files,
+        ...unfinished,
+      });
       await this.kind.create(inputs.name, inputs.network, withImage(inputs.config, tag));
     } catch (error) {
       throw new Error(
