@@ -82,10 +82,7 @@ export class FakeApiServer {
       )
     ) {
       // Of one namespace, or of all.
-      const [prefix, plural] = [
-        path.slice(0, path.lastIndexOf("/")),
-        path.slice(path.lastIndexOf("/")),
-      ];
+      const [prefix, plural] = [path.slice(0, path.lastIndexOf("/")), path.slice(path.lastIndexOf("/"))];
       const everywhere = (key: string) =>
         key.startsWith(`${prefix}/namespaces/`) && key.includes(`${plural}/`);
       const items = [...this.objects]
