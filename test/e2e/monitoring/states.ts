@@ -43,9 +43,12 @@ export const wrong: readonly Manifest[] = [
   {
     apiVersion: "source.toolkit.fluxcd.io/v1",
     kind: "HelmChart",
-    // The source-controller of a rehearsal passes over what bears this label
-    metadata: { name: "stuck", ...fluxSystem, labels: { "kustomize.toolkit.fluxcd.io/name": "none" } },
-    spec: { interval: "10m", chart: "none", sourceRef: { kind: "HelmRepository", name: "none" } },
+    metadata: { name: "stuck", ...fluxSystem },
+    // The source-controller passes over it, and no Kustomization brings it, as for what a rehearsal simulates.
+    spec: {
+      ...{ interval: "10m", suspend: true, chart: "none" },
+      sourceRef: { kind: "HelmRepository", name: "none" },
+    },
   },
 ];
 
