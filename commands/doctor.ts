@@ -5,6 +5,7 @@ import { text } from "node:stream/consumers";
 import { run } from "../components/command";
 import { owner, ownerLabel } from "../components/docker/ownership";
 import { KubernetesClient } from "../components/kubernetes";
+import { isUnknown } from "../components/oci";
 import { mirrorName, registryName } from "../components/registry-name";
 import { readStackConfig, type PlatformConfig } from "../config";
 import { ensureTools } from "../tools/tools";
@@ -167,7 +168,7 @@ async function checkRegistry(
     // Not built yet: the program builds it, and has this examined again before it makes anything.
     if (message.startsWith("Unable to execute")) return [];
     // The first release makes the repository.
-    if (/404 Not Found|MANIFEST_UNKNOWN|NAME_UNKNOWN/.test(message)) return [];
+    if (isUnknown(error)) return [];
     if (/UNAUTHORIZED|DENIED|401 Unauthorized|403 Forbidden/.test(message)) {
       return [
         {

@@ -125,6 +125,7 @@ export class Crane implements OciRegistry, ArtifactReader {
   }
 }
 
-function isUnknown(error: unknown): boolean {
+/** Whether a registry said that it does not hold what was asked for. */
+export function isUnknown(error: unknown): boolean {
   return /404 Not Found|MANIFEST_UNKNOWN|NAME_UNKNOWN/.test((error as Error).message);
 }

@@ -11,6 +11,7 @@ import {
 } from "@pulumi/pulumi";
 import { RandomPassword } from "@pulumi/random";
 import type { PlatformConfig } from "../config";
+import { runtimeName } from "./artifact/check";
 import type { Provenance } from "./artifact/git";
 import type { Cluster } from "./cluster/cluster";
 import { Garbage } from "./docker/garbage/resource";
@@ -105,7 +106,7 @@ export class Platform extends ComponentResource {
         ownCluster,
         owner,
         owned: [
-          { kind: "ConfigMap", name: "platform-runtime" },
+          { kind: "ConfigMap", name: runtimeName },
           { kind: "Secret", name: "sops-age" },
           ...(config.registry.kind === "remote" ? [{ kind: "Secret", name: "platform-registry" }] : []),
         ].map((object) => ({ apiVersion: "v1", namespace: fluxNamespace, ...object })),
@@ -144,7 +145,7 @@ export class Platform extends ComponentResource {
     };
     const runtime = new core.v1.ConfigMap(
       `${name}-runtime`,
-      { metadata: { name: "platform-runtime", namespace: namespace.name, annotations }, data: variables },
+      { metadata: { name: runtimeName, namespace: namespace.name, annotations }, data: variables },
       { parent: this, ...inNamespace },
     );
 
@@ -184,26 +185,30 @@ export class Platform extends ComponentResource {
     const release = new Release(
       `${name}-release`,
       {
-        ...args.provenance,
-        content: args.content,
-        requireClean: config.gitops.requireClean,
-        tree: config.gitops.tree,
-        cluster: config.gitops.cluster,
-        files: this.generatedSecrets(name, args.generated, identity, config.sops.valuesRevision, {
+        artifact: {
+          ...args.provenance,
+          content: args.content,
+          requireClean: config.gitops.requireClean,
+          tree: config.gitops.tree,
+          cluster: config.gitops.cluster,
+          files: this.generatedSecrets(name, args.generated, identity, config.sops.valuesRevision, {
+            repository: registry.repository,
+            insecure,
+            channel,
+            kubeconfig: secret(cluster.kubeconfig),
+          }),
           repository: registry.repository,
           insecure,
+        },
+        gate: {
+          kubeconfig: cluster.kubeconfig,
+          ownCluster,
+          namespaceUid: namespace.uid,
           channel,
-          kubeconfig: secret(cluster.kubeconfig),
-        }),
-        repository: registry.repository,
-        insecure,
-        kubeconfig: cluster.kubeconfig,
-        ownCluster,
-        namespaceUid: namespace.uid,
-        channel,
-        variables: all(variables),
-        timeoutSeconds: config.release.timeoutSeconds,
-        keep: config.registry.kind === "local" ? config.registry.keep : 0,
+          variables: all(variables),
+          timeoutSeconds: config.release.timeoutSeconds,
+          keep: config.registry.kind === "local" ? config.registry.keep : 0,
+        },
         after: [sopsAge, runtime, ...pullSecret, ...seeded],
       },
       { parent: this },

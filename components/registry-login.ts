@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ScratchDirectory } from "../tools/scratch-directory";
 import { run } from "./command";
+import { isUnknown } from "./oci";
 import { sentence } from "./sentence";
 
 /** Who pulls from a registry. A user name of `<token>` says that the password is an identity token, as Docker does. */
@@ -78,7 +79,7 @@ export async function refusalOf(
     return undefined;
   } catch (error) {
     const { message } = error as Error;
-    if (/NAME_UNKNOWN|404 Not Found/.test(message)) return undefined;
+    if (isUnknown(error)) return undefined;
     const remedy = /\b40[13]\b|UNAUTHORIZED|DENIED/.test(message)
       ? "Set platform:registry.pullUsername and the secret platform:registry.pullPassword to a login that may."
       : "Check platform:registry.repository, and that the registry answers.";

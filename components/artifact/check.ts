@@ -12,9 +12,6 @@ export const runtimeKeys = [
   "registry_address",
 ] as const;
 
-/** The name of the committed facts of a cluster, substituted by Flux. */
-export const variablesName = "platform-variables";
-
 /** The name of the facts that only a run knows, substituted by Flux. */
 export const runtimeName = "platform-runtime";
 

@@ -43,7 +43,11 @@ export async function renderCluster(
   cluster: string,
   { runtime, layer }: RenderOptions = {},
 ): Promise<Rendered> {
-  const built = await buildTree(tree, cluster, { given: [runtimeConfig(runtime)] });
+  const built = await buildTree(tree, cluster, {
+    given: [runtimeConfig(runtime)],
+    // Outside of Flux's namespace a layer is asked for as `namespace/name`.
+    ...(layer === undefined ? {} : { only: [layer.slice(layer.indexOf("/") + 1)] }),
+  });
   const wanted = built.kustomizations.filter((each) => layer === undefined || labelOf(each) === layer);
   const failures = failuresOf({ ...built, kustomizations: wanted }, cluster);
   if (failures.length > 0) throw new Error(failures.join("\n"));
@@ -70,7 +74,7 @@ export function runtimeConfig(runtime?: Readonly<Record<string, string>>): Manif
 }
 
 /** The layers that were built. */
-export function layersOf(kustomizations: readonly BuiltKustomization[]): Layer[] {
+function layersOf(kustomizations: readonly BuiltKustomization[]): Layer[] {
   return kustomizations.flatMap((each) =>
     each.objects === undefined
       ? []

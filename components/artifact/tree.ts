@@ -1,4 +1,4 @@
-import { buildTree, listTree, type Built } from "./build";
+import { buildTree, listTree, type BuildOptions, type Built } from "./build";
 import { publicValuesIn } from "../sops/public-values";
 import { checkFile, checkOrder, checkSecrets } from "./check";
 import { failuresOf, labelOf, notesOf, runtimeConfig } from "./render";
@@ -60,10 +60,16 @@ export async function checkCluster(
   publicValues: readonly string[] = [],
 ): Promise<ClusterCheck> {
   try {
-    return checkBuilt(await buildTree(tree, cluster, { given: [runtimeConfig()] }), cluster, publicValues);
+    const built = await buildTree(tree, cluster, checked());
+    return checkBuilt(built, cluster, publicValues);
   } catch (error) {
     return { findings: [(error as Error).message] };
   }
+}
+
+/** What a check builds: of the objects it looks at Secrets alone, which are apart. */
+function checked(): BuildOptions {
+  return { given: [runtimeConfig()], only: [] };
 }
 
 function checkBuilt(built: Built, cluster: string, publicValues: readonly string[]): ClusterCheck {
@@ -90,7 +96,7 @@ export async function inspectTree(
   cluster: string,
   requireClean = false,
 ): Promise<InspectedTree> {
-  const built = await buildTree(tree, cluster, { given: [runtimeConfig()], texts: true, requireClean });
+  const built = await buildTree(tree, cluster, { ...checked(), texts: true, requireClean });
   const { findings, ...read } = treeOf(built);
   return {
     ...read,

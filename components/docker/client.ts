@@ -1,4 +1,5 @@
 import { Agent, get } from "node:http";
+import type { Clock } from "../clock";
 import { run } from "../command";
 import { sentence } from "../sentence";
 import { networkLabel, owner, ownerLabel, type Labels } from "./ownership";
@@ -173,6 +174,23 @@ export function answers(address: string): Promise<boolean> {
         resolve(false);
       });
   });
+}
+
+/** How long a container may take until it answers. */
+export const answerMilliseconds = 60_000;
+
+/** Waits for a container's HTTP server. @returns whether it answered in time */
+export async function answersInTime(
+  isAnswering: (address: string) => Promise<boolean>,
+  clock: Clock,
+  address: string,
+): Promise<boolean> {
+  const deadline = clock.now() + answerMilliseconds;
+  while (!(await isAnswering(address))) {
+    if (clock.now() >= deadline) return false;
+    await clock.sleep(200);
+  }
+  return true;
 }
 
 /**

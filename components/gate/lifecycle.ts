@@ -1,10 +1,10 @@
+import { runtimeName } from "../artifact/check";
 import type { Clock } from "../clock";
-import { resumeFlux } from "../flux-system/finalizers";
-import { goneWith, nameOf, type KubernetesApi, type ManifestRef } from "../kubernetes";
+import { fluxNamespace, resumeFlux } from "../flux-system/finalizers";
+import { goneWith, nameOf, type KubernetesApi, type Manifest, type ManifestRef } from "../kubernetes";
 import type { OciRegistry } from "../oci";
 import { sentence } from "../sentence";
 import {
-  fluxName,
   instanceTrouble,
   look,
   reasonsOf,
@@ -64,11 +64,11 @@ const operatorApi = "fluxcd.controlplane.io/v1";
 
 const sourceRef: ManifestRef = {
   ...{ apiVersion: sourceApi, kind: "OCIRepository" },
-  ...{ name: fluxName, namespace: fluxName },
+  ...{ name: fluxNamespace, namespace: fluxNamespace },
 };
 const runtimeRef: ManifestRef = {
   ...{ apiVersion: "v1", kind: "ConfigMap" },
-  ...{ name: "platform-runtime", namespace: fluxName },
+  ...{ name: runtimeName, namespace: fluxNamespace },
 };
 
 /** How often the cluster is asked, and how often a layer that failed for a passing reason is tried again. */
@@ -223,7 +223,7 @@ export class GateLifecycle {
     const changed = [...new Set([...Object.keys(tried), ...Object.keys(good)])]
       .filter((key) => tried[key] !== good[key])
       .map((key) => `${key}="${good[key] ?? ""}"`);
-    return ` ConfigMap platform-runtime is back at ${changed.join(", ")}.`;
+    return ` ConfigMap ${runtimeName} is back at ${changed.join(", ")}.`;
   }
 
   /**
@@ -314,7 +314,7 @@ export class GateLifecycle {
       const seconds = (this.clock.now() - start) / 1000;
       for (const { ref, key, objects, layer } of members) {
         if (!layer || !done.has(key) || results.has(key)) continue;
-        const name = ref.namespace === fluxName ? ref.name : `${ref.namespace ?? ""}/${ref.name}`;
+        const name = ref.namespace === fluxNamespace ? ref.name : `${ref.namespace ?? ""}/${ref.name}`;
         results.set(key, { name, ready: true, seconds, objects });
       }
 
@@ -341,7 +341,7 @@ export class GateLifecycle {
       }
 
       if (!served) {
-        operator = instanceTrouble(observed.instances);
+        operator = instanceTrouble(await this.instances());
         const trouble = seen === undefined ? operator : seen.source;
         if (trouble?.verdict === "final") return trouble.message;
         if (trouble?.verdict === "suspected") {
@@ -384,13 +384,17 @@ export class GateLifecycle {
   }
 
   private async observe(): Promise<Observed> {
-    const [source, instances, kustomizations, helmReleases] = await Promise.all([
+    const [source, kustomizations, helmReleases] = await Promise.all([
       this.api.get(sourceRef),
-      this.api.list(operatorApi, "FluxInstance", fluxName),
       this.api.list(kustomizeApi, "Kustomization"),
       this.api.list(helmApi, "HelmRelease"),
     ]);
-    return { source, instances, kustomizations, helmReleases };
+    return { source, kustomizations, helmReleases };
+  }
+
+  /** What the operator works on; none where the cluster does not answer, which the next look tells. */
+  private async instances(): Promise<Manifest[]> {
+    return this.api.list(operatorApi, "FluxInstance", fluxNamespace).catch(() => []);
   }
 
   /** The versions of the ConfigMaps and Secrets that the Kustomizations of a cluster substitute. */

@@ -1,4 +1,5 @@
 import { nameOf, refOf, type Manifest, type ManifestRef } from "../kubernetes";
+import { fluxNamespace } from "../flux-system/finalizers";
 
 /** What the cluster should run. */
 export interface Expected {
@@ -12,7 +13,6 @@ export interface Expected {
 export interface Observed {
   /** The source of the release; undefined when there is none. */
   readonly source: Manifest | undefined;
-  readonly instances: readonly Manifest[];
   readonly kustomizations: readonly Manifest[];
   readonly helmReleases: readonly Manifest[];
 }
@@ -102,13 +102,11 @@ interface KustomizationSpec {
   };
 }
 
-/** Name and namespace of the source and the root Kustomization that a FluxInstance creates. */
-export const fluxName = "flux-system";
-
 /** The annotation that asks a controller of Flux to reconcile now. */
 export const requestAnnotation = "reconcile.fluxcd.io/requestedAt";
 
-const rootKey = `Kustomization ${fluxName}/${fluxName}`;
+/** The FluxInstance gives its source and its root Kustomization the name of their namespace. */
+const rootKey = `Kustomization ${fluxNamespace}/${fluxNamespace}`;
 
 /**
  * Judges what a cluster says of a release. A member is a Kustomization of the release's source, in any namespace, and
@@ -338,8 +336,8 @@ function isOfRelease({ kind, spec, metadata }: Manifest): boolean {
   const { sourceRef } = (spec ?? {}) as KustomizationSpec;
   return (
     (sourceRef?.kind ?? "OCIRepository") === "OCIRepository" &&
-    sourceRef?.name === fluxName &&
-    (sourceRef.namespace ?? metadata.namespace ?? "default") === fluxName
+    sourceRef?.name === fluxNamespace &&
+    (sourceRef.namespace ?? metadata.namespace ?? "default") === fluxNamespace
   );
 }
 

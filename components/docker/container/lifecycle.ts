@@ -1,7 +1,13 @@
 import { createHash } from "node:crypto";
 import type { Clock } from "../../clock";
 import { sentence } from "../../sentence";
-import type { ContainerSpec, Docker, FoundContainer } from "../client";
+import {
+  answerMilliseconds,
+  answersInTime,
+  type ContainerSpec,
+  type Docker,
+  type FoundContainer,
+} from "../client";
 import { foreign, isOwn, owner, ownerLabel } from "../ownership";
 
 /** A running container. */
@@ -13,9 +19,6 @@ export interface ContainerOutputs extends ContainerSpec {
   /** Whether, as last seen, it was of this spec, ran and answered. */
   readonly running: boolean;
 }
-
-/** How long a container may take until it answers. */
-const answerMilliseconds = 60_000;
 
 /** The label that says which spec a container was made of. */
 const fingerprintLabel = "platform.pulumi.com/fingerprint";
@@ -80,20 +83,14 @@ export class ContainerLifecycle {
 
   private async untilAnswers(spec: ContainerSpec): Promise<void> {
     const { hostAddress } = outputs(spec);
-    const deadline = this.clock.now() + answerMilliseconds;
-    while (!(await this.answers(hostAddress))) {
-      if (this.clock.now() < deadline) {
-        await this.clock.sleep(200);
-        continue;
-      }
-      const words = (await this.docker.logs(spec.name).catch(() => "")).trim().split("\n").join(" ");
-      // What does not answer is not kept: the next run makes it again, and its data is on the volume.
-      await this.docker.removeContainer(spec.name).catch(() => undefined);
-      const said = words === "" ? "It wrote nothing." : `Its last words: ${sentence(words.slice(-600))}`;
-      throw new Error(
-        `Starting container "${spec.name}" failed: it did not answer at ${hostAddress} within ${answerMilliseconds / 1000} s. ${said} Fix the cause and run again.`,
-      );
-    }
+    if (await answersInTime(this.answers, this.clock, hostAddress)) return;
+    const words = (await this.docker.logs(spec.name).catch(() => "")).trim().split("\n").join(" ");
+    // What does not answer is not kept: the next run makes it again, and its data is on the volume.
+    await this.docker.removeContainer(spec.name).catch(() => undefined);
+    const said = words === "" ? "It wrote nothing." : `Its last words: ${sentence(words.slice(-600))}`;
+    throw new Error(
+      `Starting container "${spec.name}" failed: it did not answer at ${hostAddress} within ${answerMilliseconds / 1000} s. ${said} Fix the cause and run again.`,
+    );
   }
 
   /** @returns whether a container of this very spec runs again */

@@ -1,6 +1,6 @@
 import type { Clock } from "../../clock";
 import { sentence } from "../../sentence";
-import type { Docker } from "../client";
+import { answerMilliseconds, answersInTime, type Docker } from "../client";
 import { isOwn } from "../ownership";
 
 /** A registry container whose garbage is collected. */
@@ -12,9 +12,6 @@ export interface GarbageInputs {
   /** Another value, such as the digest of the next release, collects again. */
   readonly after: string;
 }
-
-/** How long the registry may take until it answers again. */
-const answerMilliseconds = 60_000;
 
 /**
  * Frees the space of what was deleted from a registry, with the registry's own garbage collection.
@@ -47,14 +44,10 @@ export class GarbageLifecycle {
       warn(container, error);
     });
     await this.docker.start(container);
-    const deadline = this.clock.now() + answerMilliseconds;
-    while (!(await this.answers(address))) {
-      if (this.clock.now() >= deadline) {
-        throw new Error(
-          `Starting container "${container}" after its garbage was collected failed: it did not answer at ${address} within ${answerMilliseconds / 1000} s. Look at "docker logs ${container}" and run again.`,
-        );
-      }
-      await this.clock.sleep(200);
+    if (!(await answersInTime(this.answers, this.clock, address))) {
+      throw new Error(
+        `Starting container "${container}" after its garbage was collected failed: it did not answer at ${address} within ${answerMilliseconds / 1000} s. Look at "docker logs ${container}" and run again.`,
+      );
     }
     return { container, address, after };
   }
