@@ -86,6 +86,8 @@ export type RegistryConfig = LocalRegistryConfig | RemoteRegistryConfig;
 /** The settings of a stack, from `Pulumi.<stack>.yaml`. */
 export interface PlatformConfig {
   readonly stack: string;
+  /** `project/stack`, which everything carries that the stack makes in Docker and owns in the cluster. */
+  readonly owner: string;
   readonly cluster: ClusterConfig;
   readonly registry: RegistryConfig;
   /** Domain of the applications: `homepage.<domain>`. */
@@ -134,6 +136,8 @@ export interface PlatformConfig {
 
 /** Where a stack's settings are read: the place of the program and of the user's own files. */
 export interface ConfigContext {
+  /** The project's name, from Pulumi.yaml. */
+  readonly name: string;
   /** Absolute path of the directory that holds Pulumi.yaml. */
   readonly project: string;
   readonly env: NodeJS.ProcessEnv;
@@ -223,7 +227,8 @@ export function parseConfig(
       sentences.map((text) => `Reading the config of stack "${stack}" failed: ${text}`).join("\n"),
     );
   }
-  return { stack, cluster: clusterSettings, registry: registrySettings, ...rest };
+  const owner = `${context.name}/${stack}`;
+  return { stack, owner, cluster: clusterSettings, registry: registrySettings, ...rest };
 }
 
 /**
@@ -309,7 +314,20 @@ export async function readStackConfig(
   project: string,
   env: NodeJS.ProcessEnv,
 ): Promise<PlatformConfig> {
-  return parseConfig(stack, asPulumiConfig(await readStackFile(stack, project)), { project, env });
+  return parseConfig(
+    stack,
+    asPulumiConfig(await readStackFile(stack, project)),
+    await contextOf(project, env),
+  );
+}
+
+/** Where the settings of a project's stacks are read. @param project absolute path of the directory that holds Pulumi.yaml */
+export async function contextOf(
+  project: string,
+  env: NodeJS.ProcessEnv = process.env,
+): Promise<ConfigContext> {
+  const { name } = parse(await readFile(join(project, "Pulumi.yaml"), "utf8")) as { name: string };
+  return { name, project, env };
 }
 
 /** Absolute path of what the stacks of this user leave on the machine. */

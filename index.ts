@@ -1,6 +1,6 @@
 import { readFile } from "node:fs/promises";
 import { local } from "@pulumi/command";
-import { getStack, log, RunError, runtime } from "@pulumi/pulumi";
+import { getProject, getStack, log, RunError, runtime } from "@pulumi/pulumi";
 import { provenance } from "./components/artifact/git";
 import { inspectTree } from "./components/artifact/tree";
 import { Platform } from "./components/platform";
@@ -15,7 +15,9 @@ import { ensureTools } from "./tools/tools";
 /** The program: what it reads is read, and refused, before the first resource is registered. */
 async function main(): Promise<Record<string, unknown>> {
   refuseOldNode(process.versions.node);
-  const config = parseConfig(getStack(), runtime.allConfig(), { project: __dirname, env: process.env });
+  const config = parseConfig(getStack(), runtime.allConfig(), {
+    ...{ name: getProject(), project: __dirname, env: process.env },
+  });
   await ensureTools(
     [
       "age-keygen",

@@ -3,7 +3,7 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import { run } from "../components/command";
-import { owner, ownerLabel } from "../components/docker/ownership";
+import { isNotOf, isOwn, ownerLabel, type Labels } from "../components/docker/ownership";
 import { KubernetesClient } from "../components/kubernetes";
 import { isUnknown } from "../components/oci";
 import { mirrorName, registryName } from "../components/registry-name";
@@ -49,20 +49,22 @@ const diskBytes = 12 * 1024 ** 3;
  * @returns what is missing; nothing when the stack can be made here
  */
 export async function examine(config: PlatformConfig, host: Host): Promise<Finding[]> {
-  const { cluster, registry, stack } = config;
+  const { cluster, registry, stack, owner } = config;
   const local = cluster.kind === "kind" || registry.kind === "local";
   const docker = local ? await checkDocker(host) : [];
   // Without Docker nothing else can be asked of it.
   const checks = [
     checkPulumi(host),
     ...(local && docker.length === 0 ? [checkDisk(host)] : []),
-    ...(registry.kind === "local" && docker.length === 0 ? [checkVolume(host, registryName(stack))] : []),
+    ...(registry.kind === "local" && docker.length === 0
+      ? [checkVolume(host, registryName(stack), owner)]
+      : []),
     ...(cluster.kind === "existing" ? [checkCluster(host, cluster.kubeconfigFile)] : []),
     ...(registry.kind === "remote" ? [checkRegistry(host, registry)] : []),
     ...(cluster.kind === "kind"
       ? [
           checkInotify(host),
-          ...(docker.length === 0 ? [checkOwner(host, cluster.name)] : []),
+          ...(docker.length === 0 ? [checkOwner(host, cluster.name, owner)] : []),
           ...cluster.ports
             .filter(({ protocol = "TCP" }) => protocol === "TCP")
             .map(({ hostPort }) =>
@@ -214,34 +216,47 @@ async function checkDisk(host: Host): Promise<Finding[]> {
 }
 
 /** A Kind cluster of that name that another made would have to be deleted for this one. */
-async function checkOwner(host: Host, cluster: string): Promise<Finding[]> {
+async function checkOwner(host: Host, cluster: string, owner: string): Promise<Finding[]> {
   const nodes = await host.run(
     ...(["docker", "ps", "--all", "--filter", `label=io.x-k8s.kind.cluster=${cluster}`] as const),
     ...(["--format", `{{.Names}}={{.Label "${ownerLabel}"}}`] as const),
   );
-  const stranger = nodes.split("\n").find((line) => line !== "" && !line.endsWith(`=${owner}`));
+  const stranger = nodes
+    .split("\n")
+    .filter((line) => line !== "")
+    .map((line) => ({
+      node: line.slice(0, line.indexOf("=")),
+      labels: labelled(line.slice(line.indexOf("=") + 1)),
+    }))
+    .find(({ labels }) => !isOwn(labels, owner));
   if (stranger === undefined) return [];
   return [
     {
-      message: `A Kind cluster "${cluster}" is there and is not this project's (its node ${stranger.split("=")[0] ?? ""} lacks the label ${ownerLabel}=${owner}). Set platform:cluster.name to another name, or delete it with "kind delete cluster --name ${cluster}".`,
+      message: `A Kind cluster "${cluster}" is there and ${isNotOf(owner, `its node ${stranger.node}`, stranger.labels)}. Set platform:cluster.name to another name, or delete it with "kind delete cluster --name ${cluster}".`,
       rehearsable: false,
     },
   ];
 }
 
 /** Docker hands out a volume of that name whoever made it, and Pulumi would delete it with the stack. */
-async function checkVolume(host: Host, volume: string): Promise<Finding[]> {
+async function checkVolume(host: Host, volume: string, owner: string): Promise<Finding[]> {
   const format = `{{index .Labels "${ownerLabel}"}}`;
   const label = await host
     .run("docker", "volume", "inspect", "--format", format, volume)
     .catch(() => undefined);
-  if (label === undefined || label.trim() === owner) return [];
+  if (label === undefined || isOwn(labelled(label), owner)) return [];
   return [
     {
-      message: `A volume "${volume}" is there and is not this project's (it lacks the label ${ownerLabel}=${owner}). Keep what it holds elsewhere, remove it with "docker volume rm ${volume}", and run again.`,
+      message: `A volume "${volume}" is there and ${isNotOf(owner, "it", labelled(label))}. Keep what it holds elsewhere, remove it with "docker volume rm ${volume}", and run again.`,
       rehearsable: false,
     },
   ];
+}
+
+/** The owner's label as a template of Docker prints it: nothing, or "<no value>", for none. */
+function labelled(printed: string): Labels {
+  const label = printed.trim();
+  return ["", "<no value>"].includes(label) ? {} : { [ownerLabel]: label };
 }
 
 /** @param container the one of this project that may hold the port */

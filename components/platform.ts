@@ -2,7 +2,6 @@ import { core, Provider } from "@pulumi/kubernetes";
 import {
   all,
   ComponentResource,
-  getProject,
   output,
   secret,
   type ComponentResourceOptions,
@@ -82,7 +81,7 @@ export class Platform extends ComponentResource {
     const host = this.host(name, config, identity);
     const cluster = this.cluster(name, config, args.kubeconfig, host, identity);
     const registry = this.registry(name, config, host);
-    const owner = `${getProject()}/${config.stack}`;
+    const { owner } = config;
     const ownCluster = cluster.container !== undefined;
     const kubernetes = new Provider(
       `${name}-kubernetes`,
@@ -219,6 +218,7 @@ export class Platform extends ComponentResource {
         `${name}-registry-garbage`,
         {
           container: registryName(config.stack),
+          owner,
           address: `127.0.0.1:${config.registry.port}`,
           after: release.digest,
         },
@@ -243,14 +243,14 @@ export class Platform extends ComponentResource {
     if (config.cluster.kind !== "kind" && config.registry.kind !== "local") return undefined;
     return new Network(
       `${name}-network`,
-      { name: `platform-${config.stack}` },
+      { name: `platform-${config.stack}`, owner: config.owner },
       { parent: this, dependsOn: [identity] },
     );
   }
 
   private cluster(
     name: string,
-    { stack, cluster: config, registry, directory, protect }: PlatformConfig,
+    { stack, owner, cluster: config, registry, directory, protect }: PlatformConfig,
     kubeconfig: string | undefined,
     network: Network | undefined,
     identity: Resource,
@@ -262,6 +262,7 @@ export class Platform extends ComponentResource {
         {
           ...config,
           clusterName: config.name,
+          owner,
           network,
           directory,
           pull: local?.airGapped !== true,
@@ -287,7 +288,7 @@ export class Platform extends ComponentResource {
 
   private registry(
     name: string,
-    { stack, registry: config }: PlatformConfig,
+    { stack, owner, registry: config }: PlatformConfig,
     network: Network | undefined,
   ): Registry {
     if (config.kind === "local" && network !== undefined) {
@@ -295,7 +296,7 @@ export class Platform extends ComponentResource {
       return new LocalRegistry(
         `${name}-registry`,
         {
-          ...{ containerName: registryName(stack), port, path: "platform", network },
+          ...{ containerName: registryName(stack), owner, port, path: "platform", network },
           ...{ mirrors, airGapped, retain },
           ...(image === undefined ? {} : { image }),
         },

@@ -8,7 +8,7 @@ import {
 } from "@pulumi/pulumi";
 import { Container } from "./docker/container/resource";
 import type { Network } from "./docker/network/resource";
-import { owner, ownerLabel } from "./docker/ownership";
+import { ownerLabel } from "./docker/ownership";
 import { mirrorName } from "./registry-name";
 
 /** Where a stack's artifacts are stored. Repositories have the form `host[:port]/path`. */
@@ -25,6 +25,8 @@ export interface Registry {
 export interface LocalRegistryArgs {
   /** Name of the container and its volume; the container's host name in the network. */
   readonly containerName: string;
+  /** Whose container and volume are: `project/stack`. */
+  readonly owner: string;
   /** Port on 127.0.0.1, never on another address; mirrors take the ports that follow. */
   readonly port: number;
   /** Path of the repository. */
@@ -67,8 +69,9 @@ export class LocalRegistry extends ComponentResource implements Registry {
     const onHost = { parent: this, dependsOn: [args.network] };
     const volume = new Volume(
       `${name}-volume`,
-      { name: args.containerName, labels: [{ label: ownerLabel, value: owner }] },
-      { ...onHost, retainOnDelete: args.retain ?? false },
+      { name: args.containerName, labels: [{ label: ownerLabel, value: args.owner }] },
+      // Docker cannot change a label, and another volume would be empty.
+      { ...onHost, retainOnDelete: args.retain ?? false, ignoreChanges: ["labels"] },
     );
     const image = this.image(name, args.image ?? "registry:3", airGapped, args.network);
     const container = (
@@ -81,6 +84,7 @@ export class LocalRegistry extends ComponentResource implements Registry {
         `${name}-${suffix}`,
         {
           name: containerName,
+          owner: args.owner,
           image,
           network: args.network.name,
           port: { container: internalPort, host: port },

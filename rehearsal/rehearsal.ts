@@ -8,7 +8,7 @@ import { Helm } from "../components/chart";
 import type { LayerResult } from "../components/gate/lifecycle";
 import type { Manifest } from "../components/kubernetes";
 import { renderCluster } from "../components/artifact/render";
-import { asPulumiConfig, parseConfig, readStackFile } from "../config";
+import { asPulumiConfig, contextOf, parseConfig, readStackFile } from "../config";
 import { ScratchDirectory } from "../tools/scratch-directory";
 import { ensureTools, findOptional } from "../tools/tools";
 import { ControlPlane } from "./control-plane";
@@ -89,9 +89,11 @@ export class Rehearsal {
    */
   static async start(options: RehearsalOptions): Promise<Rehearsal> {
     const settings = await readStackFile(options.stack, options.project);
-    const { chartMirror, rehearsal } = parseConfig(options.stack, asPulumiConfig(settings), {
-      ...{ project: options.project, env: process.env },
-    });
+    const { chartMirror, rehearsal } = parseConfig(
+      options.stack,
+      asPulumiConfig(settings),
+      await contextOf(options.project),
+    );
     const definitions = rehearsal === undefined ? [] : await readDefinitions(rehearsal.definitions);
     await checkDisk();
     const paths = await ensureTools(tools, { report: options.report });
@@ -200,7 +202,7 @@ export class Rehearsal {
   /** The objects of all layers; none where the tree or a setting is bad, which is the program's to refuse. */
   private async objects({ stack, config }: ProgramRequest): Promise<readonly Manifest[]> {
     try {
-      const { gitops } = parseConfig(stack, config, { project: this.options.project, env: process.env });
+      const { gitops } = parseConfig(stack, config, await contextOf(this.options.project));
       const { layers } = await renderCluster(gitops.tree, gitops.cluster);
       return layers.flatMap(({ manifests }) => manifests);
     } catch {

@@ -41,6 +41,8 @@ export interface Mount {
 export interface KindClusterArgs {
   /** Name of the cluster: its node containers are `<name>-control-plane`, `<name>-worker`. */
   readonly clusterName: string;
+  /** Whose it is: `project/stack`. */
+  readonly owner: string;
   /** Docker network of the nodes. */
   readonly network: Network;
   /** Absolute path of a directory for what the API server writes on this machine; no part of the cluster's identity. */
@@ -85,6 +87,7 @@ export class KindCluster extends ComponentResource implements Cluster {
       `${name}-kind`,
       {
         name: args.clusterName,
+        owner: args.owner,
         network: args.network.name,
         image: args.nodeImage ?? defaultNodeImage,
         pull: args.pull ?? true,

@@ -2,7 +2,7 @@ import { Agent, get } from "node:http";
 import type { Clock } from "../clock";
 import { run } from "../command";
 import { sentence } from "../sentence";
-import { networkLabel, owner, ownerLabel, type Labels } from "./ownership";
+import { networkLabel, ownerLabel, type Labels } from "./ownership";
 
 /** A container as it is there. */
 export interface FoundContainer {
@@ -21,6 +21,8 @@ export interface FoundNetwork {
 /** A container as it is asked for. */
 export interface ContainerSpec {
   readonly name: string;
+  /** Whose it is: `project/stack`. */
+  readonly owner: string;
   readonly image: string;
   /** Docker network; the container's name is its host name there. */
   readonly network: string;
@@ -49,7 +51,8 @@ export interface Docker {
   removeContainer(name: string): Promise<void>;
   /** @returns undefined when there is none of that name */
   network(name: string): Promise<FoundNetwork | undefined>;
-  createNetwork(name: string): Promise<void>;
+  /** @param owner whose it is: `project/stack` */
+  createNetwork(name: string, owner: string): Promise<void>;
   /** Removes a network, and the images that were made for its nodes. */
   removeNetwork(name: string): Promise<void>;
 }
@@ -125,7 +128,7 @@ export class DockerCli implements Docker {
     return { labels: found.Labels, subnet: subnets.find((subnet) => !subnet.includes(":")) };
   }
 
-  async createNetwork(name: string): Promise<void> {
+  async createNetwork(name: string, owner: string): Promise<void> {
     await docker("network", "create", "--label", `${ownerLabel}=${owner}`, name);
   }
 

@@ -600,10 +600,10 @@ describe("Network and Container out of state", () => {
   });
 
   it("make, adopt, find and delete a network with the docker program", async () => {
-    const inputs = inputsOf("docker:Network", { name: "platform-x" });
+    const inputs = inputsOf("docker:Network", { name: "platform-x", owner: "p/s" });
     const { id, state } = await host.create(inputs);
     equal(id, "platform-x");
-    deepEqual(withoutProvider(state), { name: "platform-x", subnet: "172.30.0.0/16" });
+    deepEqual(withoutProvider(state), { name: "platform-x", owner: "p/s", subnet: "172.30.0.0/16" });
     deepEqual((await host.create(inputs)).state, state);
     deepEqual(withoutProvider((await host.read(id, state)) ?? {}), withoutProvider(state));
     deepEqual(await host.diff(id, state, inputs), { changes: false, replaces: [] });
@@ -613,7 +613,7 @@ describe("Network and Container out of state", () => {
     });
 
     const own = readFileSync(at("network-platform-x"), "utf8");
-    writeFileSync(at("network-platform-x"), own.replace('"platform"', '"another"'));
+    writeFileSync(at("network-platform-x"), own.replace('"p/s"', '"p/another"'));
     await refused(host.create(inputs), /^Adopting Docker network "platform-x" failed: it exists and is not/);
     await refused(host.delete(id, state), /^Deleting Docker network "platform-x" failed: it exists and is/);
     writeFileSync(at("network-platform-x"), own);
@@ -629,7 +629,8 @@ describe("Network and Container out of state", () => {
     await once(server, "listening");
     const port = (server.address() as AddressInfo).port;
     const inputs = inputsOf("docker:Container", {
-      ...{ name: "registry", image: "sha256:image", network: "platform-x", env: { B: "2", A: "1" } },
+      ...{ name: "registry", owner: "p/s", image: "sha256:image", network: "platform-x" },
+      env: { B: "2", A: "1" },
       ...{ port: { container: 5000, host: port }, volume: { name: "data", path: "/data" } },
     });
     const { id, state } = await host.create(inputs);
@@ -676,7 +677,7 @@ describe("Network and Container out of state", () => {
   it("say in one sentence that a port is taken", async () => {
     writeFileSync(at("taken"), "");
     const inputs = inputsOf("docker:Container", {
-      ...{ name: "registry", image: "i", network: "n", env: {} },
+      ...{ name: "registry", owner: "p/s", image: "i", network: "n", env: {} },
       ...{ port: { container: 5000, host: 5050 }, volume: { name: "data", path: "/data" } },
     });
     await refused(
@@ -725,7 +726,7 @@ case "$1 $2" in
     cat > config
     echo "$KIND_EXPERIMENTAL_DOCKER_NETWORK" > network
     # A container inherits the labels and the files of its image.
-    grep -q "image: $(cat image)" config && owner=platform
+    grep -q "image: $(cat image)" config && owner=p/s
     rm -rf "files/$4-control-plane"
     cp -r files/platform-node-*-label "files/$4-control-plane"
     echo "running first $owner" > "nodes/$4-control-plane" ;;
@@ -734,7 +735,7 @@ esac`;
 
   function kindInputs(): Properties {
     return inputsOf("cluster:Kind", {
-      ...{ name: "local", network: "platform-local", image: "kindest/node:v1", pull: true },
+      ...{ name: "local", owner: "p/s", network: "platform-local", image: "kindest/node:v1", pull: true },
       config: "kind: Cluster\nnodes:\n  - role: control-plane\n",
       files: { "/etc/kubernetes/platform/policy.yaml": "the policy\n" },
       hosts: { "ghcr.io": "the mirror\n" },
@@ -827,7 +828,7 @@ esac`;
       ] as const) {
         await refused(
           call,
-          new RegExp(`^${operation} Kind cluster "local" failed: it exists and is not this project's`),
+          new RegExp(`^${operation} Kind cluster "local" failed: it exists and is not of "p/s"`),
         );
       }
       deepEqual(readdirSync(at("nodes")), ["local-control-plane"]);

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { rejects } from "node:assert";
 
 const context = {
-  project: "/project",
+  ...{ name: "platform", project: "/project" },
   env: { XDG_CONFIG_HOME: "/home/me/.config", XDG_STATE_HOME: "/home/me/state" },
 };
 const local = {
@@ -22,7 +22,7 @@ const recipient = (letter: string) => `age1${letter.repeat(58)}`;
 describe("config", () => {
   it("fills in what a stack does not say", () => {
     deepEqual(parse({}), {
-      stack: "local",
+      ...{ stack: "local", owner: "platform/local" },
       cluster: {
         ...{ kind: "kind", name: "local", workers: 0, cni: "cilium", podSecurity: "baseline" },
         ...{ ports: [], mounts: [], kubeadmConfigPatches: [], kubeconfig: "output", allowReplace: false },
@@ -38,7 +38,7 @@ describe("config", () => {
   });
 
   it("leaves what the stack leaves on this machine in the user's own state where no other place is named", () => {
-    const { directory } = parseConfig("local", asPulumiConfig(local), { project: "/project", env: {} });
+    const { directory } = parseConfig("local", asPulumiConfig(local), { ...context, env: {} });
     equal(directory, join(homedir(), ".local", "state", "platform", "local"));
   });
 

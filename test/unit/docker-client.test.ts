@@ -38,6 +38,7 @@ const prune = (network: string) =>
 
 const spec: ContainerSpec = {
   name: "registry",
+  owner: "platform/local",
   image: "sha256:image",
   network: "platform-local",
   port: { container: 5000, host: 5050 },
@@ -186,8 +187,8 @@ describe("DockerCli", () => {
     ["removes a container, its named volumes not", () => cli.removeContainer("x"), "docker[rm][--force][x]"],
     [
       "makes a network that carries the owner's label",
-      () => cli.createNetwork("x"),
-      "docker[network][create][--label][platform.pulumi.com/owner=platform][x]",
+      () => cli.createNetwork("x", "platform/local"),
+      "docker[network][create][--label][platform.pulumi.com/owner=platform/local][x]",
     ],
   ] as const) {
     it(what, async () => {
@@ -271,6 +272,8 @@ describe("KindCli", () => {
     equal(calls.length, 1);
   });
 
+  const nodes = { image: "kindest/node:v1", owner: "platform/local", network: "platform-a" };
+
   for (const [pull, policy] of [
     [true, "missing"],
     [false, "never"],
@@ -279,7 +282,7 @@ describe("KindCli", () => {
       const script =
         'case "$1" in cp) (cd "$2/.." && find . -type f -printf "%m %p " -exec cat {} +) >> $log/input ;; esac';
       const { calls, input } = await against({ docker: script }, () =>
-        cli.makeImage("kindest/node:v1", "platform-node-a:12", "platform-a", pull, {
+        cli.makeImage({ ...nodes, pull }, "platform-node-a:12", {
           "/etc/kubernetes/platform/a.yaml": "a\n",
           "/kind/platform/unfinished": "u\n",
         }),
@@ -289,10 +292,10 @@ describe("KindCli", () => {
         [
           prune("platform-a"),
           "docker[rm][--force][platform-node-a-12-label]",
-          `docker[create][--name][platform-node-a-12-label][--label][platform.pulumi.com/owner=platform][--pull][${policy}][kindest/node:v1]`,
+          `docker[create][--name][platform-node-a-12-label][--label][platform.pulumi.com/owner=platform/local][--pull][${policy}][kindest/node:v1]`,
           "docker[cp][SCRATCH/etc/kubernetes/platform][platform-node-a-12-label:/etc/kubernetes]",
           "docker[cp][SCRATCH/kind/platform][platform-node-a-12-label:/kind]",
-          "docker[commit][--change][LABEL platform.pulumi.com/owner=platform platform.pulumi.com/network=platform-a][platform-node-a-12-label][platform-node-a:12]",
+          "docker[commit][--change][LABEL platform.pulumi.com/owner=platform/local platform.pulumi.com/network=platform-a][platform-node-a-12-label][platform-node-a:12]",
           "docker[rm][--force][--volumes][platform-node-a-12-label]",
         ],
       );
@@ -304,10 +307,7 @@ describe("KindCli", () => {
     it(`leaves no scratch container behind when an image cannot be made because of docker ${failing}`, async () => {
       const script = `case "$1" in ${failing}) ${fails("no space left on device")} ;; esac`;
       const { calls } = await against({ docker: script }, () =>
-        rejects(
-          cli.makeImage("kindest/node:v1", "t:1", "platform-t", true, { "/a/b": "" }),
-          /no space left on device/,
-        ),
+        rejects(cli.makeImage({ ...nodes, pull: true }, "t:1", { "/a/b": "" }), /no space left on device/),
       );
       equal(calls.at(-1), "docker[rm][--force][--volumes][t-1-label]");
     });

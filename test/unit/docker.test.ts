@@ -6,7 +6,10 @@ import { NetworkLifecycle } from "../../components/docker/network/lifecycle";
 import { isOwn, type Labels } from "../../components/docker/ownership";
 import { FakeClock } from "./clock";
 
-const own = { "platform.pulumi.com/owner": "platform" };
+const owner = "platform/local";
+const own = { "platform.pulumi.com/owner": owner };
+/** The label of what an earlier version of this project made. */
+const former = { "platform.pulumi.com/owner": "platform" };
 const fingerprintLabel = "platform.pulumi.com/fingerprint";
 
 /** As much of a Docker Engine as the lifecycles see. */
@@ -93,9 +96,10 @@ class FakeDocker implements Docker {
     return Promise.resolve(this.networks.get(name));
   }
 
-  createNetwork(name: string): Promise<void> {
+  createNetwork(name: string, of: string): Promise<void> {
     this.log.push(`create network ${name}`);
-    if (!this.forgetful) this.networks.set(name, { labels: own, subnet: this.subnet });
+    const labels = { "platform.pulumi.com/owner": of };
+    if (!this.forgetful) this.networks.set(name, { labels, subnet: this.subnet });
     return Promise.resolve();
   }
 
@@ -124,6 +128,7 @@ class FakeDocker implements Docker {
 
 const spec: ContainerSpec = {
   name: "registry",
+  owner,
   image: "sha256:image",
   network: "platform-local",
   port: { container: 5000, host: 5050 },
@@ -227,21 +232,54 @@ describe("container", () => {
     });
   }
 
-  it("is neither adopted nor deleted when it is somebody else's", async () => {
-    const { docker, lifecycle } = containers();
-    const strangers: Labels[] = [null, {}, { "platform.pulumi.com/owner": "another" }];
-    for (const labels of strangers) {
+  for (const [who, labels, why] of [
+    ["nobody's", null, "it lacks the label platform.pulumi.com/owner"],
+    ["a stranger's", {}, "it lacks the label platform.pulumi.com/owner"],
+    [
+      "another stack's",
+      { "platform.pulumi.com/owner": "platform/dev" },
+      "it has the label platform.pulumi.com/owner=platform/dev",
+    ],
+    [
+      "another project's",
+      { "platform.pulumi.com/owner": "other/local" },
+      "it has the label platform.pulumi.com/owner=other/local",
+    ],
+  ] as const) {
+    it(`is neither adopted nor deleted when it is ${who}`, async () => {
+      const { docker, lifecycle } = containers();
       docker.containers.set("registry", { labels, status: "running" });
-      await rejects(lifecycle.create(spec), {
-        message:
-          'Adopting container "registry" failed: it exists and is not this project\'s (it lacks the label platform.pulumi.com/owner=platform). Remove it with "docker rm registry" and run again.',
-      });
-      await rejects(lifecycle.delete(spec), {
-        message:
-          'Deleting container "registry" failed: it exists and is not this project\'s (it lacks the label platform.pulumi.com/owner=platform). Remove it with "docker rm registry" and run again.',
-      });
-    }
-    deepEqual(docker.log, []);
+      for (const [operation, refused] of [
+        ["Adopting", lifecycle.create(spec)],
+        ["Deleting", lifecycle.delete(spec)],
+      ] as const) {
+        await rejects(refused, {
+          message: `${operation} container "registry" failed: it exists and is not of "platform/local" (${why}). Remove it with "docker rm registry" and run again.`,
+        });
+      }
+      equal(await lifecycle.read(outputs), undefined);
+      deepEqual(docker.log, []);
+    });
+  }
+
+  it("of an earlier version, whose label names no stack, is made again with one that does", async () => {
+    const { docker, lifecycle } = await running();
+    const labels = { ...docker.containers.get("registry")?.labels, ...former };
+    docker.containers.set("registry", { labels, status: "running" });
+    const olds = { ...outputs, owner: undefined } as unknown as typeof outputs;
+    deepEqual(await lifecycle.read(olds), olds);
+    equal(lifecycle.diff(olds, spec), true);
+    deepEqual(await lifecycle.update(spec), outputs);
+    deepEqual(docker.log, ["remove registry", "run registry"]);
+    equal(docker.containers.get("registry")?.labels?.["platform.pulumi.com/owner"], owner);
+    equal(lifecycle.diff(outputs, spec), false);
+  });
+
+  it("of an earlier version is deleted with that version's state", async () => {
+    const { docker, lifecycle } = containers();
+    docker.containers.set("registry", { labels: former, status: "running" });
+    await lifecycle.delete({ ...outputs, owner: undefined } as unknown as typeof outputs);
+    deepEqual(docker.log, ["remove registry"]);
   });
 
   for (const [taker, failure] of [
@@ -377,7 +415,7 @@ describe("container", () => {
 });
 
 describe("garbage of a registry", () => {
-  const inputs = { container: "registry", address: "127.0.0.1:5050", after: "sha256:1" };
+  const inputs = { container: "registry", owner, address: "127.0.0.1:5050", after: "sha256:1" };
 
   async function registry() {
     const { docker, clock } = await running();
@@ -446,11 +484,11 @@ describe("Docker network", () => {
     const docker = new FakeDocker();
     return { docker, lifecycle: new NetworkLifecycle(docker) };
   }
-  const network = { name: "platform-local", subnet: "172.18.0.0/16" };
+  const network = { name: "platform-local", owner, subnet: "172.18.0.0/16" };
 
   it("is made, and says its subnet", async () => {
     const { docker, lifecycle } = networks();
-    deepEqual(await lifecycle.create({ name: "platform-local" }), network);
+    deepEqual(await lifecycle.create({ name: "platform-local", owner }), network);
     deepEqual(docker.log, ["create network platform-local"]);
   });
 
@@ -469,7 +507,7 @@ describe("Docker network", () => {
       ["Deleting", lifecycle.delete(network)],
     ] as const) {
       await rejects(refused, {
-        message: `${operation} Docker network "platform-local" failed: it exists and is not this project's (it lacks the label platform.pulumi.com/owner=platform). Remove it with "docker network rm platform-local" and run again.`,
+        message: `${operation} Docker network "platform-local" failed: it exists and is not of "platform/local" (it lacks the label platform.pulumi.com/owner). Remove it with "docker network rm platform-local" and run again.`,
       });
     }
     deepEqual(docker.log, []);
@@ -510,11 +548,14 @@ describe("Docker network", () => {
 });
 
 describe("owner's label", () => {
-  it("tells what is this project's, also where Docker writes null for no labels", () => {
-    equal(isOwn(own), true);
-    equal(isOwn({ "platform.pulumi.com/owner": "another" }), false);
-    equal(isOwn({}), false);
-    equal(isOwn(null), false);
-    equal(isOwn(undefined), false);
+  it("tells what is this stack's, also where Docker writes null for no labels", () => {
+    equal(isOwn(own, owner), true);
+    equal(isOwn(former, owner), true);
+    equal(isOwn(former, undefined), true);
+    const strangers: Labels[] = [{ "platform.pulumi.com/owner": "platform/dev" }, {}, null, undefined];
+    for (const labels of strangers) {
+      equal(isOwn(labels, owner), false);
+      equal(isOwn(labels, undefined), false);
+    }
   });
 });

@@ -6,7 +6,7 @@ import { FakeApiServer } from "./api-server";
 
 const gib = 1024 ** 3;
 const local = {
-  stack: "local",
+  ...{ stack: "local", owner: "platform/local" },
   cluster: {
     ...{ kind: "kind", name: "local", workers: 0, cni: "cilium", podSecurity: "baseline", ports: [] },
     ...{ mounts: [], kubeadmConfigPatches: [], kubeconfig: "output", allowReplace: false },
@@ -178,15 +178,21 @@ describe("doctor", () => {
     ],
     [
       "a Kind cluster of its own",
-      { commands: { [ownerOfNodes]: "local-control-plane=platform\nlocal-worker=\n" } },
+      { commands: { [ownerOfNodes]: "local-control-plane=platform/local\nlocal-worker=\n" } },
       false,
-      'A Kind cluster "local" is there and is not this project\'s (its node local-worker lacks the label platform.pulumi.com/owner=platform). Set platform:cluster.name to another name, or delete it with "kind delete cluster --name local".',
+      'A Kind cluster "local" is there and is not of "platform/local" (its node local-worker lacks the label platform.pulumi.com/owner). Set platform:cluster.name to another name, or delete it with "kind delete cluster --name local".',
     ],
     [
       "a volume of its own",
       { commands: { [ownerOfVolume]: "\n" } },
       false,
-      'A volume "platform-local-registry" is there and is not this project\'s (it lacks the label platform.pulumi.com/owner=platform). Keep what it holds elsewhere, remove it with "docker volume rm platform-local-registry", and run again.',
+      'A volume "platform-local-registry" is there and is not of "platform/local" (it lacks the label platform.pulumi.com/owner). Keep what it holds elsewhere, remove it with "docker volume rm platform-local-registry", and run again.',
+    ],
+    [
+      "a volume that no other stack has",
+      { commands: { [ownerOfVolume]: "platform/dev\n" } },
+      false,
+      'A volume "platform-local-registry" is there and is not of "platform/local" (it has the label platform.pulumi.com/owner=platform/dev). Keep what it holds elsewhere, remove it with "docker volume rm platform-local-registry", and run again.',
     ],
   ] as const) {
     it(`finds that ${what} is missing, and how to get it`, async () => {
@@ -334,12 +340,14 @@ describe("doctor", () => {
     deepEqual(await examine(dns, host({ taken: [53] })), []);
   });
 
-  it("takes its own cluster and volume for no strangers", async () => {
-    const own = {
-      [ownerOfNodes]: "local-control-plane=platform\nlocal-worker=platform\n",
-      [ownerOfVolume]: "platform\n",
-    };
-    deepEqual(await examine(local, host({ commands: own })), []);
+  it("takes its own cluster and volume for no strangers, those of an earlier version among them", async () => {
+    for (const owner of ["platform/local", "platform"]) {
+      const own = {
+        [ownerOfNodes]: `local-control-plane=${owner}\nlocal-worker=${owner}\n`,
+        [ownerOfVolume]: `${owner}\n`,
+      };
+      deepEqual(await examine(local, host({ commands: own })), []);
+    }
   });
 
   it("asks nothing else of a Docker that is missing", async () => {

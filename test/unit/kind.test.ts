@@ -4,14 +4,15 @@ import { existsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parse, stringify } from "yaml";
-import type { Kind, KindNode } from "../../components/cluster/kind/client";
+import type { Kind, KindNode, NodeImage } from "../../components/cluster/kind/client";
 import { KindLifecycle, type KindInputs, type KindOutputs } from "../../components/cluster/kind/lifecycle";
 import { kindConfig } from "../../components/cluster/kind-cluster";
 import type { Manifest, ManifestRef } from "../../components/kubernetes";
 import { FakeClock } from "./clock";
 import { temporaryDirectory, writeFiles } from "./temporary";
 
-const own = { "platform.pulumi.com/owner": "platform" };
+const owner = "platform/local";
+const own = { "platform.pulumi.com/owner": owner };
 const certs = "/etc/containerd/certs.d";
 
 /** When a node started: the first one of all, the second, and so on. */
@@ -48,12 +49,11 @@ class FakeKind implements Kind {
   }
 
   makeImage(
-    image: string,
+    { image, owner: of, network, pull }: NodeImage,
     tag: string,
-    network: string,
-    pull: boolean,
     files: Readonly<Record<string, string>>,
   ): Promise<void> {
+    equal(of, owner);
     this.images.set(tag, files);
     return this.act(
       "makeImage",
@@ -223,7 +223,7 @@ function cluster() {
   const clock = new FakeClock();
   const api = new FakeApi(clock);
   const inputs: KindInputs = {
-    ...{ name: "local", network: "platform-local", image, pull: true, mergeKubeconfig: false },
+    ...{ name: "local", owner, network: "platform-local", image, pull: true, mergeKubeconfig: false },
     allowReplace: false,
     config: kindConfig({ directory, workers: 1 }),
     files: { "/etc/kubernetes/platform/a.yaml": "a\n", "/etc/kubernetes/platform/b": "b\n" },
@@ -636,9 +636,13 @@ describe("Kind cluster that is there", () => {
     });
   });
 
-  for (const [whose, labels] of [
-    ["without labels", null],
-    ["of another owner", { "platform.pulumi.com/owner": "another" }],
+  for (const [whose, labels, why] of [
+    ["without labels", null, "lacks the label platform.pulumi.com/owner"],
+    [
+      "of another stack",
+      { "platform.pulumi.com/owner": "platform/dev" },
+      "has the label platform.pulumi.com/owner=platform/dev",
+    ],
   ] as const) {
     it(`is neither adopted nor deleted when one of its nodes is somebody else's, ${whose}`, async () => {
       const { kind, inputs, outputs, lifecycle } = await running();
@@ -648,7 +652,7 @@ describe("Kind cluster that is there", () => {
         ["Deleting", lifecycle.delete(outputs)],
       ] as const) {
         await rejects(call, {
-          message: `${operation} Kind cluster "local" failed: it exists and is not this project's (its node local-worker2 lacks the label platform.pulumi.com/owner=platform). Set platform:cluster.name to another name, or delete it with "kind delete cluster --name local".`,
+          message: `${operation} Kind cluster "local" failed: it exists and is not of "platform/local" (its node local-worker2 ${why}). Set platform:cluster.name to another name, or delete it with "kind delete cluster --name local".`,
         });
       }
       deepEqual(kind.log, []);

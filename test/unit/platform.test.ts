@@ -14,7 +14,7 @@ const homepage = [
 ].join("\n");
 
 const local = {
-  stack: "local",
+  ...{ stack: "local", owner: "platform/local" },
   cluster: {
     ...{ kind: "kind", name: "local", workers: 1, cni: "cilium", podSecurity: "baseline", ports: [] },
     ...{ mounts: [], kubeadmConfigPatches: [], kubeconfig: "output", allowReplace: false },
@@ -27,7 +27,7 @@ const local = {
   ...{ protect: false, directory: "/state/local" },
 } as const satisfies PlatformConfig;
 const prod: PlatformConfig = {
-  stack: "prod",
+  ...{ stack: "prod", owner: "platform/prod" },
   cluster: {
     kind: "existing",
     kubeconfigFile: "/home/me/prod.yaml",
@@ -230,14 +230,23 @@ describe("Platform of a stack on this machine", () => {
   });
 
   it("makes a network of the stack's own", () => {
-    deepEqual(dynamicInputs(find(resources, "platform-network")), { name: "platform-local" });
+    deepEqual(dynamicInputs(find(resources, "platform-network")), {
+      name: "platform-local",
+      owner: "platform/local",
+    });
   });
 
   it("makes a Kind cluster in that network, whose kubeconfig is secret", () => {
     const kind = find(resources, "platform-cluster-kind");
     const { config, files, ...inputs } = dynamicInputs(kind);
     deepEqual(inputs, {
-      ...{ name: "local", network: "platform-local", image: defaultNodeImage, pull: true },
+      ...{
+        name: "local",
+        owner: "platform/local",
+        network: "platform-local",
+        image: defaultNodeImage,
+        pull: true,
+      },
       hosts: registryHosts({ containerName: "platform-local-registry" }),
       mergeKubeconfig: false,
       allowReplace: false,
@@ -250,7 +259,7 @@ describe("Platform of a stack on this machine", () => {
   it("collects the registry's garbage after each release", () => {
     const garbage = find(resources, "platform-registry-garbage");
     deepEqual(dynamicInputs(garbage), {
-      container: "platform-local-registry",
+      ...{ container: "platform-local-registry", owner: "platform/local" },
       address: "127.0.0.1:5051",
       after: find(resources, "platform-release-gate").inputs.digest,
     });
@@ -259,7 +268,7 @@ describe("Platform of a stack on this machine", () => {
 
   it("publishes the registry on a volume of its own", () => {
     deepEqual(dynamicInputs(find(resources, "platform-registry-container")), {
-      name: "platform-local-registry",
+      ...{ name: "platform-local-registry", owner: "platform/local" },
       image: "sha256:image",
       network: "platform-local",
       port: { container: 5000, host: 5051 },
@@ -269,9 +278,11 @@ describe("Platform of a stack on this machine", () => {
     const volume = find(resources, "platform-registry-volume");
     deepEqual(volume.inputs, {
       name: "platform-local-registry",
-      labels: [{ label: "platform.pulumi.com/owner", value: "platform" }],
+      labels: [{ label: "platform.pulumi.com/owner", value: "platform/local" }],
     });
     equal(volume.retainOnDelete, false);
+    // Another label would be another volume, and an empty one.
+    deepEqual(volume.ignoreChanges, ["labels"]);
     deepEqual(find(resources, "platform-registry-image").inputs, { name: "registry:3", keepLocally: true });
   });
 

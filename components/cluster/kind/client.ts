@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { run } from "../../command";
 import { docker, pruneImages } from "../../docker/client";
-import { networkLabel, owner, ownerLabel, type Labels } from "../../docker/ownership";
+import { networkLabel, ownerLabel, type Labels } from "../../docker/ownership";
 
 /** A node of a Kind cluster: a container. */
 export interface KindNode {
@@ -15,23 +15,28 @@ export interface KindNode {
   readonly startedAt: string;
 }
 
+/** What the image of a cluster's nodes is made of. */
+export interface NodeImage {
+  readonly image: string;
+  /** Pull the image when the Docker Engine does not hold it. */
+  readonly pull: boolean;
+  /** Whose the nodes are: `project/stack`. */
+  readonly owner: string;
+  /** Docker network of the nodes. */
+  readonly network: string;
+}
+
 /** What the lifecycle asks of Kind and of the Docker Engine below it. */
 export interface Kind {
   /** The nodes of a cluster, half-made ones included; none when there is no such cluster. */
   nodes(cluster: string): Promise<KindNode[]>;
   /**
-   * Makes the image of this project's nodes: `image` with the labels of owner and network, which its containers
-   * inherit, and files. Earlier images that no container uses are removed.
+   * Makes the image of a cluster's nodes: `image` with the labels of owner and network, which its containers inherit,
+   * and files. Earlier images that no container uses are removed.
    *
    * @param files absolute path in the image → content; the second-last directory of a path must exist in `image`
    */
-  makeImage(
-    image: string,
-    tag: string,
-    network: string,
-    pull: boolean,
-    files: Readonly<Record<string, string>>,
-  ): Promise<void>;
+  makeImage(nodes: NodeImage, tag: string, files: Readonly<Record<string, string>>): Promise<void>;
   /** Removes the images that `makeImage` made for a network, but for those that a container uses. */
   removeImages(network: string): Promise<void>;
   /** @param network Docker network of the nodes */
@@ -78,10 +83,8 @@ export class KindCli implements Kind {
   }
 
   async makeImage(
-    image: string,
+    { image, pull, owner, network }: NodeImage,
     tag: string,
-    network: string,
-    pull: boolean,
     files: Readonly<Record<string, string>>,
   ): Promise<void> {
     await this.removeImages(network);

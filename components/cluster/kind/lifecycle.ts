@@ -3,7 +3,7 @@ import { mkdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { parse, stringify } from "yaml";
 import type { Clock } from "../../clock";
-import { isOwn, owner, ownerLabel } from "../../docker/ownership";
+import { isNotOf, isOwn } from "../../docker/ownership";
 import type { KubernetesApi } from "../../kubernetes";
 import { sentence } from "../../sentence";
 import type { Kind, KindNode } from "./client";
@@ -11,6 +11,8 @@ import type { Kind, KindNode } from "./client";
 /** A Kind cluster as it is asked for. */
 export interface KindInputs {
   readonly name: string;
+  /** Whose it is: `project/stack`. */
+  readonly owner: string;
   /** Docker network of the nodes. */
   readonly network: string;
   /** Image of the nodes. */
@@ -88,7 +90,7 @@ export class KindLifecycle {
   /** What speaks against creating the cluster, in sentences; nothing is changed. */
   async check(inputs: KindInputs): Promise<string[]> {
     const nodes = await this.kind.nodes(inputs.name);
-    if (nodes.length === 0 || !nodes.every(({ labels }) => isOwn(labels))) return [];
+    if (nodes.length === 0 || !nodes.every(({ labels }) => isOwn(labels, inputs.owner))) return [];
     const reasons = await this.lossOf(inputs, nodes);
     if (reasons.length === 0) return [];
     if (!inputs.allowReplace) return [refusal(inputs.name, reasons)];
@@ -99,7 +101,7 @@ export class KindLifecycle {
   async create(inputs: KindInputs): Promise<KindOutputs> {
     const nodes = await this.kind.nodes(inputs.name);
     if (nodes.length > 0) {
-      refuseForeign("Adopting", inputs.name, nodes);
+      refuseForeign("Adopting", inputs, nodes);
       const found = await this.look(inputs.name, nodes);
       if (!found.unfinished) {
         const reasons = await this.lossOf(inputs, nodes);
@@ -119,7 +121,7 @@ export class KindLifecycle {
    */
   async read(state: KindOutputs): Promise<KindOutputs | undefined> {
     const nodes = await this.kind.nodes(state.name);
-    if (nodes.length === 0 || !nodes.every(({ labels }) => isOwn(labels))) return undefined;
+    if (nodes.length === 0 || !nodes.every(({ labels }) => isOwn(labels, state.owner))) return undefined;
     const found = await this.look(state.name, nodes);
     if (found.unfinished) return undefined;
     const running = nodes.every(({ status }) => status === "running");
@@ -170,7 +172,7 @@ export class KindLifecycle {
   async delete(state: KindInputs): Promise<void> {
     const nodes = await this.kind.nodes(state.name);
     if (nodes.length === 0) return;
-    refuseForeign("Deleting", state.name, nodes);
+    refuseForeign("Deleting", state, nodes);
     await this.remove(state.name, nodes);
     await this.kind.removeImages(state.network);
   }
@@ -234,10 +236,7 @@ export class KindLifecycle {
     try {
       // Docker would make the directory of the log as root.
       for (const directory of logsOf(inputs.config)) await mkdir(directory, { recursive: true });
-      await this.kind.makeImage(inputs.image, tag, inputs.network, inputs.pull, {
-        ...inputs.files,
-        ...unfinished,
-      });
+      await this.kind.makeImage(inputs, tag, { ...inputs.files, ...unfinished });
       await this.kind.create(inputs.name, inputs.network, withImage(inputs.config, tag));
     } catch (error) {
       throw new Error(
@@ -263,9 +262,20 @@ export class KindLifecycle {
     // From the first node without this mark on the cluster is whole; all that it holds comes later.
     for (const node of nodes) await this.kind.removeFile(node.name, `${marksDirectory}/unfinished`);
     if (inputs.mergeKubeconfig) await this.kind.mergeKubeconfig(inputs.name);
-    const { name, network, image, pull, config, files, allowReplace, mergeKubeconfig } = inputs;
+    const { name, owner, network, image, pull, config, files, allowReplace, mergeKubeconfig } = inputs;
     return {
-      ...{ name, network, image, pull, config, files, allowReplace, hosts: inputs.hosts, mergeKubeconfig },
+      ...{
+        name,
+        owner,
+        network,
+        image,
+        pull,
+        config,
+        files,
+        allowReplace,
+        hosts: inputs.hosts,
+        mergeKubeconfig,
+      },
       kubeconfig: await this.kubeconfig(name, nodes),
       running: true,
     };
@@ -295,11 +305,11 @@ export class KindLifecycle {
   }
 }
 
-function refuseForeign(operation: string, name: string, nodes: readonly KindNode[]): void {
-  const stranger = nodes.find(({ labels }) => !isOwn(labels));
+function refuseForeign(operation: string, { name, owner }: KindInputs, nodes: readonly KindNode[]): void {
+  const stranger = nodes.find(({ labels }) => !isOwn(labels, owner));
   if (stranger === undefined) return;
   throw new Error(
-    `${operation} Kind cluster "${name}" failed: it exists and is not this project's (its node ${stranger.name} lacks the label ${ownerLabel}=${owner}). Set platform:cluster.name to another name, or delete it with "kind delete cluster --name ${name}".`,
+    `${operation} Kind cluster "${name}" failed: it exists and ${isNotOf(owner, `its node ${stranger.name}`, stranger.labels)}. Set platform:cluster.name to another name, or delete it with "kind delete cluster --name ${name}".`,
   );
 }
 

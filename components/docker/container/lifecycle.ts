@@ -8,7 +8,7 @@ import {
   type Docker,
   type FoundContainer,
 } from "../client";
-import { foreign, isOwn, owner, ownerLabel } from "../ownership";
+import { foreign, isOwn, ownerLabel } from "../ownership";
 
 /** A running container. */
 export interface ContainerOutputs extends ContainerSpec {
@@ -46,7 +46,7 @@ export class ContainerLifecycle {
    */
   async read(state: ContainerOutputs): Promise<ContainerOutputs | undefined> {
     const found = await this.docker.container(state.name);
-    if (found === undefined || !isOwn(found.labels)) return undefined;
+    if (found === undefined || !isOwn(found.labels, state.owner)) return undefined;
     const running =
       found.status === "running" &&
       found.labels?.[fingerprintLabel] === fingerprint(state) &&
@@ -55,7 +55,12 @@ export class ContainerLifecycle {
   }
 
   diff(olds: ContainerSpec & Partial<ContainerOutputs>, news: ContainerSpec): boolean {
-    return olds.running === false || olds.name !== news.name || fingerprint(olds) !== fingerprint(news);
+    return (
+      olds.running === false ||
+      olds.name !== news.name ||
+      olds.owner !== news.owner ||
+      fingerprint(olds) !== fingerprint(news)
+    );
   }
 
   /** The data stays: it is on the volume. */
@@ -63,22 +68,29 @@ export class ContainerLifecycle {
     return this.create(spec);
   }
 
-  async delete({ name }: ContainerSpec): Promise<void> {
+  async delete({ name, owner }: ContainerSpec): Promise<void> {
     const found = await this.docker.container(name);
     if (found === undefined) return;
-    if (!isOwn(found.labels)) throw foreign("Deleting", "container", name, "docker rm");
+    this.refuseForeign("Deleting", { name, owner }, found);
     await this.docker.removeContainer(name);
   }
 
   /** @param tries how often a container of this name may come to be meanwhile */
   private async bring(spec: ContainerSpec, tries: number): Promise<void> {
     const found = await this.docker.container(spec.name);
-    if (found !== undefined && !isOwn(found.labels)) {
-      throw foreign("Adopting", "container", spec.name, "docker rm");
-    }
+    if (found !== undefined) this.refuseForeign("Adopting", spec, found);
     if (found !== undefined && (await this.revive(spec, found))) return;
     if (found !== undefined) await this.docker.removeContainer(spec.name);
     await this.run(spec, tries);
+  }
+
+  private refuseForeign(
+    operation: string,
+    { name, owner }: Pick<ContainerSpec, "name" | "owner">,
+    { labels }: FoundContainer,
+  ): void {
+    if (isOwn(labels, owner)) return;
+    throw foreign(operation, `container "${name}"`, { labels, owner }, `docker rm ${name}`);
   }
 
   private async untilAnswers(spec: ContainerSpec): Promise<void> {
@@ -95,7 +107,9 @@ export class ContainerLifecycle {
 
   /** @returns whether a container of this very spec runs again */
   private async revive(spec: ContainerSpec, found: FoundContainer): Promise<boolean> {
-    if (found.labels?.[fingerprintLabel] !== fingerprint(spec)) return false;
+    const { labels } = found;
+    // Docker cannot change a label: what has that of an earlier version is made again.
+    if (labels?.[ownerLabel] !== spec.owner || labels[fingerprintLabel] !== fingerprint(spec)) return false;
     if (found.status === "running") return true;
     // One that does not start, such as when its volume or network is another one now, is made again.
     try {
@@ -108,7 +122,7 @@ export class ContainerLifecycle {
 
   private async run(spec: ContainerSpec, tries: number): Promise<void> {
     try {
-      await this.docker.run(spec, { [ownerLabel]: owner, [fingerprintLabel]: fingerprint(spec) });
+      await this.docker.run(spec, { [ownerLabel]: spec.owner, [fingerprintLabel]: fingerprint(spec) });
     } catch (error) {
       const { message } = error as Error;
       // The container of a run that was killed came to be meanwhile: it is looked at again.
@@ -142,9 +156,9 @@ function fingerprint({ image, network, port, volume, env }: ContainerSpec): stri
 }
 
 function outputs(spec: ContainerSpec): ContainerOutputs {
-  const { name, image, network, port, volume, env } = spec;
+  const { name, owner, image, network, port, volume, env } = spec;
   return {
-    ...{ name, image, network, port, volume, env },
+    ...{ name, owner, image, network, port, volume, env },
     hostAddress: `127.0.0.1:${port.host}`,
     networkAddress: `${name}:${port.container}`,
     running: true,

@@ -7,6 +7,8 @@ import { isOwn } from "../ownership";
 export interface GarbageInputs {
   /** Name of the container. */
   readonly container: string;
+  /** Whose it is: `project/stack`. */
+  readonly owner: string;
   /** `host:port` as this machine reaches the registry. */
   readonly address: string;
   /** Another value, such as the digest of the next release, collects again. */
@@ -30,14 +32,15 @@ export class GarbageLifecycle {
 
   /** Collects where there is something to collect. A collection that fails is told, and the next one does its work. */
   async create(inputs: GarbageInputs): Promise<GarbageInputs> {
-    const { container, address, after } = inputs;
+    const { container, owner, address, after } = inputs;
     try {
       const found = await this.docker.container(container);
-      const isOurs = found !== undefined && isOwn(found.labels) && found.status === "running";
-      if (!isOurs || (await this.docker.garbage(container)) === 0) return { container, address, after };
+      const isOurs = found !== undefined && isOwn(found.labels, owner) && found.status === "running";
+      if (!isOurs || (await this.docker.garbage(container)) === 0)
+        return { container, owner, address, after };
     } catch (error) {
       warn(container, error);
-      return { container, address, after };
+      return { container, owner, address, after };
     }
     await this.docker.stop(container);
     await this.docker.collectGarbage(container).catch((error: unknown) => {
@@ -49,7 +52,7 @@ export class GarbageLifecycle {
         `Starting container "${container}" after its garbage was collected failed: it did not answer at ${address} within ${answerMilliseconds / 1000} s. Look at "docker logs ${container}" and run again.`,
       );
     }
-    return { container, address, after };
+    return { container, owner, address, after };
   }
 
   diff(olds: GarbageInputs, news: GarbageInputs): boolean {

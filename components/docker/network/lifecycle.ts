@@ -1,9 +1,11 @@
-import type { Docker } from "../client";
+import type { Docker, FoundNetwork } from "../client";
 import { foreign, isOwn } from "../ownership";
 
 /** A Docker network as it is asked for. */
 export interface NetworkInputs {
   readonly name: string;
+  /** Whose it is: `project/stack`. */
+  readonly owner: string;
 }
 
 /** A Docker network that is there. */
@@ -16,11 +18,11 @@ export interface NetworkOutputs extends NetworkInputs {
 export class NetworkLifecycle {
   constructor(private readonly docker: Docker) {}
 
-  async create({ name }: NetworkInputs): Promise<NetworkOutputs> {
+  async create({ name, owner }: NetworkInputs): Promise<NetworkOutputs> {
     const found = await this.docker.network(name);
-    if (found === undefined) await this.docker.createNetwork(name);
-    else if (!isOwn(found.labels)) throw foreign("Adopting", "Docker network", name, "docker network rm");
-    const made = await this.read({ name });
+    if (found === undefined) await this.docker.createNetwork(name, owner);
+    else refuseForeign("Adopting", { name, owner }, found);
+    const made = await this.read({ name, owner });
     if (made !== undefined) return made;
     throw new Error(
       `Creating Docker network "${name}" failed: it was removed at once. Run again when nothing else does so.`,
@@ -28,19 +30,24 @@ export class NetworkLifecycle {
   }
 
   /** @returns undefined when the network is gone */
-  async read({ name }: NetworkInputs): Promise<NetworkOutputs | undefined> {
+  async read({ name, owner }: NetworkInputs): Promise<NetworkOutputs | undefined> {
     const found = await this.docker.network(name);
     if (found === undefined) return undefined;
-    if (found.subnet !== undefined) return { name, subnet: found.subnet };
+    if (found.subnet !== undefined) return { name, owner, subnet: found.subnet };
     throw new Error(
       `Reading Docker network "${name}" failed: it has no IPv4 subnet. Remove it with "docker network rm ${name}" and run again.`,
     );
   }
 
-  async delete({ name }: NetworkInputs): Promise<void> {
+  async delete({ name, owner }: NetworkInputs): Promise<void> {
     const found = await this.docker.network(name);
     if (found === undefined) return;
-    if (!isOwn(found.labels)) throw foreign("Deleting", "Docker network", name, "docker network rm");
+    refuseForeign("Deleting", { name, owner }, found);
     await this.docker.removeNetwork(name);
   }
+}
+
+function refuseForeign(operation: string, { name, owner }: NetworkInputs, { labels }: FoundNetwork): void {
+  if (isOwn(labels, owner)) return;
+  throw foreign(operation, `Docker network "${name}"`, { labels, owner }, `docker network rm ${name}`);
 }

@@ -2,9 +2,9 @@ import { deepEqual, equal, match, ok, rejects } from "node:assert/strict";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Stack } from "@pulumi/pulumi/automation";
-import { owner, ownerLabel } from "../../../components/docker/ownership";
+import { ownerLabel } from "../../../components/docker/ownership";
 import { Figures } from "./figures";
-import { nodeName, registryName, stackName, type Machine } from "./machine";
+import { nodeName, owner, registryName, stackName, type Machine } from "./machine";
 import { faults, remains } from "./platform-check";
 import { suiteOnKind } from "./suite";
 

@@ -14,7 +14,7 @@ import { delimiter, join } from "node:path";
 import { promisify } from "node:util";
 import { LocalWorkspace, type Stack } from "@pulumi/pulumi/automation";
 import { stringify } from "yaml";
-import { owner, ownerLabel } from "../../../components/docker/ownership";
+import { ownerLabel } from "../../../components/docker/ownership";
 import { binDirectory } from "../../../tools/bin";
 import { providePlugins } from "./plugins/plugins";
 import { saveSysctls } from "./world/sysctls";
@@ -25,6 +25,8 @@ const root = join(__dirname, "../../..");
 
 /** The stack of the suite, its cluster and its directory below `clusters/`. */
 export const stackName = "offline";
+/** Whose everything is that the stack makes. */
+export const owner = `platform/${stackName}`;
 export const registryName = `platform-${stackName}-registry`;
 export const nodeName = `${stackName}-control-plane`;
 export const registryPort = 5070;

@@ -3,8 +3,8 @@ import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import type { Stack } from "@pulumi/pulumi/automation";
-import { owner, ownerLabel } from "../../../components/docker/ownership";
-import { nodeName, registryName, registryPort, stackName, type Machine } from "./machine";
+import { ownerLabel } from "../../../components/docker/ownership";
+import { nodeName, owner, registryName, registryPort, stackName, type Machine } from "./machine";
 import { suiteOnKind } from "./suite";
 
 suiteOnKind("pulumi up on Kind, of something bad", (prepared) => {
@@ -61,7 +61,7 @@ suiteOnKind("pulumi up on Kind, of something bad", (prepared) => {
       try {
         match(
           await refused(),
-          /error: A Kind cluster "offline" is there and is not this project's \(its node offline-control-plane lacks the label platform\.pulumi\.com\/owner=platform\)\. Set platform:cluster\.name to another name, or delete it with "kind delete cluster --name offline"\.$/m,
+          /error: A Kind cluster "offline" is there and is not of "platform\/offline" \(its node offline-control-plane lacks the label platform\.pulumi\.com\/owner\)\. Set platform:cluster\.name to another name, or delete it with "kind delete cluster --name offline"\.$/m,
         );
       } finally {
         await machine.run("docker", "rm", nodeName);
@@ -90,7 +90,7 @@ suiteOnKind("pulumi up on Kind, of something bad", (prepared) => {
       try {
         match(
           await refused(),
-          /error: A volume "platform-offline-registry" is there and is not this project's/,
+          /error: A volume "platform-offline-registry" is there and is not of "platform\/offline"/,
         );
       } finally {
         await machine.run("docker", "volume", "rm", registryName);
