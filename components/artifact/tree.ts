@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from "node:util";
 import { buildTree, listTree, type BuildOptions, type Built } from "./build";
 import { publicValuesIn } from "../sops/public-values";
 import { checkFile, checkOrder, checkSecrets } from "./check";
@@ -44,7 +45,7 @@ function treeOf({ files, content }: Pick<Built, "files" | "content">): Tree {
 export interface ClusterCheck {
   /** What forbids its release, one sentence each. */
   readonly findings: readonly string[];
-  /** The names of the Secrets that it applies; undefined when it does not build. */
+  /** The names of the Secrets that it applies; undefined when not all of it builds, or is built here. */
   readonly secrets?: ReadonlySet<string>;
 }
 
@@ -80,7 +81,10 @@ function checkBuilt(built: Built, cluster: string, publicValues: readonly string
     dependsOn: each.dependsOn.map(labelOf),
   }));
   const findings = [...failures, ...checkOrder(layers), ...checkSecrets(secrets, publicValues)];
-  if (failures.length > 0) return { findings };
+  const isLeftOut = built.kustomizations.some(
+    ({ notBuilt, source }) => notBuilt !== undefined && isDeepStrictEqual(source, built.root.source),
+  );
+  if (failures.length > 0 || isLeftOut) return { findings };
   return { findings, secrets: new Set(secrets.map(({ metadata }) => metadata.name)) };
 }
 

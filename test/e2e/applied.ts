@@ -29,6 +29,7 @@ function inventoryId({ apiVersion, kind, metadata }: Manifest): string {
 interface FluxKustomization extends Manifest {
   readonly spec: {
     readonly sourceRef: { readonly kind: string; readonly name: string; readonly namespace?: string };
+    readonly suspend?: boolean;
   };
   readonly status?: {
     readonly conditions?: readonly Condition[];
@@ -79,7 +80,7 @@ export async function outcomes(
 
 function outcome(name: string, one: FluxKustomization, sent: Readonly<Record<string, Manifest>>): Outcome {
   const source = { namespace: one.metadata.namespace ?? "", ...one.spec.sourceRef };
-  if (isElsewhere(one)) return { source };
+  if (isLeftAlone(one)) return { source };
   const ready = readyOf(one);
   if (ready?.status !== "True") return { source, error: withoutPlaces(ready?.message ?? "") };
   const ids = (one.status?.inventory?.entries ?? []).map(({ id }) => id);
@@ -116,22 +117,23 @@ function isLeft({ metadata: { labels = {}, annotations = {} } }: Manifest): bool
   );
 }
 
-/** A message without the directory that the kustomize-controller unpacked the tree to. */
+/** A message without the directory that the kustomize-controller unpacked the tree to, and without its last line end. */
 function withoutPlaces(message: string): string {
-  return message.replaceAll(/[^\s'"[]*\/kustomization-\d+(\/?)/g, (_, slash: string) =>
-    slash === "" ? "." : "",
-  );
+  return message
+    .trimEnd()
+    .replaceAll(/[^\s'"[]*\/kustomization-\d+(\/?)/g, (_, slash: string) => (slash === "" ? "." : ""));
 }
 
-function isElsewhere({ spec: { sourceRef } }: FluxKustomization): boolean {
-  return sourceRef.kind !== "OCIRepository" || sourceRef.name !== "flux-system";
+/** Whether its source is another one, or Flux is told to do nothing with it. */
+function isLeftAlone({ spec: { sourceRef, suspend = false } }: FluxKustomization): boolean {
+  return suspend || sourceRef.kind !== "OCIRepository" || sourceRef.name !== "flux-system";
 }
 
 /** Reasons of a Kustomization that is not done yet. */
 const passing = ["Progressing", "DependencyNotReady"];
 
 function isSettled(one: FluxKustomization): boolean {
-  if (isElsewhere(one)) return true;
+  if (isLeftAlone(one)) return true;
   const ready = readyOf(one);
   if (ready === undefined || ready.observedGeneration !== one.metadata.generation) return false;
   // Its source may not have been pulled yet.

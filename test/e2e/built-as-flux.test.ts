@@ -52,7 +52,7 @@ describe("a tree is built as Flux builds it:", function () {
         await push(tree, `${started.registry}/${name}`);
       }),
     ]);
-    const around = trees.flatMap((name) => objectsAround(name, started.registry, key));
+    const around = trees.flatMap((name) => objectsAround(name, started, key));
     await applyInOrder(api, new SystemClock(), around, "test");
     const roots = trees.map((name) => `${name}/flux-system`);
     applied = await outcomes(api, roots, started.auditLog, 300);
@@ -178,14 +178,21 @@ async function push(tree: string, repository: string): Promise<void> {
   ]);
 }
 
-/** What a cluster has before a tree comes: its namespace, identity and source, and the root Kustomization. */
-function objectsAround(name: string, registry: string, key: string): Manifest[] {
+/**
+ * What a cluster has before a tree comes: its namespace, identity and source, the way to "another" cluster, which is
+ * itself, and the root Kustomization.
+ */
+function objectsAround(name: string, { registry, kubeconfig }: ControlPlane, key: string): Manifest[] {
   const metadata = { name: "flux-system", namespace: name };
   return [
     { apiVersion: "v1", kind: "Namespace", metadata: { name } },
     {
       ...{ apiVersion: "v1", kind: "Secret", metadata: { name: "sops-age", namespace: name } },
       stringData: { "age.agekey": key },
+    },
+    {
+      ...{ apiVersion: "v1", kind: "Secret", metadata: { name: "other-cluster", namespace: name } },
+      stringData: { value: kubeconfig },
     },
     {
       ...{ apiVersion: "source.toolkit.fluxcd.io/v1", kind: "OCIRepository", metadata },

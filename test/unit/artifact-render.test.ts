@@ -3,7 +3,7 @@ import { symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { buildTree } from "../../components/artifact/build";
 import { renderCluster, runtimeConfig } from "../../components/artifact/render";
-import { inspectTree } from "../../components/artifact/tree";
+import { checkCluster, inspectTree } from "../../components/artifact/tree";
 import { ensureTools } from "../../tools/tools";
 import { smallTree } from "./small-tree";
 import { temporaryDirectory, writeFiles } from "./temporary";
@@ -119,6 +119,21 @@ describe("build of a cluster", () => {
       (await buildTree(tree, "x", { given: [runtimeConfig()] })).kustomizations[1]?.parent,
       "flux-system/controllers",
     );
+  });
+
+  it("leaves out suspended Kustomizations, names them, and then knows of no Secret that nothing applies", async () => {
+    const tree = treeWith({
+      "clusters/x/layers.yaml": kustomization("paused", "./paused", "  suspend: true\n"),
+      "clusters/x/kustomization.yaml": "resources: [variables.yaml, controllers.yaml, layers.yaml]\n",
+      "paused/kustomization.yaml": "resources: [missing.yaml]\n",
+    });
+    const { layers, notes } = await renderCluster(tree, "x");
+    deepEqual(
+      layers.map(({ name }) => name),
+      ["controllers"],
+    );
+    deepEqual(notes, ['Layer "paused" is not built here: it is suspended, and Flux applies nothing of it.']);
+    deepEqual(await checkCluster(tree, "x"), { findings: [] });
   });
 
   it("does not see what source-controller leaves out: images, archives, links, .sourceignore", async () => {

@@ -193,14 +193,14 @@ func (b *builder) kustomization(from object, parent *kustomization) *kustomizati
 		k.Parent = parent.key()
 	}
 	_, k.remote, _ = unstructured.NestedMap(from, "spec", "kubeConfig")
-	if suspended, _, _ := unstructured.NestedBool(from, "spec", "suspend"); suspended {
-		k.Notes = append(k.Notes, "it is suspended: Flux applies nothing of it")
-	}
+	suspended, _, _ := unstructured.NestedBool(from, "spec", "suspend")
 	switch {
 	case k.Source.Kind == "" || k.Source.Name == "":
 		k.Error = "spec.sourceRef: Required value"
 	case k.Source != b.release:
 		k.NotBuilt = fmt.Sprintf("its source %s %s/%s is not the release", k.Source.Kind, k.Source.Namespace, k.Source.Name)
+	case suspended:
+		k.NotBuilt = "it is suspended, and Flux applies nothing of it"
 	}
 	k.done = k.Error != "" || k.NotBuilt != ""
 	return k

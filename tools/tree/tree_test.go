@@ -285,6 +285,39 @@ func TestNestedOtherAndBrokenKustomizations(t *testing.T) {
 	}
 }
 
+func TestSuspendedKustomizationAppliesNothing(t *testing.T) {
+	built := cluster(t, map[string]string{
+		"clusters/x/a.yaml": layer("a", "./a", "  suspend: true\n") + layer("b", "./b", "  suspend: false\n"),
+		// Not even what is wrong with it matters.
+		"a/kustomization.yaml": "resources: [missing.yaml]\n",
+		"b/c.yaml":             configMap("c", "key", "value"),
+	})
+	a := built["a"]
+	if want := "it is suspended, and Flux applies nothing of it"; a.NotBuilt != want || a.Objects != nil || a.Error != "" {
+		t.Errorf("got %q, %v, %s", a.NotBuilt, a.Objects, a.Error)
+	}
+	if len(built["b"].Objects) != 1 {
+		t.Errorf("b has %v, %s", built["b"].Objects, built["b"].NotBuilt)
+	}
+}
+
+func TestKustomizationOfAnotherCluster(t *testing.T) {
+	built := cluster(t, map[string]string{
+		"clusters/x/layers.yaml": layer("a", "./a", "  kubeConfig: {secretRef: {name: other}}\n") +
+			layer("b", "./b", "  postBuild: {substituteFrom: [{kind: ConfigMap, name: facts}]}\n"),
+		"a/facts.yaml": strings.ReplaceAll(configMap("facts", "x", "value"), "namespace: web", "namespace: flux-system"),
+		"a/c.yaml":     layer("c", "./b", ""),
+		"b/c.yaml":     configMap("c", "key", "${x}"),
+	})
+	if a := built["a"]; len(a.Objects) != 2 || !slices.Equal(a.Notes, []string{"its objects go to another cluster"}) {
+		t.Errorf("got %v, %q, %s", a.Objects, a.Notes, a.Error)
+	}
+	// What is there is not here: no Kustomization to build, no variables.
+	if built["c"] != nil || !strings.Contains(built["b"].Error, `configmaps "facts" not found`) {
+		t.Errorf("got %v, %q", built["c"], built["b"].Error)
+	}
+}
+
 func TestValuesOfYaml11(t *testing.T) {
 	built := cluster(t, map[string]string{
 		"clusters/x/app.yaml": layer("app", "./app", "  postBuild: {substitute: {mode: \"0755\", flag: \"on\"}}\n"),
