@@ -48,8 +48,24 @@ export interface BuiltKustomization extends ObjectName {
   readonly notBuilt?: string;
   /** The variables without a default that nothing sets. */
   readonly unset: readonly { readonly kind: string; readonly name: string; readonly variable: string }[];
+  /** The fields whose values have a type that the API server refuses, or for which Flux leaves all labels out. */
+  readonly mistyped: readonly Mistyped[];
   /** What is not exactly known here, such as the values of encrypted Secrets. */
   readonly notes: readonly string[];
+}
+
+/** A field with a value of the wrong type; the value is not told, it may be secret. */
+export interface Mistyped {
+  readonly kind: string;
+  /** Empty where the object names none. */
+  readonly namespace: string;
+  readonly name: string;
+  /** As the API server writes it: `data.port`, `spec.containers[name="c"].args[0]`. */
+  readonly field: string;
+  /** `text`, `number`, `boolean`, `list` or `map`. */
+  readonly expected: string;
+  /** One of those, or `nothing`. */
+  readonly got: string;
 }
 
 /** A tree as Flux gets it, and what a cluster makes of it. */

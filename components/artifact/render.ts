@@ -1,6 +1,6 @@
 import type { Manifest } from "../kubernetes";
 import { sentence } from "../sentence";
-import { buildTree, type Built, type BuiltKustomization, type ObjectName } from "./build";
+import { buildTree, type Built, type BuiltKustomization, type Mistyped, type ObjectName } from "./build";
 import { runtimeKeys, runtimeName } from "./check";
 
 /** One Flux Kustomization of a cluster and what it applies. */
@@ -99,10 +99,26 @@ export function failuresOf({ root, kustomizations }: Built, cluster: string): st
           `${kind} ${name} of ${layer} uses \${${variable}}, which is not set. Add it to the cluster's variables.yaml.`,
       );
     }
-    if (each.error === undefined) return [];
     const subject = each === root ? `cluster "${cluster}"` : `${layer} of cluster "${cluster}"`;
+    // Flux's words for these hold the value, which may be secret.
+    if (each.mistyped.length > 0) {
+      return each.mistyped.map((field) => `Building ${subject} failed: ${wrongType(field)}`);
+    }
+    if (each.error === undefined) return [];
     return [`Building ${subject} failed: ${sentence(each.error)} Nothing was released.`];
   });
+}
+
+/**
+ * Cause and remedy of a value of the wrong type. Source:
+ * https://fluxcd.io/flux/components/kustomize/kustomizations/#post-build-substitution-of-numbers-and-booleans
+ */
+function wrongType({ kind, namespace, name, field, expected, got }: Mistyped): string {
+  const object = `${kind} ${namespace === "" ? "" : `${namespace}/`}${name}`;
+  const is = `"${field}" of ${object} is ${got === "nothing" ? got : `a ${got}`} and must be ${expected === "text" ? expected : `a ${expected}`}`;
+  return expected === "text" && ["number", "boolean", "nothing"].includes(got)
+    ? `${is}. Write it in quotes, or, where it comes from a variable, as \${quote}\${name}\${quote} with quote: '"' among the cluster's variables: Flux's substitution drops the quotes of the file.`
+    : `${is}. Correct the value.`;
 }
 
 /** What is not built here, or not exactly known, one sentence each. */

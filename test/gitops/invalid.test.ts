@@ -14,8 +14,8 @@ before("platform-tree", async function () {
 });
 
 /**
- * Each directory of `invalid/` is laid over a copy of the real tree and must be refused with the sentence of its
- * `expected.txt`, a regular expression, and with no other. `cluster.txt` names a cluster other than "local".
+ * Each directory of `invalid/` is laid over a copy of the real tree and must be refused with the sentences of its
+ * `expected.txt`, a regular expression in each line, and with no other. `cluster.txt` names a cluster other than "local".
  */
 describe("a tree is refused for", () => {
   for (const name of readdirSync(invalid)) {
@@ -23,15 +23,18 @@ describe("a tree is refused for", () => {
       const copy = join(temporaryDirectory(), "gitops");
       cpSync(tree, copy, { recursive: true });
       cpSync(join(invalid, name), copy, { recursive: true });
-      const expected = readFileSync(join(copy, "expected.txt"), "utf8").trim();
+      const expected = readFileSync(join(copy, "expected.txt"), "utf8").trim().split("\n");
       const clusterFile = join(copy, "cluster.txt");
       const cluster = existsSync(clusterFile) ? readFileSync(clusterFile, "utf8").trim() : "local";
       for (const file of ["expected.txt", "cluster.txt"]) rmSync(join(copy, file), { force: true });
 
       const { findings } = await inspectTree(copy, cluster);
-      equal(findings.length, 1, findings.join("\n"));
-      match(findings[0] ?? "", new RegExp(expected));
-      equal(findings[0]?.includes(copy), false, `it names a temporary path: ${findings[0] ?? ""}`);
+      equal(findings.length, expected.length, findings.join("\n"));
+      expected.forEach((pattern, index) => {
+        match(findings[index] ?? "", new RegExp(pattern));
+      });
+      const told = findings.join("\n");
+      equal(told.includes(copy), false, `it names a temporary path: ${told}`);
     });
   }
 });

@@ -52,6 +52,14 @@ describe("variables of a tree", () => {
     equal(await valueOf("${cluster} ${domain}"), "x d");
   });
 
+  it("that become numbers where text must stand are named with field and remedy, without their values", async () => {
+    const { findings } = await inspectTree(withValue("${replicas}"), "x");
+    deepEqual(findings, [
+      `Building layer "controllers" of cluster "x" failed: "data.key" of ConfigMap c is a number and must be text. Write it in quotes, or, where it comes from a variable, as \${quote}\${name}\${quote} with quote: '"' among the cluster's variables: Flux's substitution drops the quotes of the file.`,
+    ]);
+    await rejects(valueOf("${replicas}"), /"data\.key" of ConfigMap c is a number and must be text/);
+  });
+
   it("that nothing sets are named, with the object, each once", async () => {
     const { findings } = await inspectTree(withValue("${colour} ${colour} ${shape}"), "x");
     deepEqual(

@@ -66,7 +66,9 @@ type kustomization struct {
 	Error    string   `json:"error,omitempty"`
 	NotBuilt string   `json:"notBuilt,omitempty"`
 	Unset    []unset  `json:"unset"`
-	Notes    []string `json:"notes"`
+	// Mistyped are fields that the API server refuses, or that Flux leaves out.
+	Mistyped []mistyped `json:"mistyped"`
+	Notes    []string   `json:"notes"`
 
 	spec   unstructured.Unstructured
 	built  resmap.ResMap
@@ -169,7 +171,7 @@ func (b *builder) kustomization(from object, parent *kustomization) *kustomizati
 	}
 	k := &kustomization{
 		Namespace: spec.GetNamespace(), Name: spec.GetName(), Path: text("spec", "path"), spec: spec,
-		DependsOn: []reference{}, Secrets: []object{}, Unset: []unset{}, Notes: []string{},
+		DependsOn: []reference{}, Secrets: []object{}, Unset: []unset{}, Mistyped: []mistyped{}, Notes: []string{},
 	}
 	if k.Namespace == "" {
 		k.Namespace = "default"
@@ -401,6 +403,15 @@ func (b *builder) objects(k *kustomization) error {
 		objects = append(objects, read...)
 	}
 	k.built = nil
+	var refused error
+	for _, each := range objects {
+		if err := k.checkTypes(each); err != nil && refused == nil {
+			refused = err
+		}
+	}
+	if refused != nil {
+		return refused
+	}
 	labels, _, _ := unstructured.NestedStringMap(k.spec.Object, "spec", "commonMetadata", "labels")
 	annotations, _, _ := unstructured.NestedStringMap(k.spec.Object, "spec", "commonMetadata", "annotations")
 	ssautil.SetCommonMetadata(objects, labels, annotations)

@@ -163,9 +163,9 @@ func TestContentIsOfBytes(t *testing.T) {
 func TestSubstitution(t *testing.T) {
 	from := "  postBuild:\n    substitute: {x: \"1\", dotted: a.b.c, empty: \"\", y: why}\n"
 	for _, each := range []struct{ value, want string }{
-		{"${x}", "1"},
+		{"is ${x}", "is 1"},
 		{"${dotted//./-}", "a-b-c"},
-		{"${#dotted}", "5"},
+		{"is ${#dotted}", "is 5"},
 		{"${none:=${y}}", "why"},
 		{"${none:-${y}-${x}}", "why-1"},
 		{"$${x} $x $HOME", "${x} $x $HOME"},
@@ -327,6 +327,43 @@ func TestValuesOfYaml11(t *testing.T) {
 	// What Flux's substitution makes of them, as text of a YAML 1.1 reader.
 	if got := fmt.Sprintf("%v %v", spec["mode"], spec["flag"]); got != "493 true" {
 		t.Errorf("got %s, %s", got, built.Error)
+	}
+}
+
+// Quotes around a variable do not survive: Flux substitutes in the text that kustomize wrote, which has none.
+func TestFieldsOfTheWrongType(t *testing.T) {
+	variables := "  postBuild: {substitute: {port: \"8080\", on: \"true\", quote: '\"'}}\n"
+	of := func(fields, object string) *kustomization {
+		return cluster(t, map[string]string{"clusters/x/app.yaml": layer("app", "./app", fields), "app/o.yaml": object})["app"]
+	}
+	config := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: web}\n"
+	thing := "apiVersion: example.com/v1\nkind: Thing\nmetadata: {name: t, namespace: web, "
+	pod := "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: web}\nspec: {containers: [{name: c, image: i, "
+	for _, each := range []struct{ object, want string }{
+		{config + "data: {port: \"${port}\", text: \"a ${port}\"}\n", "ConfigMap web/c data.port text number"},
+		{config + "data: {flag: \"${on}\"}\n", "ConfigMap web/c data.flag text boolean"},
+		{config + "data: {port: \"${quote}${port}${quote}\"}\n", ""},
+		{config + "data: {port: 8080}\n", "ConfigMap web/c data.port text number"},
+		{"apiVersion: v1\nkind: Secret\nmetadata: {name: s, namespace: web}\nstringData: {pin: \"${port}\"}\n", "Secret web/s stringData.pin text number"},
+		{thing + "labels: {id: \"${port}\"}}\n", "Thing web/t metadata.labels.id text number"},
+		{thing + "annotations: {id: \"${on}\"}}\n", "Thing web/t metadata.annotations.id text boolean"},
+		{pod + "env: [{name: PORT, value: \"${port}\"}], ports: [{containerPort: \"${port}\"}]}]}\n", `Pod web/p spec.containers[name="c"].env[name="PORT"].value text number`},
+		{pod + "args: [\"${port}\"], resources: {limits: {cpu: \"${port}\"}}}]}\n", `Pod web/p spec.containers[name="c"].args[0] text number`},
+		{"apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d, namespace: web}\nspec: {replicas: two}\n", "Deployment web/d spec.replicas number text"},
+	} {
+		built := of(variables, each.object)
+		var got []string
+		for _, one := range built.Mistyped {
+			got = append(got, strings.Join([]string{one.Kind, one.Namespace + "/" + one.Name, one.Field, one.Expected, one.Got}, " "))
+		}
+		if strings.Join(got, "; ") != each.want {
+			t.Errorf("%s gave %q, want %q; %s", each.object, got, each.want, built.Error)
+		}
+	}
+	// What only the cluster knows may be anything.
+	stored := "  postBuild: {substituteFrom: [{kind: Secret, name: made-by-a-store}]}\n"
+	if built := of(stored, "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {replicas: \"${n}\"}\n"); len(built.Mistyped) > 0 {
+		t.Errorf("got %v", built.Mistyped)
 	}
 }
 
