@@ -44,7 +44,7 @@ export interface BuiltKustomization extends ObjectName {
   readonly secrets: readonly Manifest[];
   /** Why it does not build, in Flux's words. */
   readonly error?: string;
-  /** Why it is not built here: its source is not the release, or it is suspended. */
+  /** Why it is not built here: its source is not the release, it is suspended, or an encrypted patch hides what it changes. */
   readonly notBuilt?: string;
   /** The variables without a default that nothing sets. */
   readonly unset: readonly { readonly kind: string; readonly name: string; readonly variable: string }[];

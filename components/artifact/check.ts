@@ -144,8 +144,10 @@ function checkSecret(object: Manifest, publicValues: readonly string[]): string[
 function isSafe(value: unknown, encrypted: boolean): boolean {
   if (value === "" || value === null) return true;
   if (typeof value !== "string") return false;
-  // A Secret that kustomize generates of an encrypted file: Flux decrypts the file first.
-  return encrypted ? value.startsWith("ENC[") : isCipher(Buffer.from(value, "base64").toString());
+  // A Secret that kustomize makes of encrypted files or patches: Flux decrypts them first.
+  return encrypted
+    ? value.startsWith("ENC[")
+    : isCipher(value) || isCipher(Buffer.from(value, "base64").toString());
 }
 
 function isCipher(text: string): boolean {

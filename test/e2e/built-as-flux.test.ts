@@ -150,7 +150,7 @@ async function stage(
   await cp(join(corpus, name), to, { recursive: true, verbatimSymlinks: true });
   const decrypted: Record<string, string> = {};
   for (const path of await readdir(to, { recursive: true })) {
-    if (!/\.(enc|sealed)\.(yaml|env)$/.test(path)) continue;
+    if (!/\.(enc|sealed)\.(yaml|json|env|ini|txt)$/.test(path)) continue;
     const file = join(to, path);
     const text = await readFile(file, "utf8");
     const keys = text.includes("kind: Secret") ? ["--encrypted-regex", "^(data|stringData)$"] : [];

@@ -144,6 +144,26 @@ describe("build of a cluster", () => {
     deepEqual(await checkCluster(tree, "x"), { findings: [] });
   });
 
+  it("takes encrypted files of a secretGenerator and encrypted patches for what they are", async () => {
+    const cipher = (text: string) => `ENC[AES256_GCM,data:${text},iv:YmFy,tag:YmF6,type:str]`;
+    const sops = `sops:\n    mac: ${cipher("bWFj")}\n    version: 3.13.3\n`;
+    const encrypted = (settings: string) => ({
+      [`${controllers}/kustomization.yaml`]:
+        "resources: [secret.yaml]\nsecretGenerator: [{name: g, files: [settings.yaml]}]\npatches: [{path: patch.yaml}]\n",
+      [`${controllers}/secret.yaml`]: "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n",
+      [`${controllers}/settings.yaml`]: `${settings}\n${sops}`,
+      [`${controllers}/patch.yaml`]: `apiVersion: v1\nkind: Secret\nmetadata:\n  name: s\nstringData:\n  a: ${cipher("Zm9v")}\n${sops}`,
+    });
+    const { findings, notes } = await inspectTree(treeWith(encrypted(`a: ${cipher("Zm9v")}`)), "x");
+    deepEqual(findings, []);
+    equal(notes.length, 2, notes.join("\n"));
+    for (const note of notes) match(note, /comes from an encrypted file: its values, .* are not known here/);
+    // A value that somebody put there in plain text, beside encrypted ones.
+    const changed = await inspectTree(treeWith(encrypted(`a: ${cipher("Zm9v")}\nb: plain`)), "x");
+    equal(changed.findings.length, 1, changed.findings.join("\n"));
+    match(changed.findings[0] ?? "", /^Secret default\/g-\w+ holds "settings\.yaml" in plain text/);
+  });
+
   it("does not see what source-controller leaves out: images, archives, links, .sourceignore", async () => {
     const tree = treeWith({ "logo.png": "x", "chart.zip": "x", "docs/.sourceignore": "/draft.md\n" });
     symlinkSync("plain.yaml", join(tree, controllers, "link.yaml"));

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -94,9 +95,7 @@ type builder struct {
 	// release is the source whose Kustomizations are built.
 	release reference
 	// alone is set when a kustomization file brings an OpenAPI schema, which kustomize keeps for the whole process.
-	alone bool
-	// overlay holds what Flux makes of files before it builds.
-	overlay map[string][]byte
+	alone   bool
 	known   *configs
 	applied bool
 }
@@ -132,7 +131,7 @@ func build(request buildRequest) (*buildResponse, error) {
 	}
 	b := &builder{
 		root: directory, disk: disk, known: known, applied: request.Applied, release: release,
-		alone: files.bringsSchema(), overlay: files.encryptedVariables(),
+		alone: files.bringsSchema(),
 	}
 
 	root := b.kustomization(object{
@@ -311,8 +310,13 @@ func (b *builder) build(k *kustomization) {
 	}
 	files := overlay{b.disk, map[string][]byte{name: manifest}}
 	if decrypts(k.spec) {
-		for path, content := range b.overlay {
-			files.files[filepath.Join(b.root, path)] = content
+		var whole *wholePatch
+		if err := b.openSources(directory, files); errors.As(err, &whole) {
+			k.NotBuilt, k.done = whole.Error(), true
+			return
+		} else if err != nil {
+			fail("error decrypting sources: %s", err)
+			return
 		}
 	}
 	if k.built, err = b.kustomize(files, directory); err != nil {
@@ -326,6 +330,9 @@ func (b *builder) build(k *kustomization) {
 		}
 		if each.GetKind() != "Secret" {
 			continue
+		}
+		if decrypts(k.spec) && !keepsEncrypted(each.GetAnnotations()) {
+			hideValues(each)
 		}
 		secret, err := each.Map()
 		if err != nil {
@@ -418,7 +425,7 @@ func (b *builder) objects(k *kustomization) error {
 	k.Objects = make([]object, 0, len(objects))
 	for _, each := range objects {
 		if isEncrypted(each) {
-			if !decrypts(k.spec) && !strings.EqualFold(each.GetAnnotations()[fluxGroup+"/decrypt"], "disabled") {
+			if !decrypts(k.spec) && !keepsEncrypted(each.GetAnnotations()) {
 				return fmt.Errorf("%s is SOPS encrypted, configuring decryption is required for this secret to be reconciled",
 					ssautil.FmtUnstructured(each))
 			}

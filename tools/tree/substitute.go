@@ -267,6 +267,11 @@ func decrypts(spec unstructured.Unstructured) bool {
 	return found
 }
 
+// keepsEncrypted is decryptor.IsDecryptionDisabled of kustomize-controller.
+func keepsEncrypted(annotations map[string]string) bool {
+	return strings.EqualFold(annotations[fluxGroup+"/decrypt"], "disabled")
+}
+
 // isEncrypted is decryptor.IsEncryptedSecret of kustomize-controller.
 func isEncrypted(each *unstructured.Unstructured) bool {
 	_, found := each.Object["sops"]
@@ -279,6 +284,12 @@ func isGeneratedEncrypted(each *unstructured.Unstructured) bool {
 	if each.GetKind() != "Secret" || isEncrypted(each) {
 		return false
 	}
+	texts, _, _ := unstructured.NestedMap(each.Object, "stringData")
+	for _, value := range texts {
+		if text, _ := value.(string); isCipher(text) {
+			return true
+		}
+	}
 	values, _, _ := unstructured.NestedMap(each.Object, "data")
 	for _, value := range values {
 		text, _ := value.(string)
@@ -287,21 +298,4 @@ func isGeneratedEncrypted(each *unstructured.Unstructured) bool {
 		}
 	}
 	return false
-}
-
-// encryptedVariables are the dotenv files that SOPS encrypted, without what SOPS added: Flux decrypts them for a
-// secretGenerator before it builds.
-func (t *tree) encryptedVariables() map[string][]byte {
-	found := map[string][]byte{}
-	for name, content := range t.files {
-		text := string(content)
-		if !strings.Contains(text, "\nsops_mac=ENC[") && !strings.HasPrefix(text, "sops_mac=ENC[") {
-			continue
-		}
-		lines := slices.DeleteFunc(strings.Split(text, "\n"), func(line string) bool {
-			return strings.HasPrefix(line, "sops_") || strings.HasPrefix(line, "#")
-		})
-		found[name] = []byte(strings.Join(lines, "\n"))
-	}
-	return found
 }

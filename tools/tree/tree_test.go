@@ -385,6 +385,100 @@ func TestEncryptedSecrets(t *testing.T) {
 	}
 }
 
+// The files that Flux decrypts before it builds, and how: by the extension of the key, not of the file.
+func TestEncryptedSources(t *testing.T) {
+	cipher := "ENC[AES256_GCM,data:Zm9v,iv:YmFy,tag:YmF6,type:str]"
+	mac := "ENC[AES256_GCM,data:bWFj,iv:YmFy,tag:YmF6,type:str]"
+	yamlFile := "a: " + cipher + "\nlist:\n    - " + cipher + "\nempty: \"\"\nsops:\n    mac: " + mac + "\n"
+	jsonFile := `{"a": "` + cipher + `", "sops": {"mac": "` + mac + `"}}`
+	binary := `{"data": "` + cipher + `", "sops": {"mac": "` + mac + `"}}`
+	dotenv := "A=" + cipher + "\nsops_mac=" + mac + "\n"
+	ini := "[main]\na = " + cipher + "\n[sops]\nmac = " + mac + "\n"
+	config := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {a: b}\n"
+	app := func(manifest string, files map[string]string) *kustomization {
+		all := map[string]string{
+			"clusters/x/app.yaml":    layer("app", "./app", "  decryption: {provider: sops}\n"),
+			"app/kustomization.yaml": manifest,
+		}
+		for name, content := range files {
+			all["app/"+name] = content
+		}
+		return cluster(t, all)["app"]
+	}
+	encoded := func(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }
+	for _, each := range []struct{ source, content, want string }{
+		{"f.yaml", yamlFile, mac},
+		{"f.yaml", strings.Replace(yamlFile, "a: "+cipher, "a: plain", 1), "a: plain\nempty: \"\"\nlist:\n- " + cipher + "\n"},
+		{"f.yaml", "a_unencrypted: plain\nb: " + cipher + "\nsops:\n    unencrypted_suffix: _unencrypted\n    mac: " + mac + "\n", mac},
+		{"f.yaml", "host: plain\nb: " + cipher + "\nsops:\n    encrypted_regex: ^b$\n    mac: " + mac + "\n", mac},
+		{"f.json", jsonFile, mac},
+		{"f.txt", binary, mac},
+		{"f.env", dotenv, mac},
+		{"f.ini", ini, mac},
+		{"f.yaml", "a: plain\n", "a: plain\n"},
+		// Flux does not decrypt the file for this key, and decrypts the value of the Secret later.
+		{"k.env=f.yaml", yamlFile, mac},
+	} {
+		key, name, found := strings.Cut(each.source, "=")
+		if !found {
+			name = key
+		}
+		built := app("secretGenerator: [{name: g, files: ["+each.source+"]}]\n", map[string]string{name: each.content})
+		if built.Error != "" || len(built.Objects) != 1 {
+			t.Errorf("%s of %s failed: %s", each.source, each.content, built.Error)
+			continue
+		}
+		// kustomize breaks long values into lines.
+		got := strings.ReplaceAll(fmt.Sprint(built.Objects[0]["data"].(map[string]any)[key]), "\n", "")
+		if got != encoded(each.want) {
+			t.Errorf("%s of %s gave %s, want %s", each.source, each.content, got, encoded(each.want))
+		}
+		if hidden := each.want == mac; hidden != (len(built.Notes) == 1) {
+			t.Errorf("%s noted %q", each.source, built.Notes)
+		}
+	}
+
+	// ConfigMaps are not decrypted.
+	built := app("configMapGenerator: [{name: g, files: [f.yaml]}]\n", map[string]string{"f.yaml": yamlFile})
+	if got := built.Objects[0]["data"].(map[string]any)["f.yaml"]; got != yamlFile {
+		t.Errorf("a ConfigMap holds %v", got)
+	}
+	// Files of what the kustomization file names are.
+	built = app("resources: [below]\n", map[string]string{
+		"below/kustomization.yaml": "secretGenerator: [{name: g, files: [f.yaml]}]\n", "below/f.yaml": yamlFile,
+	})
+	if len(built.Objects) != 1 || built.Objects[0]["data"].(map[string]any)["f.yaml"] != encoded(mac) {
+		t.Errorf("got %v, %s", built.Objects, built.Error)
+	}
+	for manifest, words := range map[string]string{
+		"secretGenerator: [{name: g, files: [k=f.json]}]\n": "error decrypting sources: failed to emit encrypted binary file as decrypted binary: error emitting binary store: no binary data found in tree",
+		"secretGenerator: [{name: g, envs: [none.env]}]\n":  "error decrypting sources: lstat app/none.env: no such file or directory",
+		"resources: [empty]\n":                              "error decrypting sources: no kustomization file found",
+	} {
+		if got := app(manifest, map[string]string{"f.json": jsonFile, "empty/x.yaml": config}).Error; got != words {
+			t.Errorf("%s gave %q, want %q", manifest, got, words)
+		}
+	}
+
+	patch := "data:\n  a: " + cipher + "\nsops:\n    mac: " + mac + "\n"
+	named := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n"
+	sealed := "apiVersion: " + cipher + "\nkind: " + cipher + "\nmetadata:\n  name: " + cipher + "\n"
+	for _, each := range []struct{ entry, patch, want, notBuilt string }{
+		{"{path: p.yaml}", named + patch, cipher, ""},
+		{"{path: p.yaml, target: {kind: ConfigMap}}", sealed + patch, cipher, ""},
+		{"{path: p.yaml}", sealed + patch, "", "its patch app/p.yaml is encrypted with the name of the object that it changes, which only the cluster can read"},
+	} {
+		built := app("resources: [c.yaml]\npatches: ["+each.entry+"]\n", map[string]string{"c.yaml": config, "p.yaml": each.patch})
+		got := ""
+		if len(built.Objects) == 1 {
+			got, _ = built.Objects[0]["data"].(map[string]any)["a"].(string)
+		}
+		if got != each.want || built.NotBuilt != each.notBuilt || built.Error != "" {
+			t.Errorf("%s gave %q, %q, %q", each.entry, got, built.NotBuilt, built.Error)
+		}
+	}
+}
+
 func TestPackIsReproducible(t *testing.T) {
 	files := map[string]string{"b/@a.yaml": "a", "a.bin": "\xff\x00", "c.png": ""}
 	digest := func(directory string, content string) string {
