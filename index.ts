@@ -1,15 +1,21 @@
 import { readFile } from "node:fs/promises";
 import { local } from "@pulumi/command";
 import { getProject, getStack, log, RunError, runtime } from "@pulumi/pulumi";
-import { provenance } from "./components/artifact/git";
-import { inspectTree } from "./components/artifact/tree";
+import { provenance } from "./core/tree/source";
+import { inspectTree } from "./core/tree/tree";
 import { Platform } from "./components/platform";
-import { dockerLogin, refusalOf, type RegistryLogin } from "./components/registry-login";
-import { findSecondNetwork } from "./components/seed/network";
-import { readGeneratedFiles } from "./components/sops/files";
-import { checkForms } from "./components/sops/place";
-import { ageKeyOf, parseConfig, pullLoginOf, type ClusterConfig, type PlatformConfig } from "./config";
-import { refuseOldNode } from "./tools/node-version";
+import { dockerLogin, refusalOf, type RegistryLogin } from "./clients/registry/login";
+import { findSecondNetwork } from "./core/cluster/existing/network";
+import { readGeneratedFiles } from "./core/secrets/files";
+import { checkForms } from "./core/secrets/place";
+import {
+  ageKeyOf,
+  parseConfig,
+  pullLoginOf,
+  type ClusterConfig,
+  type PlatformConfig,
+} from "./core/settings/config";
+import { refuseOldNode } from "./system/node-version";
 import { ensureTools } from "./tools/tools";
 
 /** The program: what it reads is read, and refused, before the first resource is registered. */

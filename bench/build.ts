@@ -1,8 +1,8 @@
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { availableParallelism, cpus, loadavg, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { inspectTree } from "../components/artifact/tree";
-import { run } from "../components/command";
+import { inspectTree } from "../core/tree/tree";
+import { run } from "../tools/command";
 import { ensureTools } from "../tools/tools";
 
 /**

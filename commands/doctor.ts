@@ -2,15 +2,15 @@ import { readFile, statfs } from "node:fs/promises";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
-import { run } from "../components/command";
-import { isNotOf, isOwn, ownerLabel, type Labels } from "../components/docker/ownership";
-import { KubernetesClient } from "../components/kubernetes";
-import { isUnknown } from "../components/oci";
-import { mirrorName, registryName } from "../components/registry-name";
-import { readStackConfig, type PlatformConfig } from "../config";
+import { run } from "../tools/command";
+import { isNotOf, isOwn, ownerLabel, type Labels } from "../clients/docker/ownership";
+import { KubernetesClient } from "../clients/kubernetes/client";
+import { isUnknown } from "../clients/registry/oci";
+import { mirrorName, registryName } from "../core/registry/names";
+import { readStackConfig, type PlatformConfig } from "../core/settings/config";
 import { ensureTools } from "../tools/tools";
-import { readArguments } from "./arguments";
-import { exitWith } from "./exit";
+import { readArguments } from "./cli/arguments";
+import { exitWith } from "./cli/exit";
 
 /** Something that a stack needs and this machine lacks. */
 export interface Finding {

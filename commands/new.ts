@@ -2,9 +2,9 @@ import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { isSeq, parseAllDocuments, parseDocument } from "yaml";
-import { isImageReference } from "../components/image-reference";
-import { readArguments } from "./arguments";
-import { exitWith } from "./exit";
+import { isImageReference } from "../clients/registry/image-reference";
+import { readArguments } from "./cli/arguments";
+import { exitWith } from "./cli/exit";
 
 const usage = `Usage: npm run new app <name> -- [--image <image>] [--tree <directory>]
 

@@ -1,6 +1,6 @@
 import { join } from "node:path";
-import { run } from "../components/command";
-import type { SecretStore } from "../components/sops/store";
+import { run } from "../tools/command";
+import type { SecretStore } from "../core/secrets/store";
 import { project, up } from "./up";
 
 /** How a stack is released after its secrets were encrypted anew. */

@@ -1,16 +1,16 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { stringify } from "yaml";
-import { finalLayers, type RenderChart } from "../components/artifact/final";
-import { helmTemplate, type Chart } from "../components/chart";
-import { run } from "../components/command";
-import { registryName } from "../components/registry-name";
-import { sentence } from "../components/sentence";
-import { readStackConfig, type PlatformConfig } from "../config";
-import { chartDirectory, findChart } from "../tools/charts";
+import { finalLayers, type RenderChart } from "../core/tree/final";
+import { helmTemplate, type Chart } from "../clients/helm/chart";
+import { run } from "../tools/command";
+import { registryName } from "../core/registry/names";
+import { sentence } from "../system/sentence";
+import { readStackConfig, type PlatformConfig } from "../core/settings/config";
+import { chartDirectory, findChart } from "../clients/helm/local-charts";
 import { ensureTools } from "../tools/tools";
-import { readArguments } from "./arguments";
-import { exitWith } from "./exit";
+import { readArguments } from "./cli/arguments";
+import { exitWith } from "./cli/exit";
 
 const usage = `Usage: npm run --silent render -- --stack <name> [options]
 

@@ -1,8 +1,8 @@
 import { join } from "node:path";
-import { onTerminal } from "../components/command";
-import { readStackConfig } from "../config";
+import { onTerminal } from "../tools/command";
+import { readStackConfig } from "../core/settings/config";
 import { examine, thisHost } from "./doctor";
-import { exitWith } from "./exit";
+import { exitWith } from "./cli/exit";
 import { project, up } from "./up";
 
 const stack = "local";

@@ -1,13 +1,13 @@
 import { randomUUID } from "node:crypto";
 import { existsSync, realpathSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
-import { onTerminal } from "../components/command";
-import { readStackConfig, stateDirectory } from "../config";
-import { directLoopback } from "../tools/proxy";
-import { ScratchDirectory } from "../tools/scratch-directory";
-import { pulumiEnvironment, removeStaleLocks } from "./backend";
+import { onTerminal } from "../tools/command";
+import { readStackConfig, stateDirectory } from "../core/settings/config";
+import { directLoopback } from "../system/proxy";
+import { ScratchDirectory } from "../system/scratch-directory";
+import { pulumiEnvironment, removeStaleLocks } from "./cli/backend";
 import { checkPulumi, examine, thisHost } from "./doctor";
-import { exitWith } from "./exit";
+import { exitWith } from "./cli/exit";
 
 /** Absolute path of the directory that holds Pulumi.yaml. */
 export const project = join(__dirname, "..");

@@ -9,27 +9,27 @@ import {
   type Resource,
 } from "@pulumi/pulumi";
 import { RandomPassword } from "@pulumi/random";
-import type { PlatformConfig } from "../config";
-import { runtimeName } from "./artifact/check";
-import type { Provenance } from "./artifact/git";
-import type { Cluster } from "./cluster/cluster";
-import { Garbage } from "./docker/garbage/resource";
-import { Network } from "./docker/network/resource";
-import { KindCluster } from "./cluster/kind-cluster";
-import { fieldManager, namespaceUidAnnotation, ownerAnnotation } from "./flux-system/claim";
-import { fluxNamespace } from "./flux-system/finalizers";
-import { FluxNamespace } from "./flux-system/resource";
-import type { LayerResult } from "./gate/lifecycle";
-import { dockerConfig, type RegistryLogin } from "./registry-login";
+import type { PlatformConfig } from "../core/settings/config";
+import { runtimeName } from "../core/tree/check";
+import type { Provenance } from "../core/tree/source";
+import type { Cluster } from "./cluster";
+import { Garbage } from "./dynamic/garbage";
+import { Network } from "./dynamic/network";
+import { KindCluster } from "./kind-cluster";
+import { fieldManager, namespaceUidAnnotation, ownerAnnotation } from "../core/flux-system/claim";
+import { fluxNamespace } from "../clients/flux/finalizers";
+import { FluxNamespace } from "./dynamic/flux-namespace";
+import type { LayerResult } from "../core/release/gate";
+import { dockerConfig, type RegistryLogin } from "../clients/registry/login";
 import { LocalRegistry, registryHosts, type Registry } from "./registry";
-import { registryName } from "./registry-name";
+import { registryName } from "../core/registry/names";
 import { Release } from "./release";
-import type { SeedInputs } from "./seed/lifecycle";
-import { Seed, type SeedArgs } from "./seed/resource";
-import { GeneratedSecrets, type GeneratedSecretsArgs } from "./sops/generated/resource";
-import { AgeIdentity } from "./sops/identity/resource";
-import { secretKeys } from "./sops/secret-file";
-import { SopsAgeSecret } from "./sops/sops-age-secret";
+import type { SeedInputs } from "../core/flux-system/seed";
+import { Seed, type SeedArgs } from "./dynamic/seed";
+import { GeneratedSecrets, type GeneratedSecretsArgs } from "./dynamic/generated-secrets";
+import { AgeIdentity } from "./dynamic/age-identity";
+import { secretKeys } from "../clients/sops/secret-file";
+import { SopsAgeSecret } from "./sops-age-secret";
 
 /** Arguments of `Platform`: the stack's settings, and what the program read from disk and Git. */
 export interface PlatformArgs {

@@ -6,10 +6,10 @@ import {
   type Input,
   type Output,
 } from "@pulumi/pulumi";
-import { Container } from "./docker/container/resource";
-import type { Network } from "./docker/network/resource";
-import { ownerLabel } from "./docker/ownership";
-import { mirrorName } from "./registry-name";
+import { Container } from "./dynamic/container";
+import type { Network } from "./dynamic/network";
+import { ownerLabel } from "../clients/docker/ownership";
+import { mirrorName } from "../core/registry/names";
 
 /** Where a stack's artifacts are stored. Repositories have the form `host[:port]/path`. */
 export interface Registry {

@@ -1,7 +1,7 @@
 import { ComponentResource, type ComponentResourceOptions, type Output, type Resource } from "@pulumi/pulumi";
-import { Artifact, type ArtifactArgs } from "./artifact/resource";
-import { Gate, type GateArgs } from "./gate/resource";
-import type { LayerResult } from "./gate/lifecycle";
+import { Artifact, type ArtifactArgs } from "./dynamic/artifact";
+import { Gate, type GateArgs } from "./dynamic/gate";
+import type { LayerResult } from "../core/release/gate";
 
 /** Arguments of `Release`. */
 export interface ReleaseArgs {

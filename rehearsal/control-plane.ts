@@ -13,7 +13,7 @@ import {
   type Probe,
   type ReadyOptions,
   type SupervisedProcess,
-} from "./process";
+} from "../system/process";
 import { upstreamFiles } from "../tools/upstream";
 
 /** The tools that a control plane runs, all of them pinned in `tools/control-plane/go.mod`. */

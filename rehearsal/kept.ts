@@ -3,9 +3,9 @@ import { createHash } from "node:crypto";
 import { realpathSync } from "node:fs";
 import { mkdir, open, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { cacheDirectory } from "../tools/cache";
-import { withLock } from "../tools/lock";
-import { identify, isRunning, type ProcessIdentity } from "../tools/process-identity";
+import { cacheDirectory } from "../system/cache";
+import { withLock } from "../system/lock";
+import { identify, isRunning, type ProcessIdentity } from "../system/process-identity";
 import { Rehearsal, type RehearsalOptions, type RehearsalResult } from "./rehearsal";
 
 /** A rehearsal that goes on in the background. */

@@ -2,7 +2,7 @@ import Module from "node:module";
 import { join } from "node:path";
 import type { dynamic } from "@pulumi/pulumi";
 import { runtime } from "@pulumi/pulumi";
-import { KubernetesClient, type Manifest } from "../components/kubernetes";
+import { KubernetesClient, type Manifest } from "../clients/kubernetes/client";
 
 /** A resource as the last run left it. */
 export interface ResourceState {

@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { sentence } from "../components/sentence";
+import { sentence } from "../system/sentence";
 import { byKind, Rehearsal, type RehearsalResult } from "./rehearsal";
 import { keep, stopKept } from "./kept";
 import { View } from "./view";

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { runtime } from "@pulumi/pulumi";
 import program from "../index";
-import type { LayerResult } from "../components/gate/lifecycle";
+import type { LayerResult } from "../core/release/gate";
 import { LiveMocks, type StackState, type StandIn } from "./live-mocks";
 
 /** What the parent asks of a run of the program. */

@@ -1,10 +1,10 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { parse } from "yaml";
-import { applyInOrder } from "../components/apply";
-import { SystemClock } from "../components/clock";
-import { run } from "../components/command";
-import { KubernetesClient, type Manifest } from "../components/kubernetes";
+import { applyInOrder } from "../clients/kubernetes/apply";
+import { SystemClock } from "../system/clock";
+import { run } from "../tools/command";
+import { KubernetesClient, type Manifest } from "../clients/kubernetes/client";
 import { upstreamChart } from "../tools/upstream";
 
 /**

@@ -4,20 +4,20 @@ import { mkdir, readdir, readFile, statfs, symlink, writeFile } from "node:fs/pr
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseAllDocuments, stringify } from "yaml";
-import { Helm } from "../components/chart";
-import type { LayerResult } from "../components/gate/lifecycle";
-import type { Manifest } from "../components/kubernetes";
-import { renderCluster } from "../components/artifact/render";
-import { asPulumiConfig, contextOf, parseConfig, readStackFile } from "../config";
-import { ScratchDirectory } from "../tools/scratch-directory";
+import { Helm } from "../clients/helm/chart";
+import type { LayerResult } from "../core/release/gate";
+import type { Manifest } from "../clients/kubernetes/client";
+import { renderCluster } from "../core/tree/render";
+import { asPulumiConfig, contextOf, parseConfig, readStackFile } from "../core/settings/config";
+import { ScratchDirectory } from "../system/scratch-directory";
 import { ensureTools, findOptional } from "../tools/tools";
 import { ControlPlane } from "./control-plane";
 import type { StackState } from "./live-mocks";
 import type { ProgramMessage, ProgramRequest } from "./program";
-import { killGroup } from "./process";
+import { killGroup } from "../system/process";
 import { serveRealCharts } from "./real-charts";
 import { SimulatedControllers } from "./simulated-controllers";
-import { directLoopback } from "../tools/proxy";
+import { directLoopback } from "../system/proxy";
 import { upstreamChart, upstreamCrds } from "../tools/upstream";
 
 /** What is rehearsed, and how. */

@@ -1,9 +1,9 @@
-import { applyInOrder } from "../components/apply";
-import { kustomized } from "../components/artifact/build";
-import { SystemClock } from "../components/clock";
-import { chartOf, type ChartRenderer } from "../components/chart";
-import { nameOf, KubernetesClient, refOf, type Manifest } from "../components/kubernetes";
-import { sentence } from "../components/sentence";
+import { applyInOrder } from "../clients/kubernetes/apply";
+import { kustomized } from "../core/tree/build";
+import { SystemClock } from "../system/clock";
+import { chartOf, type ChartRenderer } from "../clients/helm/chart";
+import { nameOf, KubernetesClient, refOf, type Manifest } from "../clients/kubernetes/client";
+import { sentence } from "../system/sentence";
 import type { FluxController, FluxFlags } from "./control-plane";
 import { simulatedLabel } from "./real-charts";
 import { fluxDistribution, upstreamCrds, type CrdComponent } from "../tools/upstream";

@@ -1,4 +1,4 @@
-import { KubernetesClient, type Manifest } from "../components/kubernetes";
+import { KubernetesClient, type Manifest } from "../clients/kubernetes/client";
 
 /** A layer as a person sees it. */
 interface Row {

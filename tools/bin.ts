@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { cacheDirectory } from "./cache";
+import { cacheDirectory } from "../system/cache";
 import { readGoModule } from "./go-module";
 
 /**

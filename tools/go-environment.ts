@@ -1,4 +1,4 @@
-import { environmentOf } from "../components/command";
+import { environmentOf } from "./command";
 
 /**
  * What Go gets of an environment: where modules come from, such as a company's `GOPROXY`, and where they are kept. Flags

@@ -14,12 +14,12 @@ import {
 } from "node:fs";
 import { availableParallelism } from "node:os";
 import { delimiter, dirname, join, sep } from "node:path";
-import { environmentOf } from "../components/command";
+import { environmentOf } from "./command";
 import { binDirectory, sharedBinDirectory } from "./bin";
-import { cacheDirectory } from "./cache";
+import { cacheDirectory } from "../system/cache";
 import { goEnvironment } from "./go-environment";
 import { readGoModule, versionOf, type GoModule } from "./go-module";
-import { withLock } from "./lock";
+import { withLock } from "../system/lock";
 
 interface Tool {
   /** Folder of the go.mod that pins it. */

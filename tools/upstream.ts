@@ -6,7 +6,7 @@ import { promisify } from "node:util";
 import type { KubernetesObject, V1CustomResourceDefinition } from "@kubernetes/client-node";
 import { unzipSync } from "fflate";
 import { parseAllDocuments, parseDocument } from "yaml";
-import { cacheDirectory } from "./cache";
+import { cacheDirectory } from "../system/cache";
 import { goEnvironment } from "./go-environment";
 import { readGoModule, type GoModule } from "./go-module";
 

@@ -1,6 +1,6 @@
 import { readFile } from "node:fs/promises";
-import type { Built, BuiltKustomization } from "../../components/artifact/build";
-import type { KubernetesClient, Manifest } from "../../components/kubernetes";
+import type { Built, BuiltKustomization } from "../../core/tree/build";
+import type { KubernetesClient, Manifest } from "../../clients/kubernetes/client";
 
 /** What became of a Flux Kustomization: in a cluster, or in what this project says of it. */
 export interface Outcome {

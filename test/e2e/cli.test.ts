@@ -3,7 +3,7 @@ import { spawn } from "node:child_process";
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { renderCluster } from "../../components/artifact/render";
+import { renderCluster } from "../../core/tree/render";
 import type { RehearsalResult } from "../../rehearsal/rehearsal";
 
 const project = join(__dirname, "..", "..");

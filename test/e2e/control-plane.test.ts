@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { KubernetesClient } from "../../components/kubernetes";
+import { KubernetesClient } from "../../clients/kubernetes/client";
 import { ControlPlane, controlPlaneTools } from "../../rehearsal/control-plane";
 import { ensureTools } from "../../tools/tools";
 

@@ -2,16 +2,11 @@ import { deepEqual, equal, match } from "node:assert/strict";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { ChartRenderer } from "../../components/chart";
-import { SystemClock } from "../../components/clock";
-import { KubernetesClient, type Manifest } from "../../components/kubernetes";
-import {
-  claim,
-  fieldManager,
-  namespaceUidAnnotation,
-  ownerAnnotation,
-} from "../../components/flux-system/claim";
-import { SeedLifecycle, type SeedInputs } from "../../components/seed/lifecycle";
+import type { ChartRenderer } from "../../clients/helm/chart";
+import { SystemClock } from "../../system/clock";
+import { KubernetesClient, type Manifest } from "../../clients/kubernetes/client";
+import { claim, fieldManager, namespaceUidAnnotation, ownerAnnotation } from "../../core/flux-system/claim";
+import { SeedLifecycle, type SeedInputs } from "../../core/flux-system/seed";
 import { ControlPlane, controlPlaneTools } from "../../rehearsal/control-plane";
 import { ensureTools } from "../../tools/tools";
 import { smallTree } from "../unit/small-tree";

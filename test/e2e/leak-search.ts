@@ -4,7 +4,7 @@ import { join, sep } from "node:path";
 import { text } from "node:stream/consumers";
 import { gunzipSync } from "node:zlib";
 import { parse } from "yaml";
-import type { Manifest, ManifestRef } from "../../components/kubernetes";
+import type { Manifest, ManifestRef } from "../../clients/kubernetes/client";
 
 /** A text that nobody may find, and the Secret that it belongs to. */
 export interface Marker {

@@ -15,9 +15,9 @@ import { join, sep } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { inspect } from "node:util";
 import { gzipSync } from "node:zlib";
-import { run } from "../../components/command";
-import { nameOf, refOf, type ManifestRef } from "../../components/kubernetes";
-import { rotate } from "../../components/sops/rotation";
+import { run } from "../../tools/command";
+import { nameOf, refOf, type ManifestRef } from "../../clients/kubernetes/client";
+import { rotate } from "../../core/secrets/rotation";
 import { Rehearsal } from "../../rehearsal/rehearsal";
 import { binDirectory } from "../../tools/bin";
 import { KnownSecrets } from "./known-secrets";
@@ -191,11 +191,13 @@ describe("what nobody may know", function () {
   for (const moment of ["API server ready", "layer controllers Ready"]) {
     it(`is on no disk after a kill at "${moment}", and no tool may dump its core`, async () => {
       for (const name of [
+        "clients",
         "commands",
         "components",
+        "core",
         "rehearsal",
+        "system",
         "tools",
-        "config.ts",
         "index.ts",
         "package.json",
         "tsconfig.json",

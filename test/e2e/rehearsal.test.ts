@@ -2,10 +2,10 @@ import { deepEqual, equal, match, notEqual, ok, rejects } from "node:assert/stri
 import { appendFile, cp, mkdtemp, readdir, readFile, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { KubernetesClient, type Manifest, type ManifestRef } from "../../components/kubernetes";
-import { Crane } from "../../components/oci";
-import { readSecretFiles } from "../../components/sops/files";
-import { secretsIn } from "../../components/sops/secret-file";
+import { KubernetesClient, type Manifest, type ManifestRef } from "../../clients/kubernetes/client";
+import { Crane } from "../../clients/registry/oci";
+import { readSecretFiles } from "../../core/secrets/files";
+import { secretsIn } from "../../clients/sops/secret-file";
 import { Rehearsal, type RehearsalResult } from "../../rehearsal/rehearsal";
 
 const project = join(__dirname, "..", "..");

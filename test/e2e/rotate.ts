@@ -1,8 +1,8 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { SopsCli } from "../../components/sops/client";
-import { rotate } from "../../components/sops/rotation";
-import { SecretStore } from "../../components/sops/store";
+import { SopsCli } from "../../clients/sops/client";
+import { rotate } from "../../core/secrets/rotation";
+import { SecretStore } from "../../core/secrets/store";
 
 /** What a rotation that is to be killed is told by its parent. */
 export interface RotateRequest {

@@ -13,8 +13,8 @@ import {
   refOf,
   type Manifest,
   type ManifestRef,
-} from "../../components/kubernetes";
-import { ProcessGroup } from "../../rehearsal/process";
+} from "../../clients/kubernetes/client";
+import { ProcessGroup } from "../../system/process";
 import { Rehearsal } from "../../rehearsal/rehearsal";
 import { findOptional } from "../../tools/tools";
 import { isReloaded, secretsOf, workloadKinds } from "../gitops/secret-readers";

@@ -1,7 +1,7 @@
 import { equal, match } from "node:assert/strict";
 import { cpSync, existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { inspectTree } from "../../components/artifact/tree";
+import { inspectTree } from "../../core/tree/tree";
 import { ensureTools } from "../../tools/tools";
 import { temporaryDirectory } from "../unit/temporary";
 

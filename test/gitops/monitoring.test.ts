@@ -3,7 +3,7 @@ import { copyFile, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/pro
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parse, stringify } from "yaml";
-import { run } from "../../components/command";
+import { run } from "../../tools/command";
 import { ensureTools } from "../../tools/tools";
 import { alertsOf, readMonitoring, type Monitoring, type Panel } from "./monitoring/tree";
 

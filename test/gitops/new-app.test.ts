@@ -2,8 +2,8 @@ import { deepEqual, equal, ok, rejects } from "node:assert/strict";
 import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { renderCluster } from "../../components/artifact/render";
-import { inspectTree } from "../../components/artifact/tree";
+import { renderCluster } from "../../core/tree/render";
+import { inspectTree } from "../../core/tree/tree";
 import { newApp } from "../../commands/new";
 import { ensureTools } from "../../tools/tools";
 

@@ -1,8 +1,8 @@
 import { deepEqual, ok } from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { renderCluster } from "../../components/artifact/render";
-import { chartOf } from "../../components/chart";
+import { renderCluster } from "../../core/tree/render";
+import { chartOf } from "../../clients/helm/chart";
 import { ensureTools } from "../../tools/tools";
 
 const project = join(__dirname, "..", "..");

@@ -3,11 +3,11 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { parse } from "yaml";
-import { finalLayers } from "../../components/artifact/final";
-import { renderCluster } from "../../components/artifact/render";
-import type { Manifest } from "../../components/kubernetes";
+import { finalLayers } from "../../core/tree/final";
+import { renderCluster } from "../../core/tree/render";
+import type { Manifest } from "../../clients/kubernetes/client";
 import { localCharts, presumedRuntime } from "../../commands/render";
-import { readStackConfig } from "../../config";
+import { readStackConfig } from "../../core/settings/config";
 import { ensureTools } from "../../tools/tools";
 import { judge, violations, type Request, type Verdict } from "./policies/apply";
 

@@ -1,9 +1,9 @@
 import { deepEqual, ok } from "node:assert/strict";
 import { join } from "node:path";
-import { finalLayers } from "../../components/artifact/final";
-import { nameOf, refOf, type Manifest } from "../../components/kubernetes";
+import { finalLayers } from "../../core/tree/final";
+import { nameOf, refOf, type Manifest } from "../../clients/kubernetes/client";
 import { localCharts, presumedRuntime } from "../../commands/render";
-import { readStackConfig } from "../../config";
+import { readStackConfig } from "../../core/settings/config";
 import { ensureTools } from "../../tools/tools";
 import { isReloaded, isWorkload, reload, secretsOf } from "./secret-readers";
 

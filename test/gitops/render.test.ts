@@ -3,9 +3,9 @@ import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { parseAllDocuments } from "yaml";
 import { presumedRuntime } from "../../commands/render";
-import { finalLayers, type RenderChart } from "../../components/artifact/final";
-import type { Manifest } from "../../components/kubernetes";
-import { readStackConfig } from "../../config";
+import { finalLayers, type RenderChart } from "../../core/tree/final";
+import type { Manifest } from "../../clients/kubernetes/client";
+import { readStackConfig } from "../../core/settings/config";
 import { ensureTools } from "../../tools/tools";
 
 const project = join(__dirname, "..", "..");

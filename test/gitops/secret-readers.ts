@@ -1,4 +1,4 @@
-import type { Manifest } from "../../components/kubernetes";
+import type { Manifest } from "../../clients/kubernetes/client";
 
 /** Reloader's annotation of a workload: whether it is restarted when a Secret or ConfigMap that it reads changes. */
 export const reload = "reloader.stakater.com/auto";

@@ -1,10 +1,10 @@
 import { deepEqual, ok } from "node:assert/strict";
 import { join } from "node:path";
-import { finalLayers } from "../../components/artifact/final";
-import { helmTemplate, type Chart } from "../../components/chart";
+import { finalLayers } from "../../core/tree/final";
+import { helmTemplate, type Chart } from "../../clients/helm/chart";
 import { presumedRuntime } from "../../commands/render";
-import { readStackConfig } from "../../config";
-import { findChart } from "../../tools/charts";
+import { readStackConfig } from "../../core/settings/config";
+import { findChart } from "../../clients/helm/local-charts";
 import { ensureTools } from "../../tools/tools";
 import { readChart, unknownKeys, type ChartInterface } from "./values";
 

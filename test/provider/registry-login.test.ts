@@ -2,7 +2,7 @@ import { deepEqual, equal, match } from "node:assert/strict";
 import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { dockerConfig, dockerLogin, refusalOf } from "../../components/registry-login";
+import { dockerConfig, dockerLogin, refusalOf } from "../../clients/registry/login";
 import { ensureTools } from "../../tools/tools";
 import { temporaryDirectory } from "../unit/temporary";
 import { freePort, RegistryProcess } from "./registry";

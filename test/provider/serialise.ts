@@ -7,16 +7,16 @@ import { record } from "../unit/recorder";
  */
 async function serialiseProviders(): Promise<Record<string, string>> {
   const resources = await record(async () => {
-    const { AgeIdentity } = await import("../../components/sops/identity/resource");
-    const { GeneratedSecrets } = await import("../../components/sops/generated/resource");
-    const { Artifact } = await import("../../components/artifact/resource");
-    const { Network } = await import("../../components/docker/network/resource");
-    const { Container } = await import("../../components/docker/container/resource");
-    const { Garbage } = await import("../../components/docker/garbage/resource");
-    const { Kind } = await import("../../components/cluster/kind/resource");
-    const { FluxNamespace } = await import("../../components/flux-system/resource");
-    const { Seed } = await import("../../components/seed/resource");
-    const { Gate } = await import("../../components/gate/resource");
+    const { AgeIdentity } = await import("../../components/dynamic/age-identity");
+    const { GeneratedSecrets } = await import("../../components/dynamic/generated-secrets");
+    const { Artifact } = await import("../../components/dynamic/artifact");
+    const { Network } = await import("../../components/dynamic/network");
+    const { Container } = await import("../../components/dynamic/container");
+    const { Garbage } = await import("../../components/dynamic/garbage");
+    const { Kind } = await import("../../components/dynamic/kind");
+    const { FluxNamespace } = await import("../../components/dynamic/flux-namespace");
+    const { Seed } = await import("../../components/dynamic/seed");
+    const { Gate } = await import("../../components/dynamic/gate");
     // The provider does not depend on the arguments.
     const resources = [
       ...[

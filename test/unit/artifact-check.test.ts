@@ -1,7 +1,7 @@
 import { deepEqual, equal, match } from "node:assert/strict";
-import { checkFile, checkOrder, checkSecrets, inOrder } from "../../components/artifact/check";
-import type { Manifest } from "../../components/kubernetes";
-import { publicValuesIn } from "../../components/sops/public-values";
+import { checkFile, checkOrder, checkSecrets, inOrder } from "../../core/tree/check";
+import type { Manifest } from "../../clients/kubernetes/client";
+import { publicValuesIn } from "../../core/leaks/public-values";
 
 const layer = (name: string, dependsOn: readonly string[] = []) => ({ name, dependsOn });
 const object = (kind: string, name: string, fields: object = {}): Manifest => ({

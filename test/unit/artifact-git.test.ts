@@ -2,7 +2,7 @@ import { deepEqual, equal, match, rejects } from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { provenance, publicUrl } from "../../components/artifact/git";
+import { provenance, publicUrl } from "../../core/tree/source";
 import { temporaryDirectory, writeFiles } from "./temporary";
 
 interface Repository {

@@ -3,9 +3,9 @@ import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { chmodSync, readdirSync, readFileSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { listTree, packTree } from "../../components/artifact/build";
-import type { Provenance } from "../../components/artifact/git";
-import { inspectTree } from "../../components/artifact/tree";
+import { listTree, packTree } from "../../core/tree/build";
+import type { Provenance } from "../../core/tree/source";
+import { inspectTree } from "../../core/tree/tree";
 import { ensureTools } from "../../tools/tools";
 import { smallTree } from "./small-tree";
 import { temporaryDirectory, writeFiles } from "./temporary";
@@ -188,7 +188,7 @@ describe("files of an artifact", () => {
   });
 
   it("are the same artifact from a clone over ssh and over https", async () => {
-    const { provenance } = await import("../../components/artifact/git");
+    const { provenance } = await import("../../core/tree/source");
     const { tree, git } = repository();
     git("remote", "add", "origin", "git@example.com:me/platform.git");
     const overSsh = await provenance(tree, true);

@@ -1,9 +1,9 @@
 import { deepEqual, equal, match, rejects } from "node:assert/strict";
 import { symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { buildTree } from "../../components/artifact/build";
-import { renderCluster, runtimeConfig } from "../../components/artifact/render";
-import { checkCluster, inspectTree } from "../../components/artifact/tree";
+import { buildTree } from "../../core/tree/build";
+import { renderCluster, runtimeConfig } from "../../core/tree/render";
+import { checkCluster, inspectTree } from "../../core/tree/tree";
 import { ensureTools } from "../../tools/tools";
 import { smallTree } from "./small-tree";
 import { temporaryDirectory, writeFiles } from "./temporary";

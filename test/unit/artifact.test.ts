@@ -1,9 +1,9 @@
 import { deepEqual, equal, match, notEqual, rejects } from "node:assert/strict";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { ArtifactLifecycle, type ArtifactInputs } from "../../components/artifact/lifecycle";
-import { checkCluster, inspectTree, readTree } from "../../components/artifact/tree";
-import type { OciRegistry } from "../../components/oci";
+import { ArtifactLifecycle, type ArtifactInputs } from "../../core/release/artifact";
+import { checkCluster, inspectTree, readTree } from "../../core/tree/tree";
+import type { OciRegistry } from "../../clients/registry/oci";
 import { ensureTools } from "../../tools/tools";
 import { smallTree } from "./small-tree";
 import { temporaryDirectory, writeFiles } from "./temporary";

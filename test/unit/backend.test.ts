@@ -4,7 +4,7 @@ import { copyFileSync, existsSync, readdirSync, readFileSync, statSync } from "n
 import { homedir, hostname } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { pulumiDefaults, pulumiEnvironment, removeStaleLocks } from "../../commands/backend";
+import { pulumiDefaults, pulumiEnvironment, removeStaleLocks } from "../../commands/cli/backend";
 import { temporaryDirectory, withEnvironment, writeFiles } from "./temporary";
 
 describe("pulumiDefaults", () => {
@@ -287,7 +287,7 @@ describe("removeStaleLocks", () => {
         const lock = lockOf(deadPid());
         const { root } = locked({});
         const directory = join(root, ".pulumi/locks/organization/platform/local");
-        const script = `${mount} mkdir -p $1/.pulumi/locks/organization/platform/local && echo '${JSON.stringify(lock)}' > ${directory}/a.json && exec "$2" -r ts-node/register/transpile-only -e 'require("./commands/backend").removeStaleLocks(process.argv[1], "platform", "local").then(console.log, (error) => console.log(error.message))' $1`;
+        const script = `${mount} mkdir -p $1/.pulumi/locks/organization/platform/local && echo '${JSON.stringify(lock)}' > ${directory}/a.json && exec "$2" -r ts-node/register/transpile-only -e 'require("./commands/cli/backend").removeStaleLocks(process.argv[1], "platform", "local").then(console.log, (error) => console.log(error.message))' $1`;
         const { stdout, stderr } = spawnSync(
           unshare[0] ?? "",
           [...unshare.slice(1), "sh", "-c", script, "sh", root, process.execPath],

@@ -1,6 +1,6 @@
 import { deepEqual, equal, throws } from "node:assert/strict";
-import { chartOf, Helm, type Chart } from "../../components/chart";
-import type { Manifest } from "../../components/kubernetes";
+import { chartOf, Helm, type Chart } from "../../clients/helm/chart";
+import type { Manifest } from "../../clients/kubernetes/client";
 import { fakeTools, withEnvironment } from "./temporary";
 
 const release = (spec: object): Manifest => ({

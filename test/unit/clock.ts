@@ -1,4 +1,4 @@
-import type { Clock } from "../../components/clock";
+import type { Clock } from "../../system/clock";
 
 /** A clock that a sleep moves on at once. */
 export class FakeClock implements Clock {

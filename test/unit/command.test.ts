@@ -1,9 +1,9 @@
 import { deepEqual, equal, match, rejects } from "node:assert/strict";
 import { mkdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
-import { run } from "../../components/command";
+import { run } from "../../tools/command";
 import { binDirectory, sharedBinDirectory } from "../../tools/bin";
-import { cacheDirectory } from "../../tools/cache";
+import { cacheDirectory } from "../../system/cache";
 import { fakeTools, temporaryDirectory, withEnvironment } from "./temporary";
 
 /** What a promise is rejected with. */

@@ -1,5 +1,11 @@
 import { deepEqual, equal, throws } from "node:assert/strict";
-import { ageKeyOf, asPulumiConfig, parseConfig, readStackConfig, readStackFile } from "../../config";
+import {
+  ageKeyOf,
+  asPulumiConfig,
+  parseConfig,
+  readStackConfig,
+  readStackFile,
+} from "../../core/settings/config";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { rejects } from "node:assert";

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ControlPlane, controlPlaneTools, type ControlPlaneTool } from "../../rehearsal/control-plane";
-import { identify } from "../../tools/process-identity";
+import { identify } from "../../system/process-identity";
 
 describe("control plane", () => {
   let parent: string;

@@ -4,8 +4,8 @@ import { existsSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createServer as createTcpServer, type AddressInfo } from "node:net";
 import { join } from "node:path";
-import { KindCli } from "../../components/cluster/kind/client";
-import { answers, docker, DockerCli, type ContainerSpec } from "../../components/docker/client";
+import { KindCli } from "../../clients/kind/client";
+import { answers, docker, DockerCli, type ContainerSpec } from "../../clients/docker/client";
 import { fakeTools, temporaryDirectory, withEnvironment } from "./temporary";
 
 /** What `docker` and `kind` were called with: one line a call, each argument in brackets. */

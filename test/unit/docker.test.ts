@@ -1,9 +1,9 @@
 import { deepEqual, equal, match, notEqual, rejects } from "node:assert/strict";
-import type { ContainerSpec, Docker, FoundContainer, FoundNetwork } from "../../components/docker/client";
-import { ContainerLifecycle } from "../../components/docker/container/lifecycle";
-import { GarbageLifecycle } from "../../components/docker/garbage/lifecycle";
-import { NetworkLifecycle } from "../../components/docker/network/lifecycle";
-import { isOwn, type Labels } from "../../components/docker/ownership";
+import type { ContainerSpec, Docker, FoundContainer, FoundNetwork } from "../../clients/docker/client";
+import { ContainerLifecycle } from "../../core/docker/container";
+import { GarbageLifecycle } from "../../core/docker/garbage";
+import { NetworkLifecycle } from "../../core/docker/network";
+import { isOwn, type Labels } from "../../clients/docker/ownership";
 import { FakeClock } from "./clock";
 
 const owner = "platform/local";

@@ -1,7 +1,7 @@
 import { deepEqual, equal, match } from "node:assert/strict";
 import { connect, createServer, type AddressInfo } from "node:net";
 import { examine, thisHost, type Host } from "../../commands/doctor";
-import type { PlatformConfig } from "../../config";
+import type { PlatformConfig } from "../../core/settings/config";
 import { FakeApiServer } from "./api-server";
 
 const gib = 1024 ** 3;

@@ -1,8 +1,8 @@
 import { deepEqual, equal, rejects } from "node:assert/strict";
-import { releaseFinalizers, resumeFlux, suspendFlux } from "../../components/flux-system/finalizers";
-import { FluxNamespaceLifecycle, type FluxNamespaceApi } from "../../components/flux-system/lifecycle";
-import { claim } from "../../components/flux-system/claim";
-import { nameOf, type Manifest, type ManifestRef } from "../../components/kubernetes";
+import { releaseFinalizers, resumeFlux, suspendFlux } from "../../clients/flux/finalizers";
+import { FluxNamespaceLifecycle, type FluxNamespaceApi } from "../../core/flux-system/namespace";
+import { claim } from "../../core/flux-system/claim";
+import { nameOf, type Manifest, type ManifestRef } from "../../clients/kubernetes/client";
 import { FakeClock } from "./clock";
 
 /** As much of a cluster as is asked for; a kind that it does not serve has no objects. */

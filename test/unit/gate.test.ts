@@ -1,7 +1,7 @@
 import { deepEqual, equal, match, rejects } from "node:assert/strict";
-import { GateLifecycle, revisionTag, type GateInputs } from "../../components/gate/lifecycle";
-import type { KubernetesApi, Manifest, ManifestRef } from "../../components/kubernetes";
-import type { OciRegistry } from "../../components/oci";
+import { GateLifecycle, revisionTag, type GateInputs } from "../../core/release/gate";
+import type { KubernetesApi, Manifest, ManifestRef } from "../../clients/kubernetes/client";
+import type { OciRegistry } from "../../clients/registry/oci";
 import { FakeClock } from "./clock";
 
 const good = `sha256:${"a".repeat(64)}`;

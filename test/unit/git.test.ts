@@ -2,9 +2,9 @@ import { deepEqual, equal, match, rejects } from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { chownSync, realpathSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { provenance } from "../../components/artifact/git";
-import { repositoryOf } from "../../components/git";
-import { checkRepository } from "../../components/sops/check";
+import { provenance } from "../../core/tree/source";
+import { repositoryOf } from "../../clients/git/repository";
+import { checkRepository } from "../../core/secrets/check";
 import { temporaryDirectory, withEnvironment, writeFiles } from "./temporary";
 
 /** No setting of this user, such as a safe.directory. */

@@ -3,8 +3,8 @@ import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parse } from "yaml";
-import { lastAddresses } from "../../components/cluster/addresses";
-import { apiServerFiles, defaultNodeImage, kindConfig } from "../../components/cluster/kind-cluster";
+import { lastAddresses } from "../../core/cluster/kind/addresses";
+import { apiServerFiles, defaultNodeImage, kindConfig } from "../../components/kind-cluster";
 import { readGoModule } from "../../tools/go-module";
 
 describe("load-balancer addresses of a Docker network", () => {

@@ -4,10 +4,10 @@ import { existsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parse, stringify } from "yaml";
-import type { Kind, KindNode, NodeImage } from "../../components/cluster/kind/client";
-import { KindLifecycle, type KindInputs, type KindOutputs } from "../../components/cluster/kind/lifecycle";
-import { kindConfig } from "../../components/cluster/kind-cluster";
-import type { Manifest, ManifestRef } from "../../components/kubernetes";
+import type { Kind, KindNode, NodeImage } from "../../clients/kind/client";
+import { KindLifecycle, type KindInputs, type KindOutputs } from "../../core/cluster/kind/lifecycle";
+import { kindConfig } from "../../components/kind-cluster";
+import type { Manifest, ManifestRef } from "../../clients/kubernetes/client";
 import { FakeClock } from "./clock";
 import { temporaryDirectory, writeFiles } from "./temporary";
 

@@ -1,5 +1,5 @@
 import { deepEqual, doesNotThrow, equal, rejects, throws } from "node:assert/strict";
-import { goneWith, KubernetesClient, nameOf, refOf, type Manifest } from "../../components/kubernetes";
+import { goneWith, KubernetesClient, nameOf, refOf, type Manifest } from "../../clients/kubernetes/client";
 import { FakeApiServer, kubeconfigOf } from "./api-server";
 
 const node = { apiVersion: "v1", kind: "Node", name: "a" };

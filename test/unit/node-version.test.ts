@@ -2,7 +2,7 @@ import { deepEqual, doesNotThrow, equal, throws } from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { leastNode, refuseOldNode } from "../../tools/node-version";
+import { leastNode, refuseOldNode } from "../../system/node-version";
 
 const project = join(__dirname, "..", "..");
 
@@ -78,7 +78,7 @@ describe("version of Node", () => {
   });
 
   it("of npm scripts is their own, whatever the system's is", () => {
-    const script = 'require("./tools/node-version.ts").refuseOldNode(process.versions.node)';
+    const script = 'require("./system/node-version.ts").refuseOldNode(process.versions.node)';
     const path = `${join(project, "node_modules", ".bin")}:/usr/local/bin:/usr/bin:/bin`;
     execFileSync("node", ["-r", "ts-node/register/transpile-only", "-e", script], {
       cwd: project,

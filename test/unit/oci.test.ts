@@ -1,5 +1,5 @@
 import { rejects } from "node:assert/strict";
-import { Crane } from "../../components/oci";
+import { Crane } from "../../clients/registry/oci";
 import { fakeTools, withEnvironment } from "./temporary";
 
 describe("an OCI registry", () => {

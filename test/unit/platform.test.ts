@@ -1,8 +1,8 @@
 import { deepEqual, equal, match, ok, throws } from "node:assert/strict";
 import type { Output } from "@pulumi/pulumi";
-import type { PlatformConfig } from "../../config";
+import type { PlatformConfig } from "../../core/settings/config";
 import type { PlatformArgs } from "../../components/platform";
-import { apiServerFiles, defaultNodeImage, kindConfig } from "../../components/cluster/kind-cluster";
+import { apiServerFiles, defaultNodeImage, kindConfig } from "../../components/kind-cluster";
 import { registryHosts } from "../../components/registry";
 import { record, type FakeOutputs, type Recorded } from "./recorder";
 
@@ -347,7 +347,7 @@ describe("Platform of a stack on this machine", () => {
   });
 
   it("names every fact that the tree may use, and no other", async () => {
-    const { runtimeKeys } = await import("../../components/artifact/check");
+    const { runtimeKeys } = await import("../../core/tree/check");
     deepEqual(Object.keys(seedVariables).sort(), [...runtimeKeys].sort());
   });
 

@@ -7,8 +7,8 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { httpProbe, ProcessDied, ProcessGroup } from "../../rehearsal/process";
-import { identify } from "../../tools/process-identity";
+import { httpProbe, ProcessDied, ProcessGroup } from "../../system/process";
+import { identify } from "../../system/process-identity";
 
 const root = join(__dirname, "../..");
 
@@ -52,7 +52,7 @@ describe("process group", function () {
     then: string,
   ): Promise<{ kill: (signal: NodeJS.Signals) => void; pids: [number, number]; exited: Promise<unknown> }> {
     const script = `
-      const { ProcessGroup } = require(${JSON.stringify(join(root, "rehearsal/process"))});
+      const { ProcessGroup } = require(${JSON.stringify(join(root, "system/process"))});
       const group = new ProcessGroup(${JSON.stringify(directory)});
       const args = ["-c", ${JSON.stringify(family)}, "sh", ${JSON.stringify(join(parent, "child"))}];
       const started = group.start({ name: "family", command: "/bin/sh", args });

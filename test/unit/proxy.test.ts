@@ -4,7 +4,7 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { directLoopback } from "../../tools/proxy";
+import { directLoopback } from "../../system/proxy";
 import { FakeApiServer } from "./api-server";
 
 const project = join(__dirname, "..", "..");
@@ -40,8 +40,8 @@ describe("a proxy of the environment", function () {
     try {
       const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`;
       const script = `
-        const { httpProbe } = require("./rehearsal/process.ts");
-        const { KubernetesClient } = require("./components/kubernetes.ts");
+        const { httpProbe } = require("./system/process.ts");
+        const { KubernetesClient } = require("./clients/kubernetes/client.ts");
         (async () => {
           console.log(await httpProbe({ url: ${JSON.stringify(url)} })());
           const api = new KubernetesClient(process.env.TEST_KUBECONFIG);

@@ -3,7 +3,7 @@ import { execFileSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { ScratchDirectory } from "../../tools/scratch-directory";
+import { ScratchDirectory } from "../../system/scratch-directory";
 import { temporaryDirectory } from "./temporary";
 
 describe("scratch directory", () => {

@@ -7,9 +7,9 @@ import { once } from "node:events";
 import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parse } from "yaml";
-import { SopsCli } from "../../components/sops/client";
-import { secretManifest, type SecretFile } from "../../components/sops/secret-file";
-import { cacheDirectory } from "../../tools/cache";
+import { SopsCli } from "../../clients/sops/client";
+import { secretManifest, type SecretFile } from "../../clients/sops/secret-file";
+import { cacheDirectory } from "../../system/cache";
 import { ensureTools } from "../../tools/tools";
 import { fakeTools, temporaryDirectory, writeFiles } from "./temporary";
 
@@ -54,7 +54,7 @@ async function makeModel(): Promise<Model> {
   const [key, recoveryKey] = [await sops.keygen(), await sops.keygen()];
   const [own = "", recovery = ""] = await sops.recipients(`${key}${recoveryKey}`);
   const manifest = secretManifest({ name: "db", namespace: "db", values: { PASSWORD: "hunter2" } });
-  const shared = ["components", "config.ts", "node_modules", "package.json", "tools", "tsconfig.json"];
+  const shared = ["clients", "core", "system", "node_modules", "package.json", "tools", "tsconfig.json"];
   writeFiles(home, {
     ".gitconfig": "[user]\n  name = t\n  email = t@example.com\n",
     "project/.gitignore": ["commands", ...shared, ""].join("\n"),
@@ -395,8 +395,8 @@ describe("npm run secrets -- add --from-file", function () {
       [["a=none"], /^Reading "none" for key "a" failed: ENOENT.* Write --from-file <key>=<path>\.$/m],
       [["a=gitops"], /^Reading "gitops" for key "a" failed: EISDIR/],
       [
-        ["a=Pulumi.yaml", "a=config.ts"],
-        /^Reading "config\.ts" for key "a" failed: the key is there twice\. /,
+        ["a=Pulumi.yaml", "a=package.json"],
+        /^Reading "package\.json" for key "a" failed: the key is there twice\. /,
       ],
       [["a b=Pulumi.yaml"], /^Adding Secret "x" to stack "prod" failed: "a b" is no key\. /],
       [["../large"], /failed: its values take 1048577 bytes, and those of a Secret 1048576 at most\. /],

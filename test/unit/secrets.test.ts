@@ -1,9 +1,9 @@
 import { equal, match } from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { join } from "node:path";
-import { cacheDirectory } from "../../tools/cache";
+import { cacheDirectory } from "../../system/cache";
 import { ensureTools } from "../../tools/tools";
-import { SopsCli } from "../../components/sops/client";
+import { SopsCli } from "../../clients/sops/client";
 import { temporaryDirectory } from "./temporary";
 
 const project = join(__dirname, "..", "..");

@@ -1,8 +1,8 @@
 import { deepEqual, equal, match, rejects } from "node:assert/strict";
-import type { KubernetesApi, Manifest, ManifestRef } from "../../components/kubernetes";
-import type { Chart, ChartRenderer } from "../../components/chart";
-import { findSecondNetwork } from "../../components/seed/network";
-import { SeedLifecycle, type SeedInputs } from "../../components/seed/lifecycle";
+import type { KubernetesApi, Manifest, ManifestRef } from "../../clients/kubernetes/client";
+import type { Chart, ChartRenderer } from "../../clients/helm/chart";
+import { findSecondNetwork } from "../../core/cluster/existing/network";
+import { SeedLifecycle, type SeedInputs } from "../../core/flux-system/seed";
 import { ensureTools } from "../../tools/tools";
 import { FakeClock } from "./clock";
 import { smallTree } from "./small-tree";

@@ -3,10 +3,10 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { chmodSync, existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { SopsCli } from "../../components/sops/client";
-import { editSecret } from "../../components/sops/edit";
-import { secretManifest } from "../../components/sops/secret-file";
-import { SecretStore } from "../../components/sops/store";
+import { SopsCli } from "../../clients/sops/client";
+import { editSecret } from "../../core/secrets/edit";
+import { secretManifest } from "../../clients/sops/secret-file";
+import { SecretStore } from "../../core/secrets/store";
 import { binDirectory } from "../../tools/bin";
 import { ensureTools } from "../../tools/tools";
 import { temporaryDirectory, withEnvironment, writeFiles } from "./temporary";
@@ -18,9 +18,9 @@ const marker = "the-value-that-nobody-may-find";
 
 /** What `npm run secrets -- edit` runs, of a project of its own. */
 const edit = `
-  const { editSecret } = require("${project}/components/sops/edit");
-  const { SecretStore } = require("${project}/components/sops/store");
-  const { SopsCli } = require("${project}/components/sops/client");
+  const { editSecret } = require("${project}/core/secrets/edit");
+  const { SecretStore } = require("${project}/core/secrets/store");
+  const { SopsCli } = require("${project}/clients/sops/client");
   const store = new SecretStore({ stack: "x", project: process.env.EDITED, sops: new SopsCli(), env: process.env });
   editSecret(store, "clusters/x/s.enc.yaml").then(
     () => process.exit(0),

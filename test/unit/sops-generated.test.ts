@@ -1,14 +1,14 @@
 import { deepEqual, equal, notEqual, rejects } from "node:assert/strict";
 import { parseAllDocuments } from "yaml";
-import type { Manifest, ManifestRef } from "../../components/kubernetes";
-import type { ArtifactReader } from "../../components/oci";
-import type { Sops } from "../../components/sops/client";
+import type { Manifest, ManifestRef } from "../../clients/kubernetes/client";
+import type { ArtifactReader } from "../../clients/registry/oci";
+import type { Sops } from "../../clients/sops/client";
 import {
   GeneratedLifecycle,
   type GeneratedInputs,
   type GeneratedOutputs,
-} from "../../components/sops/generated/lifecycle";
-import { valuesIn } from "../../components/sops/secret-file";
+} from "../../core/secrets/generated";
+import { valuesIn } from "../../clients/sops/secret-file";
 
 /** Encrypts as far as the lifecycle sees: the identity that opens a file is the name of its recipients. */
 class FakeSops implements Sops {

@@ -1,8 +1,8 @@
 import { deepEqual, equal, match, rejects } from "node:assert/strict";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Sops } from "../../components/sops/client";
-import { identityIn, IdentityLifecycle, type IdentityInputs } from "../../components/sops/identity/lifecycle";
+import type { Sops } from "../../clients/sops/client";
+import { identityIn, IdentityLifecycle, type IdentityInputs } from "../../core/secrets/identity";
 import { temporaryDirectory, writeFiles } from "./temporary";
 
 /** Encryption whose identity "of X" opens what names the recipient "age1X", unless it was tampered with. */

@@ -3,9 +3,9 @@ import { randomBytes } from "node:crypto";
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 import { runtime } from "@pulumi/pulumi";
-import { checkRepository, together } from "../../components/sops/check";
-import { mergeBase, scanFiles, scanHistory, uncommitted } from "../../components/sops/history";
-import { isRandom, leaksIn } from "../../components/sops/leaks";
+import { checkRepository, together } from "../../core/secrets/check";
+import { mergeBase, scanFiles, scanHistory, uncommitted } from "../../core/secrets/history";
+import { isRandom, leaksIn } from "../../core/leaks/leaks";
 import { smallTree } from "./small-tree";
 import { temporaryDirectory, writeFiles } from "./temporary";
 

@@ -1,6 +1,6 @@
 import { deepEqual, equal } from "node:assert/strict";
 import { randomBytes } from "node:crypto";
-import { checkChanges, isSopsRewrite, type Change } from "../../components/sops/rewrite";
+import { checkChanges, isSopsRewrite, type Change } from "../../core/secrets/rewrite";
 
 const base64 = (bytes: number) => randomBytes(bytes).toString("base64");
 const raw = (bytes: number) => base64(bytes).replace(/=+$/, "");

@@ -12,15 +12,15 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { parse, stringify } from "yaml";
-import { addSecret, parseValues } from "../../components/sops/add";
-import type { Sops } from "../../components/sops/client";
-import { initialise } from "../../components/sops/initialise";
-import { checkSecretFiles, readersOf } from "../../components/sops/place";
-import { recover } from "../../components/sops/recovery";
-import { rotate, type RotationOptions } from "../../components/sops/rotation";
-import { recipientsOf } from "../../components/sops/secret-file";
-import { SecretStore } from "../../components/sops/store";
-import { notWritten } from "../../components/sops/write";
+import { addSecret, parseValues } from "../../core/secrets/add";
+import type { Sops } from "../../clients/sops/client";
+import { initialise } from "../../core/secrets/initialise";
+import { checkSecretFiles, readersOf } from "../../core/secrets/place";
+import { recover } from "../../core/secrets/recovery";
+import { rotate, type RotationOptions } from "../../core/secrets/rotation";
+import { recipientsOf } from "../../clients/sops/secret-file";
+import { SecretStore } from "../../core/secrets/store";
+import { notWritten } from "../../system/write";
 import { temporaryDirectory, writeFiles } from "./temporary";
 
 const letters = "023456789acdefghjklmnpqrstuvwxyz";

@@ -2,9 +2,9 @@ import { deepEqual, equal, match, throws } from "node:assert/strict";
 import { join } from "node:path";
 import { readFileSync } from "node:fs";
 import { parse } from "yaml";
-import { checkSecretFiles, findRules, readersOf, secretPaths } from "../../components/sops/place";
-import { checkRules, everyRecipient, renderRules, type Readers } from "../../components/sops/rules";
-import { readStackConfig } from "../../config";
+import { checkSecretFiles, findRules, readersOf, secretPaths } from "../../core/secrets/place";
+import { checkRules, everyRecipient, renderRules, type Readers } from "../../core/secrets/rules";
+import { readStackConfig } from "../../core/settings/config";
 import { ensureTools } from "../../tools/tools";
 import { temporaryDirectory, writeFiles } from "./temporary";
 

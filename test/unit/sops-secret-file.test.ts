@@ -6,7 +6,7 @@ import {
   recipientsOf,
   secretKeys,
   withValues,
-} from "../../components/sops/secret-file";
+} from "../../clients/sops/secret-file";
 
 const shape = `
 # Empty on purpose

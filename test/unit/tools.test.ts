@@ -18,8 +18,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { readGoModule, versionOf } from "../../tools/go-module";
-import { withLock } from "../../tools/lock";
-import { identify, isRunning } from "../../tools/process-identity";
+import { withLock } from "../../system/lock";
+import { identify, isRunning } from "../../system/process-identity";
 import { binDirectory, sharedBinDirectory } from "../../tools/bin";
 import { ensureTools, findOptional, pinnedVersion, saysVersion } from "../../tools/tools";
 
@@ -175,7 +175,7 @@ ${afterwards}`,
       const { kustomize: own } = await ensureTools(["kustomize"], { env });
       const other = join(directory, "other");
       cpSync(join(root, "tools"), join(other, "tools"), { recursive: true });
-      cpSync(join(root, "components"), join(other, "components"), { recursive: true });
+      cpSync(join(root, "system"), join(other, "system"), { recursive: true });
       symlinkSync(join(root, "node_modules"), join(other, "node_modules"));
       const mod = join(other, "tools/cli/go.mod");
       writeFileSync(mod, `${readFileSync(mod, "utf8")}// another pin\n`);

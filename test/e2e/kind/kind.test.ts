@@ -2,7 +2,7 @@ import { deepEqual, equal, match, ok, rejects } from "node:assert/strict";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Stack } from "@pulumi/pulumi/automation";
-import { ownerLabel } from "../../../components/docker/ownership";
+import { ownerLabel } from "../../../clients/docker/ownership";
 import { Figures } from "./figures";
 import { nodeName, owner, registryName, stackName, type Machine } from "./machine";
 import { faults, remains } from "./platform-check";

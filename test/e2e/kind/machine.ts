@@ -14,7 +14,7 @@ import { delimiter, join } from "node:path";
 import { promisify } from "node:util";
 import { LocalWorkspace, type Stack } from "@pulumi/pulumi/automation";
 import { stringify } from "yaml";
-import { ownerLabel } from "../../../components/docker/ownership";
+import { ownerLabel } from "../../../clients/docker/ownership";
 import { binDirectory } from "../../../tools/bin";
 import { providePlugins } from "./plugins/plugins";
 import { saveSysctls } from "./world/sysctls";

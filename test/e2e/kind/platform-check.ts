@@ -1,4 +1,4 @@
-import { KubernetesClient, nameOf, refOf, type Manifest } from "../../../components/kubernetes";
+import { KubernetesClient, nameOf, refOf, type Manifest } from "../../../clients/kubernetes/client";
 import { nodeName, registryName, registryPort, stackName, type Machine } from "./machine";
 
 /** Layers of the suite's tree: its Flux Kustomizations, all of them in namespace `flux-system`. */

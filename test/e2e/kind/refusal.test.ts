@@ -3,7 +3,7 @@ import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import type { Stack } from "@pulumi/pulumi/automation";
-import { ownerLabel } from "../../../components/docker/ownership";
+import { ownerLabel } from "../../../clients/docker/ownership";
 import { nodeName, owner, registryName, registryPort, stackName, type Machine } from "./machine";
 import { suiteOnKind } from "./suite";
 

@@ -2,7 +2,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { createServer, type AddressInfo } from "node:net";
 import { join } from "node:path";
 import { stringify } from "yaml";
-import { httpProbe, type ProcessGroup } from "../../../rehearsal/process";
+import { httpProbe, type ProcessGroup } from "../../../system/process";
 import type { RulesFile } from "../../gitops/monitoring/tree";
 import type { Expression } from "./expression";
 

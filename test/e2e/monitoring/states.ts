@@ -1,4 +1,4 @@
-import type { KubernetesClient, Manifest, ManifestRef } from "../../../components/kubernetes";
+import type { KubernetesClient, Manifest, ManifestRef } from "../../../clients/kubernetes/client";
 
 const fluxSystem = { namespace: "flux-system" };
 const source = { kind: "OCIRepository", name: "flux-system" };

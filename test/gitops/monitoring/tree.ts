@@ -1,8 +1,8 @@
 import { join } from "node:path";
-import { finalLayers } from "../../../components/artifact/final";
-import type { Manifest } from "../../../components/kubernetes";
+import { finalLayers } from "../../../core/tree/final";
+import type { Manifest } from "../../../clients/kubernetes/client";
 import { presumedRuntime } from "../../../commands/render";
-import { readStackConfig } from "../../../config";
+import { readStackConfig } from "../../../core/settings/config";
 
 const project = join(__dirname, "..", "..", "..");
 

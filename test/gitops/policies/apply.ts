@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { stringify } from "yaml";
-import { nameOf, refOf, type Manifest } from "../../../components/kubernetes";
+import { nameOf, refOf, type Manifest } from "../../../clients/kubernetes/client";
 import { ensureTools } from "../../../tools/tools";
 
 /** Who asks the API server for something. */

@@ -1,7 +1,7 @@
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { run } from "../../../../components/command";
-import { cacheDirectory } from "../../../../tools/cache";
+import { run } from "../../../../tools/command";
+import { cacheDirectory } from "../../../../system/cache";
 import { debianImage, fingerprint, hasImage, recipeLabel } from "./docker-image";
 
 const suite = "bookworm";

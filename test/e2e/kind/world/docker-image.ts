@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { chmodSync, cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
-import { run } from "../../../../components/command";
+import { run } from "../../../../tools/command";
 
 /** The image that others take files from; see `debian.ts`. */
 export const debianImage = "platform.test/debian:12";

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import type { KubernetesObject, V1Deployment } from "@kubernetes/client-node";
 import { parse, parseAllDocuments, stringify } from "yaml";
-import { run } from "../../../../components/command";
+import { run } from "../../../../tools/command";
 import { fluxDistribution, upstreamFiles } from "../../../../tools/upstream";
 import { readGoModule } from "../../../../tools/go-module";
 

@@ -1,6 +1,6 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { run } from "../../../../components/command";
+import { run } from "../../../../tools/command";
 
 /** A set of Go programs that are built alike. */
 export interface GoBuild {

@@ -1,6 +1,6 @@
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
-import { run } from "../../../../components/command";
+import { run } from "../../../../tools/command";
 import { pinnedVersion } from "../../../../tools/tools";
 import { buildImage, buildProgramImage, copy, moveImage } from "./docker-image";
 import { goModuleDirectory } from "./go-build";

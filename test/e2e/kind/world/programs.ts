@@ -1,6 +1,6 @@
 import { mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { run } from "../../../../components/command";
+import { run } from "../../../../tools/command";
 import { upstreamFiles } from "../../../../tools/upstream";
 import { readGoModule } from "../../../../tools/go-module";
 import { operatorModule, operatorVersion } from "./flux";

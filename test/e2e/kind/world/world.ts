@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { cacheDirectory } from "../../../../tools/cache";
-import { withLock } from "../../../../tools/lock";
+import { cacheDirectory } from "../../../../system/cache";
+import { withLock } from "../../../../system/lock";
 import { ensureTools, findOptional, pinnedVersion, type ToolName } from "../../../../tools/tools";
 import { ensureDebian } from "./debian";
 import { buildProgramImage, copy, fingerprint, hasImage, moveImage } from "./docker-image";

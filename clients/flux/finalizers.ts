@@ -1,0 +1,104 @@
+import { refOf, type KubernetesApi, type Manifest } from "../kubernetes/client";
+
+/** The namespace of Flux, its operator and what both work on. */
+export const fluxNamespace = "flux-system";
+
+const fluxInstance = { apiVersion: "fluxcd.controlplane.io/v1", kind: "FluxInstance" };
+
+/** Kinds that Flux reconciles: what `spec.suspend` holds back. */
+const reconciled = [
+  { apiVersion: "kustomize.toolkit.fluxcd.io/v1", kind: "Kustomization" },
+  { apiVersion: "helm.toolkit.fluxcd.io/v2", kind: "HelmRelease" },
+];
+
+/** Kinds of Flux that a finalizer holds until a controller has let go of them. */
+const finalized = [
+  fluxInstance,
+  ...reconciled,
+  { apiVersion: "fluxcd.controlplane.io/v1", kind: "FluxReport" },
+  { apiVersion: "fluxcd.controlplane.io/v1", kind: "ResourceSet" },
+  { apiVersion: "source.toolkit.fluxcd.io/v1", kind: "OCIRepository" },
+  { apiVersion: "source.toolkit.fluxcd.io/v1", kind: "GitRepository" },
+  { apiVersion: "source.toolkit.fluxcd.io/v1", kind: "HelmRepository" },
+  { apiVersion: "source.toolkit.fluxcd.io/v1", kind: "HelmChart" },
+  { apiVersion: "source.toolkit.fluxcd.io/v1", kind: "Bucket" },
+  { apiVersion: "notification.toolkit.fluxcd.io/v1", kind: "Receiver" },
+  { apiVersion: "notification.toolkit.fluxcd.io/v1beta3", kind: "Alert" },
+  { apiVersion: "notification.toolkit.fluxcd.io/v1beta3", kind: "Provider" },
+];
+
+/** Tells the Flux Operator to leave an instance alone. */
+const disabled = { key: "fluxcd.controlplane.io/reconcile", value: "disabled" };
+
+/** On what this project suspended, so that it resumes that and nothing else. */
+const mark = { key: "platform.pulumi.com/suspended", value: "true" };
+
+/**
+ * Tells Flux to change nothing any more, for its namespace is about to go: the operator leaves its instance alone, and
+ * no Kustomization or HelmRelease is reconciled, nor pruned when it is deleted.
+ */
+export async function suspendFlux(api: Pick<KubernetesApi, "list" | "merge">): Promise<void> {
+  for (const object of await listAll(api, [fluxInstance])) {
+    if (has(object, disabled)) continue;
+    const annotations = { [disabled.key]: disabled.value, [mark.key]: mark.value };
+    await api.merge(refOf(object), { metadata: { annotations } });
+  }
+  for (const object of await listAll(api, reconciled)) {
+    if (isSuspended(object)) continue;
+    await api.merge(refOf(object), {
+      metadata: { annotations: { [mark.key]: mark.value } },
+      spec: { suspend: true },
+    });
+  }
+}
+
+/**
+ * Undoes what `suspendFlux` did, where the namespace is still there; what somebody else suspended stays so.
+ *
+ * Versions before the mark disabled the operator and suspended everything: that is resumed as a whole.
+ */
+export async function resumeFlux(api: Pick<KubernetesApi, "list" | "merge">): Promise<void> {
+  const instances = (await listAll(api, [fluxInstance])).filter((instance) => has(instance, disabled));
+  const all = await listAll(api, reconciled);
+  const unmarked = [...instances, ...all].every((object) => !has(object, mark));
+  const everything = unmarked && instances.length > 0 && all.every(isSuspended);
+  const isOurs = (object: Manifest) => everything || has(object, mark);
+  for (const object of all.filter(isSuspended).filter(isOurs)) {
+    await api.merge(refOf(object), {
+      metadata: { annotations: { [mark.key]: null } },
+      spec: { suspend: null },
+    });
+  }
+  for (const object of instances.filter(isOurs)) {
+    await api.merge(refOf(object), { metadata: { annotations: { [disabled.key]: null, [mark.key]: null } } });
+  }
+}
+
+function isSuspended({ spec }: Manifest): boolean {
+  return (spec as { suspend?: boolean } | undefined)?.suspend === true;
+}
+
+function has({ metadata }: Manifest, annotation: { readonly key: string; readonly value: string }): boolean {
+  return metadata.annotations?.[annotation.key] === annotation.value;
+}
+
+/**
+ * Takes the finalizers off what is being deleted in the namespace of Flux. Its controllers, which would do so, are
+ * being deleted too; what they made stays, for the next instance to take over.
+ */
+export async function releaseFinalizers(api: Pick<KubernetesApi, "list" | "merge">): Promise<void> {
+  for (const object of await listAll(api, finalized)) {
+    if (object.metadata.deletionTimestamp === undefined) continue;
+    await api.merge(refOf(object), { metadata: { finalizers: null } });
+  }
+}
+
+async function listAll(
+  api: Pick<KubernetesApi, "list">,
+  kinds: readonly { readonly apiVersion: string; readonly kind: string }[],
+): Promise<Manifest[]> {
+  const found = await Promise.all(
+    kinds.map(({ apiVersion, kind }) => api.list(apiVersion, kind, fluxNamespace)),
+  );
+  return found.flat();
+}

@@ -1,0 +1,32 @@
+import { lstat, realpath } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { run } from "../../tools/command";
+import { sentence } from "../../system/sentence";
+
+/**
+ * The top of the Git work tree that holds a directory.
+ *
+ * @param directory absolute path
+ * @returns an absolute path without links; undefined outside any repository: no directory above it has a `.git`
+ * @throws Error with what Git said, where there is a repository and Git does not answer: it belongs to another user, is
+ *   damaged, or there is no `git`
+ */
+export async function repositoryOf(directory: string): Promise<string | undefined> {
+  if (!(await isBelowGit(await realpath(directory)))) return undefined;
+  try {
+    return (await run("git", ["rev-parse", "--show-toplevel"], { cwd: directory })).replace(/\n$/, "");
+  } catch (error) {
+    throw new Error(`Asking Git about ${directory} failed: ${sentence((error as Error).message)}`, {
+      cause: error,
+    });
+  }
+}
+
+async function isBelowGit(directory: string): Promise<boolean> {
+  const isHere = await lstat(join(directory, ".git")).then(
+    () => true,
+    () => false,
+  );
+  const above = dirname(directory);
+  return isHere || (above !== directory && isBelowGit(above));
+}

@@ -1,0 +1,363 @@
+import { request, type RequestOptions } from "node:https";
+import type * as ClientLibrary from "@kubernetes/client-node";
+import { sentence } from "../../system/sentence";
+
+/** Any Kubernetes object, as the API server takes and gives it. */
+export interface Manifest {
+  readonly apiVersion: string;
+  readonly kind: string;
+  readonly metadata: {
+    readonly name: string;
+    readonly namespace?: string;
+    readonly labels?: Readonly<Record<string, string>>;
+    readonly annotations?: Readonly<Record<string, string>>;
+    readonly generation?: number;
+    readonly uid?: string;
+    /** Another one for each change. */
+    readonly resourceVersion?: string;
+    readonly deletionTimestamp?: string;
+    /** Who set which fields last. */
+    readonly managedFields?: readonly ManagedFields[];
+  };
+  readonly [field: string]: unknown;
+}
+
+/** The fields that one manager set by one kind of operation. */
+export interface ManagedFields {
+  readonly manager?: string;
+  readonly operation?: string;
+  /** A tree of field names; a leaf is `{}`. */
+  readonly fieldsV1?: FieldTree;
+}
+
+/** Names of fields, as `managedFields` nest them. */
+export interface FieldTree {
+  readonly [field: string]: FieldTree;
+}
+
+/** Names one object. */
+export interface ManifestRef {
+  readonly apiVersion: string;
+  readonly kind: string;
+  readonly name: string;
+  readonly namespace?: string;
+}
+
+/** What the lifecycles ask of a Kubernetes API server. */
+export interface KubernetesApi {
+  /** Server-side apply of one object; `fieldManager` takes over fields that another one holds. */
+  apply(object: Manifest, fieldManager: string): Promise<void>;
+  /** The object, or undefined when it, or its kind, is not there. */
+  get(ref: ManifestRef): Promise<Manifest | undefined>;
+  /** All objects of a kind; none when the kind is not there. */
+  list(apiVersion: string, kind: string, namespace?: string): Promise<Manifest[]>;
+  /** Sets annotations; nothing happens when the object is not there. */
+  annotate(ref: ManifestRef, annotations: Readonly<Record<string, string>>): Promise<void>;
+  /** Merges into an object (RFC 7386); nothing happens when the object is not there. */
+  merge(ref: ManifestRef, patch: object): Promise<void>;
+  /** Deletes an object; nothing happens when it is not there. */
+  delete(ref: ManifestRef): Promise<void>;
+}
+
+/**
+ * Why a request failed, as `code` of the error: the server does not answer, the kubeconfig is not usable, the server
+ * does not know the credentials (401) or does not allow it (403), or it refused the request itself.
+ */
+export type FailureCode = "unreachable" | "kubeconfig" | "unauthorized" | "forbidden" | "refused";
+
+/** An error as every method of `KubernetesApi` throws it; `code` survives the serialisation of a provider. */
+export interface KubernetesFailure extends Error {
+  readonly code: FailureCode;
+}
+
+function failure(code: FailureCode, message: string, cause?: unknown): KubernetesFailure {
+  return Object.assign(new Error(message, cause === undefined ? {} : { cause }), { code });
+}
+
+/**
+ * What a `read` that failed says of its resource.
+ *
+ * @param ownCluster whether this project makes the cluster: then one that does not answer is lost, and is made again.
+ *   State of before this was asked does not say it; nothing is forgotten then.
+ * @returns undefined when the resource is gone with its cluster
+ * @throws Error when nobody knows: a cluster that is not this project's may answer again
+ */
+export function goneWith(ownCluster: boolean | undefined, error: unknown): void {
+  if (ownCluster === true) return;
+  const { code, message } = error as Partial<KubernetesFailure>;
+  const remedy =
+    code === "unauthorized" || code === "kubeconfig"
+      ? 'Where platform:cluster.kubeconfigFile is newer than the last run, run once with "--refresh=false".'
+      : code === "forbidden"
+        ? "Allow it to the user of the kubeconfig and run again."
+        : 'Bring the cluster back and run again; if it is gone for good, "pulumi stack rm --force --preserve-config" forgets it.';
+  throw new Error(`${sentence(message ?? String(error))} ${remedy}`, { cause: error });
+}
+
+/** `Kind namespace/name`, as errors name an object. */
+export function nameOf(ref: ManifestRef): string {
+  return `${ref.kind} ${ref.namespace === undefined ? "" : `${ref.namespace}/`}${ref.name}`;
+}
+
+/** The reference of an object. */
+export function refOf(object: Manifest): ManifestRef {
+  const { name, namespace } = object.metadata;
+  return {
+    apiVersion: object.apiVersion,
+    kind: object.kind,
+    name,
+    ...(namespace === undefined ? {} : { namespace }),
+  };
+}
+
+/** How an API server serves a kind. */
+interface Resource {
+  readonly kind: string;
+  readonly name: string;
+  readonly namespaced: boolean;
+}
+
+interface Response {
+  readonly status: number;
+  readonly body: string;
+}
+
+/** Answers of a server that is starting, busy or restarting: the same request may succeed a moment later. */
+const passing = [429, 500, 502, 503, 504];
+const attempts = 6;
+
+/**
+ * The API server behind a kubeconfig.
+ *
+ * Objects go over the wire as they are: the client library, which knows kubeconfigs and their credentials, drops
+ * fields that its own model of a kind lacks (such as `x-kubernetes-preserve-unknown-fields` of a CRD).
+ *
+ * The library is loaded inside a method: providers are serialised, and a method's `require` always survives it.
+ */
+export class KubernetesClient implements KubernetesApi {
+  private config: ClientLibrary.KubeConfig | undefined;
+  private readonly served: Record<string, readonly Resource[]> = {};
+
+  /** @param namespace of objects that name none. @default "default" */
+  constructor(
+    private readonly kubeconfig: string,
+    private readonly namespace = "default",
+  ) {}
+
+  async apply(object: Manifest, fieldManager: string): Promise<void> {
+    await this.serverSideApply(object, `fieldManager=${fieldManager}&force=true`, "Applying");
+  }
+
+  /**
+   * Has the API server check an object as if it were applied: schema, unknown fields, admission. Nothing is changed.
+   *
+   * @throws Error with what the API server says of it
+   */
+  async validate(object: Manifest): Promise<void> {
+    const query = "fieldManager=validation&force=true&dryRun=All&fieldValidation=Strict";
+    await this.serverSideApply(object, query, "Validating");
+  }
+
+  /** Waits some 3 s for an API server that calls itself ready. @throws Error when there is none, or it refuses the user */
+  async ready(): Promise<void> {
+    const operation = "Asking the API server failed:";
+    this.refuse(await this.send("GET", "/readyz", operation), operation);
+    this.refuse(await this.send("GET", "/version", operation), operation);
+  }
+
+  /** Whether the kubeconfig's user may do something, as the API server's authorizers say. */
+  async allows(verb: string, group: string, resource: string, namespace?: string): Promise<boolean> {
+    const operation = `Asking for the permission to ${verb} ${resource} failed:`;
+    const apiVersion = "authorization.k8s.io/v1";
+    const review = {
+      ...{ apiVersion, kind: "SelfSubjectAccessReview" },
+      spec: { resourceAttributes: { verb, group, resource, namespace } },
+    };
+    const path = `/apis/${apiVersion}/selfsubjectaccessreviews`;
+    const answer = this.refuse(
+      await this.send("POST", path, operation, review, "application/json"),
+      operation,
+    );
+    return (JSON.parse(answer) as { status?: { allowed?: boolean } }).status?.allowed === true;
+  }
+
+  private async serverSideApply(object: Manifest, query: string, verb: string): Promise<void> {
+    const ref = refOf(object);
+    const operation = `${verb} ${nameOf(ref)} failed:`;
+    const path = await this.path(ref, operation);
+    if (path === undefined) {
+      throw failure("refused", `${operation} the API server does not serve ${ref.apiVersion} ${ref.kind}.`);
+    }
+    const type = "application/apply-patch+yaml";
+    this.refuse(await this.send("PATCH", `${path}?${query}`, operation, object, type), operation);
+  }
+
+  async get(ref: ManifestRef): Promise<Manifest | undefined> {
+    const operation = `Reading ${nameOf(ref)} failed:`;
+    const path = await this.path(ref, operation);
+    const response = path === undefined ? undefined : await this.send("GET", path, operation);
+    if (response === undefined || response.status === 404) return undefined;
+    return JSON.parse(this.refuse(response, operation)) as Manifest;
+  }
+
+  async list(apiVersion: string, kind: string, namespace?: string): Promise<Manifest[]> {
+    const operation = `Listing ${kind} failed:`;
+    const path = await this.path({ apiVersion, kind, name: "", namespace: namespace ?? "" }, operation);
+    const response = path === undefined ? undefined : await this.send("GET", path, operation);
+    if (response === undefined || response.status === 404) return [];
+    const { items } = JSON.parse(this.refuse(response, operation)) as { items: readonly Manifest[] };
+    // The items of a list of a built-in kind do not say what they are.
+    return items.map((item) => ({ ...item, apiVersion, kind }));
+  }
+
+  async annotate(ref: ManifestRef, annotations: Readonly<Record<string, string>>): Promise<void> {
+    await this.merge(ref, { metadata: { annotations } });
+  }
+
+  async merge(ref: ManifestRef, patch: object): Promise<void> {
+    await this.patch(ref, "", patch);
+  }
+
+  /** Merges into an object's status; nothing happens when the object is not there. */
+  async mergeStatus(ref: ManifestRef, status: Readonly<Record<string, unknown>>): Promise<void> {
+    await this.patch(ref, "/status", { status });
+  }
+
+  async delete(ref: ManifestRef): Promise<void> {
+    const operation = `Deleting ${nameOf(ref)} failed:`;
+    const path = await this.path(ref, operation);
+    if (path === undefined) return;
+    const response = await this.send("DELETE", path, operation);
+    if (response.status !== 404) this.refuse(response, operation);
+  }
+
+  private async patch(ref: ManifestRef, subresource: string, patch: object): Promise<void> {
+    const operation = `Changing ${nameOf(ref)} failed:`;
+    const path = await this.path(ref, operation);
+    if (path === undefined) return;
+    const type = "application/merge-patch+json";
+    const response = await this.send("PATCH", path + subresource, operation, patch, type);
+    if (response.status !== 404) this.refuse(response, operation);
+  }
+
+  /** The path of an object, or of a list where the name is empty; undefined when the kind is not served. */
+  private async path(ref: ManifestRef, operation: string): Promise<string | undefined> {
+    const { apiVersion, kind, name } = ref;
+    const prefix = `/${apiVersion.includes("/") ? "apis" : "api"}/${apiVersion}`;
+    const find = () => this.served[apiVersion]?.find((candidate) => candidate.kind === kind);
+    if (find() === undefined) {
+      const response = await this.send("GET", prefix, operation);
+      if (response.status === 404) return undefined;
+      const { resources } = JSON.parse(this.refuse(response, operation)) as { resources: Resource[] };
+      this.served[apiVersion] = resources.filter((resource) => !resource.name.includes("/"));
+    }
+    const resource = find();
+    if (resource === undefined) return undefined;
+    const namespace = ref.namespace ?? this.namespace;
+    const scope = resource.namespaced && namespace !== "" ? `/namespaces/${namespace}` : "";
+    return `${prefix}${scope}/${resource.name}${name === "" ? "" : `/${encodeURIComponent(name)}`}`;
+  }
+
+  /** The body of a response that succeeded. */
+  private refuse(response: Response, operation: string): string {
+    if (response.status < 300) return response.body;
+    let message = response.body;
+    try {
+      message = (JSON.parse(response.body) as { message?: string }).message ?? message;
+    } catch {
+      // Not from the API server itself: the text of a proxy says best what it is.
+    }
+    const { status } = response;
+    const code =
+      status === 401
+        ? "unauthorized"
+        : status === 403
+          ? "forbidden"
+          : passing.includes(status)
+            ? "unreachable"
+            : "refused";
+    throw failure(code, sentence(`${operation} ${message.trim() || `HTTP ${status}`}`));
+  }
+
+  /** One request; again, for some 3 s in all, while the server says that it is starting or busy. */
+  private async send(
+    method: string,
+    path: string,
+    operation: string,
+    body?: object,
+    contentType?: string,
+  ): Promise<Response> {
+    const { server, options } = await this.connection(operation);
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const response = await this.exchange(
+          new URL(server.replace(/\/$/, "") + path),
+          {
+            ...options,
+            method,
+            headers: {
+              ...(options.headers as Record<string, string> | undefined),
+              Accept: "application/json",
+              ...(contentType === undefined ? {} : { "Content-Type": contentType }),
+            },
+          },
+          body,
+        );
+        if (!passing.includes(response.status) || attempt === attempts) return response;
+      } catch (error) {
+        const { code, message } = error as NodeJS.ErrnoException;
+        if (code !== "ECONNRESET" || attempt === attempts) {
+          throw failure(
+            "unreachable",
+            `${operation} the API server at ${server} does not answer (${code ?? message}).`,
+            error,
+          );
+        }
+      }
+      await new Promise((resolve) => setTimeout(resolve, attempt * 200));
+    }
+  }
+
+  private exchange(url: URL, options: RequestOptions, body?: object): Promise<Response> {
+    return new Promise((resolve, reject) => {
+      const sent = request(url, { timeout: 30_000, ...options }, (response) => {
+        const chunks: Buffer[] = [];
+        response.on("data", (chunk: Buffer) => chunks.push(chunk));
+        response.once("error", reject);
+        response.once("end", () => {
+          resolve({ status: response.statusCode ?? 0, body: Buffer.concat(chunks).toString() });
+        });
+      });
+      sent.once("timeout", () => sent.destroy(new Error("no answer within 30 s")));
+      sent.once("error", reject);
+      sent.end(body === undefined ? undefined : JSON.stringify(body));
+    });
+  }
+
+  private async connection(operation: string): Promise<{ server: string; options: RequestOptions }> {
+    if (this.config === undefined) {
+      // eslint-disable-next-line @typescript-eslint/no-require-imports -- see the class comment
+      const library = require("@kubernetes/client-node") as typeof ClientLibrary;
+      const config = new library.KubeConfig();
+      try {
+        config.loadFromString(this.kubeconfig);
+      } catch (error) {
+        const { message } = error as Error;
+        throw failure("kubeconfig", `${operation} the kubeconfig is not valid: ${message}.`, error);
+      }
+      this.config = config;
+    }
+    const server = this.config.getCurrentCluster()?.server;
+    if (server === undefined) {
+      throw failure(
+        "kubeconfig",
+        `${operation} the kubeconfig names no current cluster. Set its current-context.`,
+      );
+    }
+    const options: RequestOptions = {};
+    await this.config.applyToHTTPSOptions(options);
+    // The library's agent closes a connection after each request.
+    Object.assign(options.agent ?? {}, { keepAlive: true });
+    return { server, options };
+  }
+}

@@ -1,0 +1,67 @@
+import type { Clock } from "../../system/clock";
+import { sentence } from "../../system/sentence";
+import { answerMilliseconds, answersInTime, type Docker } from "../../clients/docker/client";
+import { isOwn } from "../../clients/docker/ownership";
+
+/** A registry container whose garbage is collected. */
+export interface GarbageInputs {
+  /** Name of the container. */
+  readonly container: string;
+  /** Whose it is: `project/stack`. */
+  readonly owner: string;
+  /** `host:port` as this machine reaches the registry. */
+  readonly address: string;
+  /** Another value, such as the digest of the next release, collects again. */
+  readonly after: string;
+}
+
+/**
+ * Frees the space of what was deleted from a registry, with the registry's own garbage collection.
+ *
+ * The collection deletes blobs of a push that is in flight, and a registry that runs meanwhile goes on to answer for
+ * deleted blobs out of its memory. So the registry is stopped while it runs. Source:
+ * https://distribution.github.io/distribution/about/garbage-collection/
+ */
+export class GarbageLifecycle {
+  constructor(
+    private readonly docker: Docker,
+    /** Whether an HTTP server answers at `host:port`. */
+    private readonly answers: (address: string) => Promise<boolean>,
+    private readonly clock: Clock,
+  ) {}
+
+  /** Collects where there is something to collect. A collection that fails is told, and the next one does its work. */
+  async create(inputs: GarbageInputs): Promise<GarbageInputs> {
+    const { container, owner, address, after } = inputs;
+    try {
+      const found = await this.docker.container(container);
+      const isOurs = found !== undefined && isOwn(found.labels, owner) && found.status === "running";
+      if (!isOurs || (await this.docker.garbage(container)) === 0)
+        return { container, owner, address, after };
+    } catch (error) {
+      warn(container, error);
+      return { container, owner, address, after };
+    }
+    await this.docker.stop(container);
+    await this.docker.collectGarbage(container).catch((error: unknown) => {
+      warn(container, error);
+    });
+    await this.docker.start(container);
+    if (!(await answersInTime(this.answers, this.clock, address))) {
+      throw new Error(
+        `Starting container "${container}" after its garbage was collected failed: it did not answer at ${address} within ${answerMilliseconds / 1000} s. Look at "docker logs ${container}" and run again.`,
+      );
+    }
+    return { container, owner, address, after };
+  }
+
+  diff(olds: GarbageInputs, news: GarbageInputs): boolean {
+    return olds.container !== news.container || olds.after !== news.after;
+  }
+}
+
+function warn(container: string, error: unknown): void {
+  console.warn(
+    `Collecting the garbage of "${container}" failed: ${sentence((error as Error).message)} The next release tries again.`,
+  );
+}

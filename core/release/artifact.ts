@@ -1,0 +1,84 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { OciRegistry } from "../../clients/registry/oci";
+import { isEncrypted } from "../../clients/sops/secret-file";
+import { packTree } from "../tree/build";
+import type { Provenance } from "../tree/source";
+
+/** What an artifact is made of. */
+export interface ArtifactInputs extends Provenance {
+  /** Absolute path of the gitops tree. */
+  readonly tree: string;
+  /** The cluster whose part of the tree is checked; the artifact holds the whole tree. */
+  readonly cluster: string;
+  /** Files that replace those of the tree: path relative to it → content. */
+  readonly files: Readonly<Record<string, string>>;
+  /** Repository as this machine reaches it: `host[:port]/path`. */
+  readonly repository: string;
+  /** The registry speaks plain HTTP. */
+  readonly insecure: boolean;
+  /** Release the last commit, whatever is on the disk. @default false */
+  readonly requireClean?: boolean;
+  /** `Tree.content` of the tree: what makes a change of its files a change of the resource. */
+  readonly content: string;
+}
+
+/** A pushed artifact. */
+export interface ArtifactOutputs extends ArtifactInputs {
+  /** `sha256:…` of its manifest. */
+  readonly digest: string;
+}
+
+/** Pushes the gitops tree, which the program rendered and checked, as an OCI artifact under its digest alone. */
+export class ArtifactLifecycle {
+  constructor(private readonly registry: OciRegistry) {}
+
+  async create(inputs: ArtifactInputs): Promise<ArtifactOutputs> {
+    for (const [path, encrypted] of Object.entries(inputs.files)) {
+      if (!isEncrypted(encrypted)) {
+        throw new Error(`Releasing ${path} was refused: its generated values are not encrypted.`);
+      }
+    }
+    const { tree, content, files, revision, source, created, requireClean } = inputs;
+    const directory = await mkdtemp(join(tmpdir(), "platform-artifact-"));
+    try {
+      const layout = join(directory, "layout");
+      const digest = await packTree(tree, layout, {
+        ...{ content, files, revision, source, created, requireClean },
+      });
+      if (digest === undefined) {
+        throw new Error(
+          `Releasing ${tree} was refused: it changed after it was checked. Run again when it is at rest.`,
+        );
+      }
+      await this.registry.push(layout, inputs.repository, digest);
+      return { ...inputs, digest };
+    } finally {
+      await rm(directory, { recursive: true, force: true });
+    }
+  }
+
+  /** Whether the registry still holds the artifact; an unreachable registry holds nothing. */
+  async exists(state: ArtifactOutputs): Promise<boolean> {
+    try {
+      return (await this.registry.digest(state.repository, state.digest)) !== undefined;
+    } catch {
+      return false;
+    }
+  }
+
+  /** Whether a new artifact is due. The tree's place and the commit's time are not part of it. */
+  diff(olds: ArtifactInputs, news: ArtifactInputs): boolean {
+    const identity = (inputs: ArtifactInputs) =>
+      JSON.stringify([
+        inputs.content,
+        inputs.cluster,
+        Object.entries(inputs.files).sort(([a], [b]) => (a < b ? -1 : 1)),
+        inputs.repository,
+        inputs.revision,
+        inputs.source,
+      ]);
+    return identity(olds) !== identity(news);
+  }
+}

@@ -1,0 +1,233 @@
+import { existsSync } from "node:fs";
+import { readdir, readFile } from "node:fs/promises";
+import { basename, join, normalize, resolve } from "node:path";
+import { isSeq, parseAllDocuments, parseDocument, type Document, type YAMLSeq } from "yaml";
+import type { PlatformConfig } from "../settings/config";
+import type { Manifest } from "../../clients/kubernetes/client";
+import { sentence } from "../../system/sentence";
+import { readersOf } from "./place";
+import { everyRecipient, needsRule } from "./rules";
+import { secretManifest, type SecretValues } from "../../clients/sops/secret-file";
+import type { SecretStore } from "./store";
+import { writeWhole } from "../../system/write";
+
+/** A Secret to add to a stack. */
+export interface NewSecret {
+  /** Of the Secret and its file: a DNS subdomain. */
+  readonly name: string;
+  /** Directory below `clusters/<cluster>`. */
+  readonly layer: string;
+  readonly namespace: string;
+  /** @default Opaque, which is not written down */
+  readonly type?: string;
+  /** What it holds, or how to ask for that once nothing else is wrong. */
+  readonly values: SecretValues | (() => Promise<SecretValues>);
+}
+
+/** What the values of a Secret may take together, in bytes. Source: `MaxSecretSize` in k8s.io/api, core/v1/types.go */
+const largest = 1024 ** 2;
+
+/** Where a new Secret goes, as it is found at one moment. */
+interface Place {
+  readonly config: PlatformConfig;
+  /** Of the file and of the kustomization.yaml, relative to the tree. */
+  readonly path: string;
+  readonly list: string;
+  readonly document: Document;
+  readonly resources: YAMLSeq;
+  readonly isListed: boolean;
+}
+
+/**
+ * Adds a Secret to a layer: its line in the kustomization.yaml, and its encrypted file. Values are in memory and in what
+ * SOPS encrypted alone. A kill between the two leaves a line without a file, which the same call brings.
+ *
+ * @param alone runs what reads and writes files while nobody else does; values are asked for outside of it
+ * @returns the files that were written, relative to the tree
+ * @throws Error when it cannot be added; nothing is written then
+ */
+export async function addSecret(
+  store: SecretStore,
+  secret: NewSecret,
+  alone = <T>(work: () => Promise<T>): Promise<T> => work(),
+): Promise<string[]> {
+  await findPlace(store, secret);
+  const values = typeof secret.values === "function" ? await secret.values() : secret.values;
+  return alone(() => write(store, secret, values));
+}
+
+/** @throws Error when the Secret cannot be added, whatever its values are */
+async function findPlace(store: SecretStore, secret: NewSecret): Promise<Place> {
+  const { name, layer, namespace } = secret;
+  const operation = operationOf(store, secret);
+  // Source: https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
+  if (!/^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/.test(name)) {
+    throw new Error(`${operation} that is no name of an object. Take a-z, 0-9, "-" and ".".`);
+  }
+  if (!/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(namespace)) {
+    throw new Error(`${operation} "${namespace}" is no namespace. Take a-z, 0-9 and "-".`);
+  }
+  const config = await store.config();
+  const { tree, cluster } = config.gitops;
+  const directory = join("clusters", cluster, layer);
+  const path = join(directory, `${name}.enc.yaml`);
+  const list = join(directory, "kustomization.yaml");
+  if (!directory.startsWith(join("clusters", cluster, "/"))) {
+    throw new Error(`${operation} "${layer}" is no layer. Name one of the cluster with --layer.`);
+  }
+  const document = parseDocument(
+    await readFile(join(tree, list), "utf8").catch((error: unknown) => {
+      throw new Error(`${operation} there is no ${list}. Name a layer of the cluster with --layer.`, {
+        cause: error,
+      });
+    }),
+  );
+  if (!document.has("resources")) document.set("resources", document.createNode([]));
+  const resources = document.get("resources");
+  if (!isSeq(resources)) {
+    throw new Error(`${operation} "resources" of ${list} is no list. Restore it from Git.`);
+  }
+  const isListed = resources
+    .toJSON()
+    .some((entry) => typeof entry === "string" && normalize(entry) === `${name}.enc.yaml`);
+  if (existsSync(join(tree, path))) {
+    const remedy = isListed
+      ? `Change it with "npm run secrets -- edit ${path} --stack ${store.stack}".`
+      : `List it in ${list}, with the line "- ${name}.enc.yaml" below "resources".`;
+    throw new Error(`${operation} ${path} is there. ${remedy}`);
+  }
+  const namespaces = await namespacesOf(tree);
+  if (!namespaces.has(namespace)) {
+    throw new Error(
+      `${operation} no Namespace of the tree is named "${namespace}". Name one of them with --namespace, or add it first.`,
+    );
+  }
+  if (config.sops.generate === "none" && !needsRule(readersOf(config))) {
+    throw new Error(`${operation} it has no recipients to encrypt for. ${initOf(store)}.`);
+  }
+  await store.readRules();
+  return { config, path, list, document, resources, isListed };
+}
+
+async function write(store: SecretStore, secret: NewSecret, values: SecretValues): Promise<string[]> {
+  const operation = operationOf(store, secret);
+  const { config, path, list, document, resources, isListed } = await findPlace(store, secret);
+  const readers = readersOf(config);
+  const made = config.sops.generate;
+  const wrong = wrongValues(values);
+  if (wrong !== undefined) throw new Error(`${operation} ${wrong}`);
+  const empty = sizeOf(values) === 0;
+  const mine = made === "all" || (made === "empty" && empty);
+  if (made === "all" && !empty) {
+    throw new Error(`${operation} the stack makes all its values up. Leave them empty: "key=".`);
+  }
+  if (!mine && !needsRule(readers)) {
+    throw new Error(
+      `${operation} it has no recipients to encrypt for. ${initOf(store)} with --recipient, or leave the values empty: "key=".`,
+    );
+  }
+  const manifest = secretManifest({ ...secret, values });
+  const content = mine ? manifest : await store.sops.encrypt(manifest, path, everyRecipient(readers));
+  if (!isListed) {
+    resources.add(basename(path));
+    await writeWhole(join(config.gitops.tree, list), document.toString({ lineWidth: 0 }));
+  }
+  await store.writeFile(path, content);
+  const rules = (await store.writeRules()) ? [".sops.yaml"] : [];
+  return [path, ...(isListed ? [] : [list]), ...rules];
+}
+
+function operationOf(store: SecretStore, { name }: NewSecret): string {
+  return `Adding Secret "${name}" to stack "${store.stack}" failed:`;
+}
+
+function initOf(store: SecretStore): string {
+  return `Run "npm run secrets -- init --stack ${store.stack}"`;
+}
+
+/** The namespaces that the tree makes, for any stack, and those that every cluster has. */
+async function namespacesOf(tree: string): Promise<Set<string>> {
+  const names = new Set(["default", "flux-system", "kube-system", "kube-public"]);
+  for (const path of await readdir(tree, { recursive: true })) {
+    if (!/\.ya?ml$/.test(path)) continue;
+    const text = await readFile(join(tree, path), "utf8");
+    if (!/\bkind["']?:\s*["']?Namespace\b/.test(text)) continue;
+    for (const document of parseAllDocuments(text, { logLevel: "silent" })) {
+      const object = document.toJS() as Partial<Manifest> | null;
+      if (object?.kind === "Namespace" && object.metadata !== undefined) names.add(object.metadata.name);
+    }
+  }
+  return names;
+}
+
+/** What is wrong with the values of a Secret, and what to do. */
+function wrongValues(values: SecretValues): string | undefined {
+  const keys = Object.keys(values);
+  if (keys.length === 0) return 'it has no values. Give it lines "key=value", or files with --from-file.';
+  const bad = keys.find((key) => !isKey(key));
+  if (bad !== undefined) return noKey(bad);
+  const size = sizeOf(values);
+  return size > largest
+    ? `its values take ${size} bytes, and those of a Secret ${largest} at most. Keep them elsewhere, or in more than one.`
+    : undefined;
+}
+
+function sizeOf(values: SecretValues): number {
+  return Object.values(values).reduce((sum, value) => sum + Buffer.byteLength(value), 0);
+}
+
+/** Whether a Secret may have a key of this name. Source: `IsConfigMapKey` in k8s.io/apimachinery */
+export function isKey(text: string): boolean {
+  return /^[-._a-zA-Z0-9]{1,253}$/.test(text) && text !== "." && !text.startsWith("..");
+}
+
+/** What is wrong with a key that is none, and what to do. */
+export function noKey(text: string): string {
+  return `"${text}" is no key. Take letters, digits, "-", "_" and ".".`;
+}
+
+/**
+ * Reads lines `key=value`; a value goes on to the end of its line, whatever is in it.
+ *
+ * @throws Error naming the line, never what it holds
+ */
+export function parseValues(text: string): Record<string, string> {
+  const values = new Map<string, string>();
+  for (const [index, line] of text.split(/\r?\n/).entries()) {
+    if (line.trim() === "") continue;
+    const at = line.indexOf("=");
+    const key = line.slice(0, at).trim();
+    if (at < 1 || values.has(key)) {
+      const cause = at < 1 ? 'it has no "key="' : `"${key}" is there twice`;
+      throw new Error(`Reading line ${index + 1} of the values failed: ${cause}. Write lines "key=value".`);
+    }
+    values.set(key, line.slice(at + 1));
+  }
+  return Object.fromEntries(values);
+}
+
+/**
+ * Reads values from files, byte for byte: what has more than one line, or is no text.
+ *
+ * @param named each `key=path`, or a path whose last part is the key, as with `kubectl create secret --from-file`
+ * @param directory that a relative path starts from
+ * @throws Error naming the file that cannot be read, or the key that is there twice
+ */
+export async function readValues(named: readonly string[], directory: string): Promise<SecretValues> {
+  const values = new Map<string, Uint8Array>();
+  for (const argument of named) {
+    const at = argument.indexOf("=");
+    const path = argument.slice(at + 1);
+    const key = at < 0 ? basename(path) : argument.slice(0, at);
+    const operation = `Reading "${path}" for key "${key}" failed:`;
+    if (values.has(key))
+      throw new Error(`${operation} the key is there twice. Name another: "<key>=${path}".`);
+    try {
+      values.set(key, await readFile(resolve(directory, path)));
+    } catch (error) {
+      const [reason = ""] = (error as Error).message.split(", ");
+      throw new Error(`${operation} ${sentence(reason)} Write --from-file <key>=<path>.`, { cause: error });
+    }
+  }
+  return Object.fromEntries(values);
+}

@@ -1,0 +1,247 @@
+import { realpath } from "node:fs/promises";
+import { relative } from "node:path";
+import { checkCluster, eachOnce, readTree } from "../tree/tree";
+import { run } from "../../tools/command";
+import { repositoryOf } from "../../clients/git/repository";
+import { readSecretFiles } from "./files";
+import { mergeBase, scanFiles, scanHistory, uncommitted, type HistoryScan } from "./history";
+import { checkSecretFiles, readersOf } from "./place";
+import { checkChanges } from "./rewrite";
+import { isSecretPath, secretsIn } from "../../clients/sops/secret-file";
+import type { SecretStore } from "./store";
+
+/** What was looked at, and what is wrong with it. */
+export interface SecretsCheck {
+  /** One sentence each; none means that nothing is wrong. */
+  readonly findings: readonly string[];
+  /** What was checked, and what could not be. */
+  readonly notes: readonly string[];
+}
+
+/** What Git knows of a tree and of what is beside it. */
+export interface RepositoryCheck extends SecretsCheck {
+  /** Encrypted files of the tree that something else than SOPS changed, one sentence each. */
+  readonly changed: readonly string[];
+}
+
+/** How a repository is checked. */
+export interface RepositoryOptions {
+  /** A branch or commit to compare with. @default where the branch left the default branch */
+  readonly base?: string;
+  /** Also compare encrypted files with their versions in Git, byte by byte. @default false */
+  readonly strict?: boolean;
+}
+
+function isBelow(path: string, directory: string): boolean {
+  return directory === "" || path.startsWith(`${directory}/`);
+}
+
+/** Keys that were made up to be found: they open nothing. */
+function isExample(path: string): boolean {
+  return /(^|\/)test\/gitops\/invalid\//.test(path);
+}
+
+/**
+ * Checks all that is known of the secrets of stacks: rules, recipients, form and encryption; that each stack's identity
+ * opens every file of it and that their MACs hold, where the identity is here; and, once for each tree, that nothing
+ * that nobody may know is in the artifact, in what its clusters make of it, in the repository, or in its history since a
+ * base. A stack or a history that cannot be read is a finding.
+ */
+export async function checkSecrets(
+  stores: readonly SecretStore[],
+  options: RepositoryOptions = {},
+): Promise<SecretsCheck> {
+  const stacks: StackCheck[] = [];
+  // One after the other: each starts a process for each of its files.
+  for (const store of stores) {
+    const unreadable = (error: unknown): StackCheck => ({ ...nothing, visible: [(error as Error).message] });
+    stacks.push(await checkStack(store).catch(unreadable));
+  }
+  const trees = [...new Set(stacks.map(({ tree }) => tree).filter((tree) => tree !== undefined))];
+  const clustersOf = (tree: string) =>
+    stacks.filter((stack) => stack.tree === tree).map(({ cluster }) => cluster);
+  const checks = await Promise.all(trees.map((tree) => checkTree(tree, clustersOf(tree), options)));
+  return {
+    findings: together(
+      stacks.flatMap(({ visible }) => visible),
+      checks.flatMap(({ changed }) => changed),
+      stacks.flatMap(({ unopened }) => unopened),
+      checks.flatMap(({ findings }) => findings),
+    ),
+    notes: [...stacks, ...checks].flatMap(({ notes }) => notes),
+  };
+}
+
+interface StackCheck {
+  /** Absolute path. */
+  readonly tree?: string;
+  readonly cluster: string;
+  /** What is wrong with what anybody can see of its files. */
+  readonly visible: readonly string[];
+  /** The files that its identity does not open. */
+  readonly unopened: readonly string[];
+  readonly notes: readonly string[];
+}
+
+const nothing = { cluster: "", visible: [], unopened: [], notes: [] };
+
+async function checkStack(store: SecretStore): Promise<StackCheck> {
+  const config = await store.config();
+  const { tree, cluster } = config.gitops;
+  const files = (await store.files()).size;
+  const isHere = files > 0 && (await store.identity()) !== undefined;
+  const [visible, unopened] = await Promise.all([
+    checkSecretFiles(tree, readersOf(config)),
+    isHere ? store.unopened() : [],
+  ]);
+  const checked = `Checked rules, recipients, form and encryption of ${files} secret files of stack "${store.stack}"`;
+  const those = unopened.length === 0 ? "them" : `${Math.max(files - unopened.length, 0)} of them`;
+  const opened = isHere
+    ? `${checked}, and opened ${those} with its identity, their MACs included.`
+    : `${checked}. Its identity is not here: whether they open was not checked.`;
+  return { tree, cluster, visible, unopened, notes: [files === 0 ? `${checked}.` : opened] };
+}
+
+async function checkTree(
+  tree: string,
+  clusters: readonly string[],
+  options: RepositoryOptions,
+): Promise<RepositoryCheck> {
+  const artifact = await readTree(tree);
+  const [ofClusters, { findings, changed, notes }] = await Promise.all([
+    Promise.all(clusters.map((cluster) => checkApplied(tree, cluster, artifact.publicValues))),
+    checkRepository(tree, options).catch((error: unknown): RepositoryCheck => {
+      return { findings: [(error as Error).message], changed: [], notes: [] };
+    }),
+  ]);
+  const looked = `Looked for plain Secrets, keys and tokens in ${artifact.files.length} files of the artifact.`;
+  return {
+    findings: [...eachOnce(artifact.findings, ofClusters.flat()), ...findings],
+    changed,
+    notes: [looked, ...notes],
+  };
+}
+
+/** What is wrong with what a cluster applies: objects that may not be released, and Secrets that it leaves out. */
+async function checkApplied(
+  tree: string,
+  cluster: string,
+  publicValues: readonly string[],
+): Promise<string[]> {
+  const [{ findings, secrets }, files] = await Promise.all([
+    checkCluster(tree, cluster, publicValues),
+    // What cannot be read is a finding of its own.
+    readSecretFiles(tree, cluster).catch(() => new Map<string, string>()),
+  ]);
+  const unapplied = [...files].flatMap(([path, content]) =>
+    secretsIn(content)
+      .map(({ metadata }) => metadata.name)
+      .filter((name) => secrets?.has(name) === false)
+      .map(
+        (name) =>
+          `Checking ${path} failed: no kustomization applies its Secret "${name}". List the file in the kustomization.yaml beside it, or remove it.`,
+      ),
+  );
+  return [...findings, ...unapplied];
+}
+
+/**
+ * The findings of several checks, each once, from the check that says most of an encrypted file to the one that says
+ * least: of such a file only the first that names it is heard. What is found in a file and in a commit is said with the
+ * commit.
+ */
+export function together(...checks: readonly (readonly string[])[]): string[] {
+  const heard = new Set<string>();
+  const named = new Set<string>();
+  const fileOf = (finding: string) => /clusters\/\S+?\.enc\.yaml/.exec(finding)?.[0] ?? "";
+  for (const findings of checks) {
+    const fresh = findings.filter((finding) => !named.has(fileOf(finding)));
+    for (const finding of fresh) heard.add(finding);
+    for (const file of fresh.map(fileOf).filter((name) => name !== "")) named.add(file);
+  }
+  const commit = / \(commit [^)]*\)\.$/;
+  const committed = [...heard]
+    .filter((finding) => commit.test(finding))
+    .map((told) => told.replace(commit, "."));
+  // The artifact's paths begin in the tree, those of commits in the repository.
+  const isCommitted = (finding: string) =>
+    committed.some((told) => told === finding || told.endsWith(`/${finding.replace(/^File /, "")}`));
+  return [...heard].filter((finding) => !isCommitted(finding));
+}
+
+/**
+ * Checks the repository of a tree: that nothing that nobody may know is beside the tree, which is checked as the
+ * artifact, or in the history; and, with `strict`, that nothing but SOPS changed the tree's encrypted files, in the
+ * commits since a base and in the work tree. `pulumi up` does not do this: a file beside the tree must not keep a
+ * cluster from its recovery. A tree in no repository has nothing wrong.
+ *
+ * @param tree absolute path
+ * @throws Error when `base` is named and not available, or when Git refuses to answer
+ */
+export async function checkRepository(
+  tree: string,
+  { base, strict = false }: RepositoryOptions = {},
+): Promise<RepositoryCheck> {
+  const repository = await repositoryOf(tree);
+  if (repository === undefined) {
+    const notes = [`${tree} is in no Git repository: there is no history to check.`];
+    return { findings: [], changed: [], notes };
+  }
+  const place = relative(repository, await realpath(tree));
+  const isInTree = (path: string) => isBelow(path, place);
+  const isCompared = (path: string) => strict && isInTree(path) && isSecretPath(path);
+  const [files, { staged, unstaged }, history] = await Promise.all([
+    scanFiles(repository, (path) => isInTree(path) || isExample(path)),
+    strict ? uncommitted(repository, isCompared) : { staged: [], unstaged: [] },
+    checkHistory(repository, base, isCompared),
+  ]);
+  const committed = history?.changes ?? [];
+  // What is staged may be another version than what stands in the work tree: either may be the wrong one.
+  const changed = [[], staged].flatMap((more) => [
+    ...checkChanges([...committed, ...unstaged, ...more]).values(),
+  ]);
+  const compared = committed.length + staged.length + unstaged.length;
+  return {
+    findings: [...files.findings, ...(history?.findings ?? [])],
+    changed: [...new Set(changed)],
+    notes: [
+      `Looked for them in ${files.files} files of the repository beside it.`,
+      ...(await notesOfHistory(repository, history, base)),
+      ...(strict ? [`Compared ${compared} changes of encrypted files with what SOPS does.`] : []),
+    ],
+  };
+}
+
+async function checkHistory(
+  repository: string,
+  base: string | undefined,
+  isEncrypted: (path: string) => boolean,
+): Promise<(HistoryScan & { since: string }) | undefined> {
+  const since = await mergeBase(repository, base);
+  if (since === undefined) return undefined;
+  return { since, ...(await scanHistory(repository, since, isExample, isEncrypted)) };
+}
+
+/** What of the history was looked at. Whether a shallow clone has what is asked for, nobody can tell. */
+async function notesOfHistory(
+  repository: string,
+  history: (HistoryScan & { since: string }) | undefined,
+  base: string | undefined,
+): Promise<string[]> {
+  const git = async (...args: string[]) => (await run("git", args, { cwd: repository })).trim();
+  const looked =
+    history === undefined
+      ? "There is no default branch to compare with: the history was not checked. Name one with --base."
+      : `Looked for them in ${history.files} versions of files, and the messages, since commit ${history.since.slice(0, 7)}.`;
+  if ((await git("rev-parse", "--is-shallow-repository")) === "true") {
+    const shallow = `Only ${await git("rev-list", "--count", "HEAD")} commits are here: fetch the history with "git fetch --unshallow" to check it.`;
+    return history === undefined || history.files === 0 ? [shallow] : [looked, shallow];
+  }
+  const isOld =
+    history !== undefined && base === undefined && history.since === (await git("rev-parse", "HEAD"));
+  return isOld
+    ? [
+        `No commit is newer than the default branch (${history.since.slice(0, 7)}): name an older one with --base to check what came after it.`,
+      ]
+    : [looked];
+}

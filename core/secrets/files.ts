@@ -1,0 +1,51 @@
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { sentence } from "../../system/sentence";
+import { isEncrypted, isSecretPath, secretKeys } from "../../clients/sops/secret-file";
+
+/** Every `*.enc.yaml` below `clusters/<cluster>`, sorted: path relative to the tree, and content. */
+export async function readSecretFiles(tree: string, cluster: string): Promise<Map<string, string>> {
+  const directory = join("clusters", cluster);
+  let paths: string[];
+  try {
+    paths = await readdir(join(tree, directory), { recursive: true });
+  } catch (error) {
+    throw new Error(
+      `Reading cluster "${cluster}" of the tree failed: there is no directory ${directory} in ${tree}. Add it, or correct the stack's name.`,
+      { cause: error },
+    );
+  }
+  const files = new Map<string, string>();
+  for (const path of paths.filter(isSecretPath).sort()) {
+    const file = join(directory, path);
+    try {
+      const content = await readFile(join(tree, file), "utf8");
+      if (secretKeys(content).length === 0) throw new Error("it holds no Secret with keys");
+      files.set(file, content);
+    } catch (error) {
+      const [reason = ""] = (error as Error).message.split("\n");
+      throw new Error(`Reading secret ${file} failed: ${sentence(reason)} Restore it from Git.`, {
+        cause: error,
+      });
+    }
+  }
+  return files;
+}
+
+/** Which secrets a stack makes up itself; see `PlatformConfig.sops.generate`. */
+export type Generate = "none" | "empty" | "all";
+
+/** Whether the values of a file are the stack's to make up. An encrypted file is never empty. */
+export function isGenerated(content: string, generate: Generate): boolean {
+  return generate === "all" || (generate === "empty" && !isEncrypted(content));
+}
+
+/** The files of `readSecretFiles` whose values the stack makes up. */
+export async function readGeneratedFiles(
+  tree: string,
+  cluster: string,
+  generate: Generate,
+): Promise<Map<string, string>> {
+  const files = await readSecretFiles(tree, cluster);
+  return new Map([...files].filter(([, content]) => isGenerated(content, generate)));
+}

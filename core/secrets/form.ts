@@ -1,0 +1,121 @@
+import { sentence } from "../../system/sentence";
+import type { Generate } from "./files";
+import { publicValue, publicValuesIn } from "../leaks/public-values";
+import { encryptedRegex } from "./rules";
+import { objectsIn, type SecretFile } from "../../clients/sops/secret-file";
+
+/**
+ * Checks what anybody can see of an `*.enc.yaml` file: that it holds Secrets, each in a document of its own, and that
+ * their values are encrypted. What else SOPS and kubectl write is theirs, such as `metadata.creationTimestamp: null` or
+ * `mac_only_encrypted`; whether it is whole, `sops decrypt` says. Each finding is one sentence with operation, subject,
+ * cause and remedy.
+ *
+ * @param path relative to the tree
+ * @param generate what the stack makes up: with anything but "none", a file may be one that is not encrypted
+ * @param stack whose file it is. @default "<name>", as in the help
+ */
+export function checkForm(path: string, content: string, generate: Generate, stack = "<name>"): string[] {
+  const operation = `Checking ${path} failed:`;
+  let objects: SecretFile[];
+  try {
+    objects = objectsIn(content);
+  } catch (error) {
+    const [reason = ""] = (error as Error).message.split("\n");
+    return [`${operation} ${sentence(reason.replace(/:\s*$/, ""))} ${restore()}`];
+  }
+  const secrets = objects.filter(
+    ({ kind, metadata }) =>
+      kind === "Secret" && typeof (metadata as { name?: unknown } | undefined)?.name === "string",
+  );
+  if (secrets.length === 0) {
+    return [`${operation} it is no Secret. Name it without ".enc", or make it a Secret.`];
+  }
+  const values = secrets.flatMap(({ data, stringData }) => Object.entries({ ...data, ...stringData }));
+  if (objects.every(({ sops }) => sops === undefined)) {
+    if (values.some(([, value]) => isSealed(value))) {
+      return [`${operation} SOPS's own part of it is missing: the file was cut off. ${restore()}`];
+    }
+    if (generate !== "none") return [];
+    return [`${operation} it is not encrypted. Run "npm run secrets -- init --stack ${stack}".`];
+  }
+  const publicValues = publicValuesIn(content);
+  const plain = values
+    .filter(([, value]) => !isSealed(value) && !isEmpty(value))
+    .filter(([key, value]) => !publicValues.includes(publicValue(key, value)))
+    .map(([key]) => key);
+  return plain.length === 0
+    ? []
+    : [
+        `${operation} it holds "${plain.join('", "')}" in plain text. Take the values back, replace them where they are used, and change the file with "npm run secrets -- edit".`,
+      ];
+}
+
+/**
+ * Checks how an encrypted file is encrypted: with a MAC, with age alone, and nothing but its values. A file that breaks
+ * this may still open: it is for reviews, and keeps no cluster from its recovery.
+ */
+export function checkEncryption(path: string, content: string): string[] {
+  const operation = `Checking ${path} failed:`;
+  const objects = objectsIn(content);
+  const [metadata] = objects.flatMap((object) => ("sops" in object ? [object.sops] : []));
+  if (metadata === undefined) return [];
+  // In a file that was changed by hand it may be anything.
+  const changed: unknown = metadata;
+  const sops = (changed ?? {}) as Readonly<Record<string, unknown>>;
+  const foreign = Object.entries(sops).filter(
+    ([key, value]) => foreignKeys().includes(key) && Array.isArray(value) && value.length > 0,
+  );
+  const rest = objects.flatMap((object) =>
+    Object.entries(object).filter(([key]) => !["data", "stringData", "sops"].includes(key)),
+  );
+  return [
+    ...(isSealed(sops.mac)
+      ? []
+      : [
+          `${operation} it has no MAC: the file was cut off or changed by something else than sops. ${restore()}`,
+        ]),
+    ...(sops.age === undefined || isRecipients(sops.age)
+      ? []
+      : [`${operation} its "sops.age" is no list of recipients. ${restore()}`]),
+    ...(sops.encrypted_regex === encryptedRegex
+      ? []
+      : [
+          `${operation} it was encrypted with "encrypted_regex" ${JSON.stringify(sops.encrypted_regex ?? null)}, not "${encryptedRegex}". Decrypt it, and encrypt it under the rules of .sops.yaml.`,
+        ]),
+    ...foreign.map(
+      ([key]) =>
+        `${operation} a key of kind "${key}" opens it, and secrets are encrypted with age alone. Decrypt it, and encrypt it under the rules of .sops.yaml.`,
+    ),
+    ...(rest.some(([, value]) => JSON.stringify(value).includes("ENC[AES256_GCM,"))
+      ? [moreEncrypted(operation)]
+      : []),
+  ];
+}
+
+function restore(): string {
+  return "Restore it from Git.";
+}
+
+function moreEncrypted(operation: string): string {
+  return `${operation} more than "data" and "stringData" is encrypted. Decrypt it, and encrypt it under the rules of .sops.yaml.`;
+}
+
+/** Keys of SOPS metadata that list others than age recipients. Source: `Metadata` in getsops/sops, stores/stores.go */
+function foreignKeys(): string[] {
+  return ["shamir_threshold", "key_groups", "kms", "gcp_kms", "hckms", "azure_kv", "hc_vault", "pgp"];
+}
+
+function isRecipients(value: unknown): boolean {
+  const isOne = (entry: unknown) =>
+    typeof (entry as { recipient?: unknown } | null | undefined)?.recipient === "string";
+  return Array.isArray(value) && value.every(isOne);
+}
+
+function isSealed(value: unknown): boolean {
+  return typeof value === "string" && /^ENC\[AES256_GCM,data:[^\]]+\]$/.test(value);
+}
+
+/** SOPS leaves alone what holds nothing. */
+function isEmpty(value: unknown): boolean {
+  return value === "" || value === null;
+}

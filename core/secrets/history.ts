@@ -1,0 +1,306 @@
+import { randomUUID } from "node:crypto";
+import { lstat, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { checkFile, checkLeaks } from "../tree/check";
+import { run } from "../../tools/command";
+import { notASecret } from "../leaks/leaks";
+import type { Change, Version } from "./rewrite";
+
+/** Files larger than this hold no text that somebody wrote, in bytes. */
+const largest = 5 * 1024 ** 2;
+
+/** How many files are open, and how many blobs one process reads: as many of the largest as `run` takes. */
+const atOnce = 50;
+
+/** What a check of a repository found, and what it looked at. */
+export interface Scan {
+  readonly findings: readonly string[];
+  /** How many files, or versions of files, were read. */
+  readonly files: number;
+}
+
+/** What a check of a repository's commits found. */
+export interface HistoryScan extends Scan {
+  /** What they did to encrypted files, from first to last. */
+  readonly changes: readonly Change[];
+}
+
+/**
+ * Looks for plain Secrets, keys and tokens in every file of a repository that Git has or would take.
+ *
+ * @param repository absolute path
+ * @param expected whether a path holds made-up secrets, which are there to be found
+ */
+export async function scanFiles(repository: string, expected: (path: string) => boolean): Promise<Scan> {
+  const args = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+  const listed = await run("git", args, { cwd: repository });
+  const paths = [...new Set(listed.split("\0"))].filter((path) => path !== "" && !expected(path)).sort();
+  const findings: string[] = [];
+  for (const some of batches(paths)) {
+    const texts = await Promise.all(some.map((path) => readText(join(repository, path))));
+    some.forEach((path, index) => findings.push(...checkFile(path, texts[index] ?? "")));
+  }
+  return { findings, files: paths.length };
+}
+
+/** One that was deleted, and not yet in a commit, is in the history alone; where a link leads is not in Git. */
+async function readText(file: string): Promise<string> {
+  try {
+    const entry = await lstat(file);
+    return entry.isFile() && entry.size <= largest ? await readFile(file, "utf8") : "";
+  } catch {
+    return "";
+  }
+}
+
+/**
+ * Where a branch left the default branch.
+ *
+ * @param base the branch to compare with. @default the remote's default branch, or `main` or `master`
+ * @returns undefined when nothing is named and there is none
+ * @throws Error when `base` is named and not available
+ */
+export async function mergeBase(repository: string, base?: string): Promise<string | undefined> {
+  const git = (...args: string[]) => run("git", args, { cwd: repository });
+  for (const candidate of base === undefined ? await defaultBranches(git) : [base]) {
+    try {
+      return (await git("merge-base", "--end-of-options", candidate, "HEAD")).trim();
+    } catch (error) {
+      if (base === undefined) continue;
+      throw new Error(
+        `Reading the history since ${base} failed: Git knows no common commit of it and HEAD. Fetch it with its history ("git fetch --unshallow origin"), or correct --base.`,
+        { cause: error },
+      );
+    }
+  }
+  return undefined;
+}
+
+/** What may be the default branch, of those that are there. */
+async function defaultBranches(git: (...args: string[]) => Promise<string>): Promise<string[]> {
+  const names = ["remotes/origin/HEAD", "remotes/origin/main", "heads/main", "heads/master"];
+  const refs = names.map((name) => `refs/${name}`);
+  const there = (await git("for-each-ref", "--format=%(refname)", ...refs)).split("\n");
+  return refs.filter((ref) => there.includes(ref));
+}
+
+/** A file in a commit, as Git tells it: `older` and `newer` are names of blobs. */
+interface Row {
+  readonly path: string;
+  readonly older: string;
+  readonly newer: string;
+}
+
+/** One commit, and its difference to each of its parents that it differs from. */
+interface Commit {
+  readonly hash: string;
+  readonly parents: readonly string[];
+  readonly message: string;
+  readonly rows: Row[];
+}
+
+/**
+ * Looks for plain Secrets, keys and tokens in every version of a file, and every message, of the commits since `base`,
+ * and reads what they did to encrypted files.
+ *
+ * @param base a commit that is trusted
+ * @param expected as for `scanFiles`
+ * @param encrypted whether a path is that of an encrypted file
+ */
+export async function scanHistory(
+  repository: string,
+  base: string,
+  expected: (path: string) => boolean,
+  encrypted: (path: string) => boolean = () => false,
+): Promise<HistoryScan> {
+  const git: Git = (args, input = "") => run("git", args, { cwd: repository, input });
+  const range = `${base}..HEAD`;
+  const mark = randomUUID();
+  const objects = await git([
+    "rev-list",
+    "--objects",
+    "--no-object-names",
+    `--filter=blob:limit=${largest}`,
+    range,
+  ]);
+  if (objects === "") return { findings: [], files: 0, changes: [] };
+  const log = await git([
+    ...["log", `--format=${mark}%H %P%n%B`, "--no-show-signature", "--reverse", "--topo-order", "-z"],
+    ...["--raw", "--no-abbrev", "--no-renames", "--diff-merges=separate", "--root", range],
+  ]);
+  // Git lists what no commit up to the base has; only a diff says which files of a commit it is.
+  const fresh = new Set(objects.split("\n"));
+  const commits = commitsOf(log, mark);
+  const made = new Map<string, { id: string; path: string; commit: string }>();
+  for (const { hash, rows } of commits) {
+    for (const { newer: id, path } of rows) {
+      const version = `${id} ${path}`;
+      // The first commit that had it is the one that made it.
+      if (!fresh.has(id) || expected(path) || made.has(version)) continue;
+      made.set(version, { id, path, commit: hash });
+    }
+  }
+  const changes = commits.flatMap((commit) => changesOf(commit, encrypted));
+  const texts = await contents([...[...made.values()].map(({ id }) => id), ...changes.flatMap(blobsOf)], git);
+  const findings: string[] = [];
+  const newest = new Map(
+    commits.flatMap(({ rows }) => rows.map(({ path, newer }) => [path, newer] as const)),
+  );
+  for (const { id, path, commit } of made.values()) {
+    const text = markedAs(texts.get(newest.get(path) ?? "") ?? "", texts.get(id) ?? "");
+    for (const finding of checkFile(path, text)) {
+      const where = `commit ${short(commit)}${finding.includes(path) ? "" : ` of ${path}`}`;
+      findings.push(`${finding.replace(/\.$/, "")} (${where}).`);
+    }
+  }
+  for (const { hash, message } of commits) {
+    findings.push(...checkLeaks(`The message of commit ${short(hash)}`, message));
+  }
+  return {
+    findings: [...new Set(findings)],
+    files: made.size,
+    changes: changes.map((change) => withTexts(change, texts)),
+  };
+}
+
+/** A version of a file with the marks that its newest version has: what is in a commit already can be marked no more. */
+function markedAs(newest: string, text: string): string {
+  if (!newest.includes(notASecret)) return text;
+  const marked = newest.split("\n").filter((line) => line.includes(notASecret));
+  const marks = new Map(
+    marked.map((line) => [line.replace(/\s*(?:#|\/\/|\/\*|<!--)\s*platform:.*$/, "").trim(), line]),
+  );
+  return text
+    .split("\n")
+    .map((line) => marks.get(line.trim()) ?? line)
+    .join("\n");
+}
+
+/**
+ * What is not yet in a commit of encrypted files: what is staged and changed again, and what stands in the work tree,
+ * each compared with HEAD.
+ *
+ * @param encrypted whether a path is that of an encrypted file
+ */
+export async function uncommitted(
+  repository: string,
+  encrypted: (path: string) => boolean,
+): Promise<{ staged: Change[]; unstaged: Change[] }> {
+  const git: Git = (args, input = "") => run("git", args, { cwd: repository, input });
+  const status = await git([
+    ...["--no-optional-locks", "status", "--porcelain=v2", "--branch", "--no-renames", "-z"],
+    ...["--untracked-files=all", "--", "*.enc.yaml"],
+  ]);
+  const [, head = ""] = /^# branch\.oid (\S+)$/m.exec(status.replaceAll("\0", "\n")) ?? [];
+  const staged: Change[] = [];
+  const unstaged: Change[] = [];
+  // Source: git-status(1), "Porcelain Format Version 2": a changed entry, an unmerged one, one that Git does not have.
+  const form = /^(?:1 (..) \S+ (?:\d+ ){3}(\w+) (\w+)|u .. \S+ (?:\d+ ){4}\w+ (\w+) (\w+)|\?) ([^]+)$/;
+  for (const entry of status.split("\0")) {
+    const [, state = "", old = "", index = "", ours = "", theirs = "", path = ""] = form.exec(entry) ?? [];
+    if (path === "" || !encrypted(path)) continue;
+    const olders = [old, ours, theirs].filter(isBlob).map((text) => ({ text, path, commit: short(head) }));
+    if (/^[^.][^.]$/.test(state) && isBlob(index)) staged.push({ path, olders, newer: index });
+    unstaged.push({ path, olders });
+  }
+  const texts = await contents([...staged, ...unstaged].flatMap(blobsOf), git);
+  const inTree = unstaged.map(async (change) => {
+    const text = await readFile(join(repository, change.path), "utf8").catch(() => undefined);
+    return { ...withTexts(change, texts), ...(text === undefined ? {} : { newer: text }) };
+  });
+  return { staged: staged.map((change) => withTexts(change, texts)), unstaged: await Promise.all(inTree) };
+}
+
+type Git = (args: readonly string[], input?: string) => Promise<string>;
+
+/** Git tells a merge once for each parent that it differs from. */
+function commitsOf(log: string, mark: string): Commit[] {
+  const commits = new Map<string, Commit>();
+  for (const told of log.split(mark).slice(1)) {
+    const [head = "", ...parts] = told.split("\0");
+    const [names = "", ...lines] = head.split("\n");
+    const [hash = "", ...parents] = names.trim().split(" ");
+    const commit = commits.get(hash) ?? { hash, parents, message: lines.join("\n"), rows: [] };
+    commits.set(hash, commit);
+    for (const [index, part] of parts.entries()) {
+      const [, older, newer] = /^\s*:\d+ \d+ ([0-9a-f]+) ([0-9a-f]+) \w$/.exec(part) ?? [];
+      const path = parts[index + 1];
+      if (older === undefined || newer === undefined || path === undefined) continue;
+      commit.rows.push({ path, older, newer });
+    }
+  }
+  return [...commits.values()];
+}
+
+/**
+ * The changes of encrypted files in a commit; their texts are names of blobs.
+ *
+ * A merge is compared with all of its parents (`--diff-merges=separate`). What is as one parent has it came from there,
+ * and was checked there: compared with the others it may be anything, such as the file before somebody restored it. What
+ * differs from every parent was made by the merge, and must follow from each of them: where Git joins the values of one
+ * with the recipients of the other, it does.
+ */
+function changesOf({ hash, parents, rows }: Commit, encrypted: (path: string) => boolean): Change[] {
+  const paths = [...new Set(rows.map(({ path }) => path))].filter(encrypted);
+  return paths.map((path) => {
+    const own = rows.filter((row) => row.path === path);
+    const newer = own[0]?.newer ?? "";
+    if (!isBlob(newer)) return { path, olders: versions(own, parents) };
+    const olders =
+      own.length < parents.length ? [{ text: newer, path, commit: short(hash) }] : versions(own, parents);
+    return { path, olders, newer };
+  });
+}
+
+function versions(rows: readonly Row[], parents: readonly string[]): Version[] {
+  return rows
+    .map(({ path, older }, index) => ({ text: older, path, commit: short(parents[index] ?? "") }))
+    .filter(({ text }) => isBlob(text));
+}
+
+function blobsOf({ olders, newer }: Change): string[] {
+  return [...olders.map(({ text }) => text), ...(newer === undefined ? [] : [newer])];
+}
+
+function withTexts({ path, olders, newer }: Change, texts: ReadonlyMap<string, string>): Change {
+  return {
+    path,
+    // What a shallow clone does not have is not there to be compared.
+    olders: olders.flatMap((version) => {
+      const text = texts.get(version.text);
+      return text === undefined ? [] : [{ ...version, text }];
+    }),
+    ...(newer === undefined ? {} : { newer: texts.get(newer) ?? "" }),
+  };
+}
+
+/** Where there is no file, its blob is all zeros. */
+function isBlob(id: string): boolean {
+  return /[^0]/.test(id);
+}
+
+function short(hash: string): string {
+  return hash.slice(0, 7);
+}
+
+/** The content of blobs by id. A mark that nobody can know separates them, whatever is in them. */
+async function contents(ids: readonly string[], git: Git): Promise<Map<string, string>> {
+  const texts = new Map<string, string>();
+  const mark = randomUUID();
+  for (const some of batches([...new Set(ids)])) {
+    const text = await git(
+      ["cat-file", `--batch=${mark} %(objectname)`],
+      some.map((id) => `${id}\n`).join(""),
+    );
+    for (const part of text.split(`${mark} `).slice(1)) {
+      const newline = part.indexOf("\n");
+      // Git ends each with a line break of its own.
+      texts.set(part.slice(0, newline), part.slice(newline + 1, -1));
+    }
+  }
+  return texts;
+}
+
+function* batches<T>(entries: readonly T[]): Generator<readonly T[]> {
+  for (let start = 0; start < entries.length; start += atOnce) yield entries.slice(start, start + atOnce);
+}

@@ -1,0 +1,178 @@
+import { readFile } from "node:fs/promises";
+import { isGenerated, readSecretFiles, type Generate } from "./files";
+import { isEncrypted, recipientsOf } from "../../clients/sops/secret-file";
+import { run } from "../../tools/command";
+import type { Sops } from "../../clients/sops/client";
+
+/** What identifies a stack's age identity. Paths are absolute. */
+export interface IdentityInputs {
+  readonly stack: string;
+  /** Where the identity is kept, outside the repository. */
+  readonly file: string;
+  /** With anything but "none", an identity is made when there is none, and opens the secrets that are not made up. */
+  readonly generate: Generate;
+  /** The gitops tree, whose `*.enc.yaml` files of `cluster` the identity must open. */
+  readonly tree: string;
+  readonly cluster: string;
+  /** The identity itself, from a Pulumi config secret; a secret input. @default none */
+  readonly key?: string;
+  /** A command and its arguments, which prints the identity. @default none */
+  readonly command?: readonly string[];
+}
+
+/** The stack's identity; `identity` is a secret output. */
+export interface IdentityOutputs extends IdentityInputs {
+  /** The public halves, `age1…`. */
+  readonly recipients: readonly string[];
+  /** The private half: the content of the identity file. */
+  readonly identity: string;
+}
+
+/**
+ * The age identity of a stack, and the proof that it opens every encrypted file of the stack's cluster.
+ *
+ * An identity that the stack does not make comes from `SOPS_AGE_KEY` or `SOPS_AGE_KEY_FILE`, as with the `sops`
+ * program, or else from `key`, `command` or `file`, in this order. A generated one is always `file`: the user's own
+ * keys stay out of the cluster.
+ */
+export class IdentityLifecycle {
+  constructor(
+    private readonly sops: Sops,
+    private readonly env: NodeJS.ProcessEnv,
+  ) {}
+
+  /** @returns one finding for each file that the identity does not open, or the one that forbids its use */
+  async check(inputs: IdentityInputs): Promise<string[]> {
+    const identity = await this.load(inputs);
+    if (identity === undefined && inputs.generate === "none") return [this.missing(inputs)];
+    return this.unopened(inputs, identity);
+  }
+
+  async create(inputs: IdentityInputs): Promise<IdentityOutputs> {
+    const findings = await this.check(inputs);
+    if (findings.length > 0) throw new Error(findings.join("\n"));
+    const identity = (await this.load(inputs)) ?? identityIn(await this.sops.generate(inputs.file));
+    return { ...inputs, identity, recipients: await this.sops.recipients(identity) };
+  }
+
+  /** @returns undefined when the identity is gone */
+  async read(state: IdentityOutputs): Promise<IdentityOutputs | undefined> {
+    const identity = await this.load(state);
+    if (identity === undefined) return undefined;
+    return { ...state, identity, recipients: await this.sops.recipients(identity) };
+  }
+
+  /** Whether anything but the place of files changed. */
+  diff(olds: IdentityInputs, news: IdentityInputs): boolean {
+    const source = ({ stack, file, generate, key, command }: IdentityInputs) =>
+      JSON.stringify([stack, file, generate, key ?? "", command ?? []]);
+    return source(olds) !== source(news);
+  }
+
+  /** The identity as it stands in its source, comments left out; undefined when there is none. */
+  async load(inputs: IdentityInputs): Promise<string | undefined> {
+    const identity = await this.source(inputs);
+    return identity === undefined ? undefined : identityIn(identity);
+  }
+
+  private async source(inputs: IdentityInputs): Promise<string | undefined> {
+    const { SOPS_AGE_KEY: fromEnvironment = "" } = this.env;
+    const { key = "", command = [] } = inputs;
+    const [program = "", ...args] = command;
+    const place = this.place(inputs);
+    if (place === "SOPS_AGE_KEY") return fromEnvironment;
+    if (place === "platform:sops.ageKey") return key;
+    if (place === "platform:sops.ageKeyCommand") return this.ask(inputs.stack, program, args);
+    try {
+      return await readFile(place, "utf8");
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+      throw new Error(
+        `Reading the age identity of stack "${inputs.stack}" failed: ${(error as Error).message}. Make ${place} readable for this user.`,
+        { cause: error },
+      );
+    }
+  }
+
+  /** A password manager is the user's own and gets all variables. What it prints is kept in memory alone; what it says when it fails may hold anything. */
+  private async ask(stack: string, program: string, args: readonly string[]): Promise<string> {
+    try {
+      return await run(program, args, { env: this.env });
+    } catch (error) {
+      const missing = (error as Error).message.startsWith("Unable to execute");
+      throw new Error(
+        `Reading the age identity of stack "${stack}" failed: "${program}" of platform:sops.ageKeyCommand ${missing ? "is not on PATH" : "ended with an error"}. Run it by hand, or correct the setting.`,
+      );
+    }
+  }
+
+  /** Where the identity comes from: a name of a variable or setting, or the path of a file. */
+  place({ generate, file, key = "", command = [] }: IdentityInputs): string {
+    const { SOPS_AGE_KEY: own = "", SOPS_AGE_KEY_FILE: named = "" } = this.env;
+    if (generate !== "none") return file;
+    if (own !== "") return "SOPS_AGE_KEY";
+    if (named !== "") return named;
+    if (key !== "") return "platform:sops.ageKey";
+    return command.length > 0 ? "platform:sops.ageKeyCommand" : file;
+  }
+
+  private async unopened(inputs: IdentityInputs, identity: string | undefined): Promise<string[]> {
+    let own: readonly string[] = [];
+    try {
+      if (identity !== undefined) own = await this.sops.recipients(identity);
+    } catch (error) {
+      return [
+        `Reading the age identity of stack "${inputs.stack}" failed: ${this.place(inputs)} holds none (${(error as Error).message}). Put the content of an age-keygen file there.`,
+      ];
+    }
+    const files = [...(await readSecretFiles(inputs.tree, inputs.cluster))];
+    const findings = await Promise.all(
+      files.map(async ([path, content]) => {
+        if (isGenerated(content, inputs.generate)) return undefined;
+        try {
+          if (identity === undefined) throw new Error("there is no identity");
+          await this.sops.decrypt(content, path, identity);
+          return undefined;
+        } catch (error) {
+          return this.explain(inputs, path, content, own, error as Error);
+        }
+      }),
+    );
+    return findings.filter((finding) => finding !== undefined);
+  }
+
+  private explain(
+    inputs: IdentityInputs,
+    path: string,
+    content: string,
+    own: readonly string[],
+    error: Error,
+  ): string {
+    const operation = `Decrypting ${path} with the identity of stack "${inputs.stack}" failed:`;
+    if (!isEncrypted(content)) {
+      return `${operation} it is not encrypted. Run "npm run secrets -- init --stack ${inputs.stack}".`;
+    }
+    const recipients = recipientsOf(content);
+    if (recipients.some((recipient) => own.includes(recipient))) {
+      const reason = /MAC mismatch/.test(error.message) ? "its MAC does not hold" : error.message;
+      return `${operation} ${reason}: the file was changed by something else than sops. Restore it from Git.`;
+    }
+    const identity = own.length === 0 ? "there is no identity yet" : `the identity is ${own.join(", ")}`;
+    const place = inputs.generate === "none" ? "Set SOPS_AGE_KEY_FILE to" : `Put into ${inputs.file}`;
+    const added = own.length === 0 ? "" : ` --recipient ${own.at(-1) ?? ""}`;
+    return `${operation} it is encrypted for ${recipients.join(", ")}, ${identity}. ${place} the right identity, or let somebody whose identity opens it run "npm run secrets -- init --stack ${inputs.stack}${added}".`;
+  }
+
+  private missing(inputs: IdentityInputs): string {
+    return `Reading the age identity of stack "${inputs.stack}" failed: SOPS_AGE_KEY is not set, and ${this.place(inputs)} does not exist. Put the identity there, or set SOPS_AGE_KEY or SOPS_AGE_KEY_FILE to it.`;
+  }
+}
+
+/**
+ * The keys of a text, one a line: what stands around them, such as age-keygen's comments or what npm printed before a
+ * key that was piped on, is no part of an identity.
+ */
+export function identityIn(text: string): string {
+  const keys = text.match(/^[ \t]*AGE-(SECRET-KEY|PLUGIN)-[^\s]+/gm) ?? [];
+  return keys.length === 0 ? text.replace(/^#.*\n?/gm, "") : keys.map((key) => `${key.trim()}\n`).join("");
+}

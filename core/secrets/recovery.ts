@@ -1,0 +1,108 @@
+import { sentence } from "../../system/sentence";
+import { identityIn } from "./identity";
+import { readersOf } from "./place";
+import { isEncrypted, recipientsOf } from "../../clients/sops/secret-file";
+import type { SecretStore } from "./store";
+
+/** How a stack is opened again. */
+export interface RecoveryOptions {
+  /** The offline recovery key, or any other identity that opens the stack's files. */
+  readonly key: string;
+  /** The recipient whose identity is lost. @default the only one */
+  readonly lost?: string;
+  /** Releases the stack and resolves when every layer is Ready. */
+  readonly release: () => Promise<void>;
+  /** Receives a line after each step, which is done for good. */
+  readonly tell: (line: string) => void;
+}
+
+/** A recovery under way, as the identity file notes it: public halves alone. */
+interface Recovery {
+  readonly from: string;
+  readonly to: string;
+}
+
+/**
+ * Gives a stack a new identity in place of a lost one, on a machine that has none: the files are encrypted anew for
+ * it, the settings and rules name it, and a release brings it into Secret `sops-age`. The recovery key is read, used
+ * and forgotten. After a kill the same call goes on where it was.
+ *
+ * @throws Error when the key does not open every file, or an identity is there; nothing is changed then
+ */
+export async function recover(
+  store: SecretStore,
+  { key: given, lost, release, tell }: RecoveryOptions,
+): Promise<void> {
+  const key = identityIn(given);
+  const operation = `Recovering stack "${store.stack}" failed:`;
+  const { sops } = await store.config();
+  const place = await store.identityPlace();
+  if (place !== sops.identityFile) {
+    throw new Error(
+      `${operation} its identity comes from ${place}, which cannot be written here. Take ${place} away, and give the recovery key on standard input.`,
+    );
+  }
+  const files = await store.files();
+  const opened = await store.sops.recipients(key).catch((error: unknown) => {
+    throw new Error(
+      `${operation} what came on standard input is no age identity. Give it the recovery key.`,
+      { cause: error },
+    );
+  });
+  for (const [path, content] of files) {
+    if (!isEncrypted(content)) continue;
+    await store.sops.decrypt(content, path, key).catch((error: unknown) => {
+      const recipients = recipientsOf(content);
+      throw new Error(
+        recipients.some((recipient) => opened.includes(recipient))
+          ? `${operation} ${path} does not open with its key: ${sentence((error as Error).message)} Restore the file from Git.`
+          : `${operation} ${path} is encrypted for ${recipients.join(", ")}, the key is ${opened.join(", ")}. Give it the recovery key ${sops.recoveryRecipient ?? "of that file"}, or restore the file from Git.`,
+        { cause: error },
+      );
+    });
+  }
+  const file = await store.readIdentityFile();
+  const going = file?.notes.recovery as Recovery | undefined;
+  if (file !== undefined && going === undefined) {
+    throw new Error(
+      `${operation} there is an identity in ${sops.identityFile}. Use it with "rotate", or move it away if it is not the stack's.`,
+    );
+  }
+  const known = sops.recipients ?? recipientsOfAll(files);
+  const candidates = known.filter((recipient) => !opened.includes(recipient));
+  if (going === undefined && candidates.length === 0) {
+    throw new Error(
+      `${operation} the key is that of its only recipient, so none is lost. Put the key into ${sops.identityFile}.`,
+    );
+  }
+  const from = going?.from ?? lost ?? (candidates.length === 1 ? candidates[0] : undefined);
+  if (from === undefined || (going === undefined && !candidates.includes(from))) {
+    throw new Error(
+      `${operation} ${from ?? "the lost identity"} is none that can be replaced. Name one with --lost: ${candidates.join(", ")}.`,
+    );
+  }
+  let to = going?.to;
+  if (to === undefined) {
+    const made = await store.newKey();
+    to = made.recipient;
+    await store.writeIdentityFile({ keys: [made.key], notes: { recovery: { from, to } } });
+    tell(`identity file: ${to} is in it`);
+  }
+  const successor = to;
+  const replaced = known.map((recipient) => (recipient === from ? successor : recipient));
+  const { recoveryRecipient } = readersOf(await store.config());
+  const recipients = [...new Set(replaced)].filter((recipient) => recipient !== recoveryRecipient);
+  if (await store.change({ recipients })) tell(`settings: ${store.settingsFile}`);
+  if (await store.writeRules()) tell("rules: .sops.yaml");
+  await store.encryptDue(key, (path) => {
+    tell(`encrypted anew: ${path}`);
+  });
+  await release();
+  const { keys } = (await store.readIdentityFile()) ?? { keys: [] };
+  await store.writeIdentityFile({ keys, notes: {} });
+  tell(`recovered: the identity of stack "${store.stack}" is ${to}`);
+}
+
+function recipientsOfAll(files: ReadonlyMap<string, string>): string[] {
+  return [...new Set([...files.values()].flatMap(recipientsOf))];
+}

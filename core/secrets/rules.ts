@@ -1,0 +1,318 @@
+import { isDeepStrictEqual } from "node:util";
+import { Document, isMap, isSeq, parseDocument, YAMLSeq } from "yaml";
+import { sentence } from "../../system/sentence";
+import { firstMatch } from "../../clients/sops/client";
+import type { Generate } from "./files";
+import { isEncrypted, recipientsOf } from "../../clients/sops/secret-file";
+
+/** What SOPS encrypts of a Secret: its values, and nothing by which it is known. */
+export const encryptedRegex = "^(data|stringData)$";
+
+/** Whom the secrets of a stack are encrypted for. */
+export interface Readers {
+  readonly stack: string;
+  /** Directory below `clusters/`. */
+  readonly cluster: string;
+  readonly generate: Generate;
+  /** `age1…`, each once. */
+  readonly recipients: readonly string[];
+  readonly recoveryRecipient?: string;
+}
+
+/** Everybody that can open the secrets of a stack: its recipients, and the recovery key last. */
+export function everyRecipient({ recipients, recoveryRecipient }: Readers): string[] {
+  return recoveryRecipient === undefined ? [...recipients] : [...recipients, recoveryRecipient];
+}
+
+/** Whether files of a stack are encrypted in Git. */
+export function needsRule({ recipients }: Readers): boolean {
+  return recipients.length > 0;
+}
+
+/** The `*.enc.yaml` files of a tree, as the rules see them. */
+export interface RuledFiles {
+  /** The tree as seen from the directory of the rules, `gitops`; empty for that directory itself. */
+  readonly tree: string;
+  /** Path relative to the tree → content: the files of the stack that is checked. */
+  readonly own: ReadonlyMap<string, string>;
+  /** Paths relative to the tree: the files of all stacks. */
+  readonly all: readonly string[];
+}
+
+/** One of the `creation_rules`. Source: https://getsops.io/docs/#using-sops-yaml-conf-to-select-kms-pgp-and-age-for-new-files */
+interface Rule {
+  readonly path_regex?: unknown;
+  readonly encrypted_regex?: unknown;
+  readonly age?: unknown;
+}
+
+/**
+ * The text of `.sops.yaml`: a rule for each stack that has recipients and secrets. Rules for other files than those of
+ * the tree's clusters, comments and all else that is there stay. A new rule comes before those of others, since SOPS
+ * takes the first that matches.
+ *
+ * @param tree as seen from the directory of the rules
+ * @param before what is there. @default nothing
+ * @throws Error when that is no YAML, or has something else than a list of rules
+ */
+export function renderRules(
+  readers: readonly Readers[],
+  { tree, all }: Pick<RuledFiles, "tree" | "all">,
+  before?: string,
+): string {
+  const wanted = readers
+    .filter((stack) => needsRule(stack) && all.some((path) => path.startsWith(`clusters/${stack.cluster}/`)))
+    .sort((a, b) => (a.cluster < b.cluster ? -1 : 1))
+    .map((stack) => ({
+      path_regex: patternFor(tree, stack.cluster),
+      encrypted_regex: encryptedRegex,
+      age: everyRecipient(stack).join(","),
+    }));
+  if (before === undefined) {
+    const file = new Document({ creation_rules: wanted, stores: { yaml: { indent: 2 } } });
+    return `# Made by "npm run secrets" from platform:sops of the stacks\n${file.toString({ lineWidth: 0 })}`;
+  }
+  const document = parseRules(before);
+  const rules = rulesIn(document);
+  const isOwn = (rule: Rule) => isOwnPattern(tree, patternOf(rule));
+  const without = (rule: Rule) =>
+    Object.fromEntries(Object.entries(rule).filter(([key]) => !extras().includes(key)));
+  if (isDeepStrictEqual(rules.filter(isOwn).map(without), wanted)) return before;
+  const list = document.get("creation_rules");
+  const items = isSeq(list) ? [...list.items] : [];
+  const own = rules.flatMap((rule, index) => (isOwn(rule) ? [{ index, pattern: patternOf(rule) }] : []));
+  // The first rule for a cluster stays where it is; a second one for the same is never looked at.
+  const nodes = wanted.map((rule) => {
+    const node = items[own.find(({ pattern }) => pattern === rule.path_regex)?.index ?? -1];
+    if (!isMap(node)) return document.createNode(rule);
+    if (!isDeepStrictEqual(without(node.toJS(document) as Rule), rule)) {
+      for (const { key } of [...node.items]) if (!extras().includes(String(key))) node.delete(key);
+      for (const [key, value] of Object.entries(rule)) node.set(key, value);
+    }
+    return node;
+  });
+  const kept = items.filter((_, index) => !own.some((rule) => rule.index === index));
+  const place = own[0]?.index ?? 0;
+  const result = isSeq(list) ? list : new YAMLSeq();
+  result.items = [...kept.slice(0, place), ...nodes, ...kept.slice(place)];
+  if (result.items.length > 0) result.flow = false;
+  if (!isSeq(list)) document.set("creation_rules", result);
+  if (isMap(document.contents)) document.contents.flow = false;
+  return document.toString({ lineWidth: 0, indentSeq: !/^creation_rules:.*\n(\s*#.*\n)*-/m.test(before) });
+}
+
+/**
+ * Reads `.sops.yaml`.
+ *
+ * @throws Error when it is no YAML, or has something else than a list of rules
+ */
+export function parseRules(text: string): Document {
+  const document = parseDocument(text);
+  const [wrong] = document.errors;
+  const [reason = ""] = (wrong?.message ?? "").split("\n");
+  const isRules =
+    document.contents === null || (isMap(document.contents) && isList(document.get("creation_rules")));
+  if (wrong === undefined && isRules) return document;
+  const cause = wrong === undefined ? '"creation_rules" is no list' : reason.replace(/:\s*$/, "");
+  throw new Error(`Reading .sops.yaml failed: ${sentence(cause)} Correct it, or restore it from Git.`);
+}
+
+function isList(value: unknown): boolean {
+  return value === undefined || value === null || isSeq(value);
+}
+
+function rulesIn(document: Document): Rule[] {
+  const file = document.toJS() as { creation_rules?: (Rule | null)[] | null } | null;
+  return (file?.creation_rules ?? []).map((rule) => rule ?? {});
+}
+
+/**
+ * Checks the rules against a stack's recipients, and its files against both. Each finding is one sentence with
+ * operation, subject, cause and remedy.
+ *
+ * @param text of `.sops.yaml`; undefined when there is none
+ */
+export async function checkRules(
+  text: string | undefined,
+  stack: Readers,
+  files: RuledFiles,
+): Promise<string[]> {
+  if (text === undefined) return needsRule(stack) && files.own.size > 0 ? [noRules(stack)] : [];
+  let document: Document;
+  try {
+    document = parseRules(text);
+  } catch (error) {
+    return [(error as Error).message];
+  }
+  if (!document.has("creation_rules")) {
+    return [`Reading .sops.yaml failed: it has no list "creation_rules". ${remedy(stack)}`];
+  }
+  const rules = rulesIn(document);
+  const broken = (await Promise.all(rules.map(checkPattern))).flat();
+  if (broken.length > 0) return broken;
+  const isForTree = (rule: Rule) => patternOf(rule).startsWith(clustersPattern(files.tree));
+  const isOwn = (rule: Rule) => isOwnPattern(files.tree, patternOf(rule));
+  const first = async (candidates: readonly Rule[], path: string) =>
+    candidates[await firstMatch(candidates.map(patternOf), below(files.tree, path))];
+  const own = new Map<string, Rule | undefined>();
+  for (const path of files.own.keys()) own.set(path, await first(rules, path));
+  // Whatever rules of others stand before them, which are findings of their own.
+  const ofTree = rules.filter(isForTree);
+  const used = new Set<Rule | undefined>();
+  for (const path of files.all) {
+    const taken = own.get(path);
+    used.add(taken !== undefined && isForTree(taken) ? taken : await first(ofTree, path));
+  }
+  const ofOwn = new Set(own.values());
+  return [
+    ...rules.flatMap((rule, index) => [
+      ...(!isForTree(rule) || used.has(rule)
+        ? []
+        : [
+            `Checking rule ${index + 1} of .sops.yaml failed: no file matches "${patternOf(rule)}" first. Remove the rule${isOwn(rule) ? `, or run "npm run secrets -- init --stack ${stack.stack}"` : ""}.`,
+          ]),
+      ...(ofOwn.has(rule) ? checkRule(rule, index, stack, isOwn(rule)) : []),
+    ]),
+    ...[...files.own].flatMap(([path, content]) =>
+      checkRuled(own.get(path), below(files.tree, path), content, stack, isOwn),
+    ),
+  ];
+}
+
+function checkRule(rule: Rule, index: number, stack: Readers, isOwn: boolean): string[] {
+  const subject = `Checking rule ${index + 1} of .sops.yaml failed:`;
+  if (!isOwn) {
+    return needsRule(stack)
+      ? [
+          `${subject} "${patternOf(rule)}" is the first that matches files of stack "${stack.stack}", and not that stack's own. ${remedy(stack).replace(/\.$/, "")}, and put the rule below those of the stacks.`,
+        ]
+      : [];
+  }
+  if (!needsRule(stack)) {
+    return [
+      `${subject} it matches files of stack "${stack.stack}", which has no recipients. Set platform:sops.recipients of Pulumi.${stack.stack}.yaml, or remove the rule.`,
+    ];
+  }
+  const wanted = everyRecipient(stack);
+  const named = recipientsIn(rule);
+  const others = Object.keys(rule).filter(
+    (key) =>
+      !["path_regex", "encrypted_regex", "age", ...extras()].includes(key) &&
+      !isNothing(rule[key as keyof Rule]),
+  );
+  return [
+    ...named
+      .filter((recipient) => !wanted.includes(recipient))
+      .map(
+        (recipient) =>
+          `${subject} recipient ${recipient} is none of stack "${stack.stack}". Add it to platform:sops.recipients of Pulumi.${stack.stack}.yaml, or run "npm run secrets -- init --stack ${stack.stack}".`,
+      ),
+    ...wanted
+      .filter((recipient) => !named.includes(recipient))
+      .map(
+        (recipient) =>
+          `${subject} it lacks recipient ${recipient} of stack "${stack.stack}". ${remedy(stack)}`,
+      ),
+    ...(rule.encrypted_regex === encryptedRegex
+      ? []
+      : [
+          `${subject} "encrypted_regex" is ${JSON.stringify(rule.encrypted_regex ?? null)}, not "${encryptedRegex}". ${remedy(stack)}`,
+        ]),
+    ...others.map(
+      (key) =>
+        `${subject} it sets "${key}", and secrets are encrypted with age alone. Remove that key, or run "npm run secrets -- init --stack ${stack.stack}".`,
+    ),
+  ];
+}
+
+/** @param path as seen from the directory of the rules */
+function checkRuled(
+  rule: Rule | undefined,
+  path: string,
+  content: string,
+  stack: Readers,
+  isOwn: (rule: Rule) => boolean,
+): string[] {
+  if (!needsRule(stack)) return [];
+  if (rule === undefined) {
+    return [`Checking ${path} failed: no rule of .sops.yaml matches it. ${remedy(stack)}`];
+  }
+  if (!isEncrypted(content) || !isOwn(rule)) return [];
+  const actual = recipientsOf(content);
+  const expected = recipientsIn(rule);
+  if (same(actual, expected)) return [];
+  return [
+    `Checking ${path} failed: it is encrypted for ${actual.join(", ") || "nobody"}, its rule in .sops.yaml says ${expected.join(", ") || "nobody"}. ${remedy(stack)}`,
+  ];
+}
+
+async function checkPattern(rule: Rule, index: number): Promise<string[]> {
+  try {
+    await firstMatch([patternOf(rule)], "none");
+    return [];
+  } catch (error) {
+    const [, reason] = /error parsing regexp: (.*)$/.exec((error as Error).message) ?? [];
+    if (reason === undefined) throw error;
+    return [
+      `Checking rule ${index + 1} of .sops.yaml failed: "${patternOf(rule)}" is no regular expression (${reason}). Correct it, or remove the rule.`,
+    ];
+  }
+}
+
+function noRules({ stack }: Readers): string {
+  return `Checking the rules of stack "${stack}" failed: there is no .sops.yaml beside its tree. Run "npm run secrets -- init --stack ${stack}".`;
+}
+
+function remedy({ stack }: Readers): string {
+  return `Run "npm run secrets -- init --stack ${stack}".`;
+}
+
+function recipientsIn({ age }: Rule): string[] {
+  const text = Array.isArray(age) ? age.join(",") : typeof age === "string" ? age : "";
+  return text
+    .split(",")
+    .map((recipient) => recipient.trim())
+    .filter((recipient) => recipient !== "");
+}
+
+/** A rule without a pattern is for every file. */
+function patternOf({ path_regex: pattern }: Rule): string {
+  return typeof pattern === "string" ? pattern : "";
+}
+
+/** What a stack's own rule may set besides: it changes what the MAC covers, and not who opens a file. */
+function extras(): readonly string[] {
+  return ["mac_only_encrypted"];
+}
+
+/** How the rules for the files of a tree begin. */
+function clustersPattern(tree: string): string {
+  return `^${escaped(below(tree, "clusters/"))}`;
+}
+
+function patternFor(tree: string, cluster: string): string {
+  return `${clustersPattern(tree)}${escaped(cluster)}/.*\\.enc\\.yaml$`;
+}
+
+/** Whether a pattern is one that is made for a stack of the tree, be it there or not. */
+function isOwnPattern(tree: string, pattern: string): boolean {
+  const [start, end] = [clustersPattern(tree), "/.*\\.enc\\.yaml$"];
+  const cluster = pattern.slice(start.length, -end.length);
+  return pattern.startsWith(start) && pattern.endsWith(end) && /^[^/]+$/.test(cluster);
+}
+
+function isNothing(value: unknown): boolean {
+  return value === undefined || value === null || value === "";
+}
+
+function same(a: readonly string[], b: readonly string[]): boolean {
+  return a.length === b.length && a.every((entry) => b.includes(entry));
+}
+
+function below(tree: string, path: string): string {
+  return tree === "" ? path : `${tree}/${path}`;
+}
+
+function escaped(text: string): string {
+  return text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+}

@@ -1,0 +1,135 @@
+import type { Manifest } from "../../clients/kubernetes/client";
+import { sentence } from "../../system/sentence";
+import { buildTree, type Built, type BuiltKustomization, type Mistyped, type ObjectName } from "./build";
+import { runtimeKeys, runtimeName } from "./check";
+
+/** One Flux Kustomization of a cluster and what it applies. */
+export interface Layer {
+  /** `controllers`; outside of namespace `flux-system` `namespace/name`. */
+  readonly name: string;
+  /** Path inside the tree, as the Flux Kustomization gives it. */
+  readonly path: string;
+  /** Names as `name` has them. */
+  readonly dependsOn: readonly string[];
+  readonly manifests: readonly Manifest[];
+}
+
+/** A cluster's part of the tree, variables filled in. */
+export interface Rendered {
+  /** What the root Kustomization applies: variables and the Flux Kustomizations. */
+  readonly root: readonly Manifest[];
+  /** Those that the release brings, nested ones included. In the order of the tree, not of `dependsOn`. */
+  readonly layers: readonly Layer[];
+  /** What is not built here, or not exactly known; one sentence each. */
+  readonly notes: readonly string[];
+}
+
+/** What rendering is told beside the tree. */
+export interface RenderOptions {
+  /** Values of the ConfigMap `platform-runtime`. @default `unknown` for each of its keys */
+  readonly runtime?: Readonly<Record<string, string>>;
+  /** The layer that is asked for. @default all */
+  readonly layer?: string;
+}
+
+/**
+ * Builds `clusters/<cluster>` and every layer below it, as Flux does.
+ *
+ * @param tree absolute path of the gitops tree
+ * @throws Error naming every layer that does not build, with Flux's words; or the layer that is none
+ */
+export async function renderCluster(
+  tree: string,
+  cluster: string,
+  { runtime, layer }: RenderOptions = {},
+): Promise<Rendered> {
+  const built = await buildTree(tree, cluster, {
+    given: [runtimeConfig(runtime)],
+    // Outside of Flux's namespace a layer is asked for as `namespace/name`.
+    ...(layer === undefined ? {} : { only: [layer.slice(layer.indexOf("/") + 1)] }),
+  });
+  const wanted = built.kustomizations.filter((each) => layer === undefined || labelOf(each) === layer);
+  const failures = failuresOf({ ...built, kustomizations: wanted }, cluster);
+  if (failures.length > 0) throw new Error(failures.join("\n"));
+  if (layer !== undefined && wanted.length === 0) {
+    throw new Error(
+      `Rendering cluster "${cluster}" failed: there is no layer "${layer}". Layers are ${built.kustomizations.map(labelOf).join(", ")}.`,
+    );
+  }
+  return {
+    root: built.root.objects ?? [],
+    layers: layersOf(wanted),
+    notes: notesOf({ ...built, kustomizations: wanted }),
+  };
+}
+
+/** The ConfigMap `platform-runtime`, as Pulumi writes it. */
+export function runtimeConfig(runtime?: Readonly<Record<string, string>>): Manifest {
+  return {
+    apiVersion: "v1",
+    kind: "ConfigMap",
+    metadata: { name: runtimeName, namespace: "flux-system" },
+    data: runtime ?? Object.fromEntries(runtimeKeys.map((key) => [key, "unknown"])),
+  };
+}
+
+/** The layers that were built. */
+function layersOf(kustomizations: readonly BuiltKustomization[]): Layer[] {
+  return kustomizations.flatMap((each) =>
+    each.objects === undefined
+      ? []
+      : [
+          {
+            name: labelOf(each),
+            path: each.path,
+            dependsOn: each.dependsOn.map(labelOf),
+            manifests: each.objects,
+          },
+        ],
+  );
+}
+
+/** What does not build, one sentence each, with Flux's words. */
+export function failuresOf({ root, kustomizations }: Built, cluster: string): string[] {
+  return [root, ...kustomizations].flatMap((each) => {
+    const layer = `layer "${labelOf(each)}"`;
+    if (each.unset.length > 0) {
+      return each.unset.map(
+        ({ kind, name, variable }) =>
+          `${kind} ${name} of ${layer} uses \${${variable}}, which is not set. Add it to the cluster's variables.yaml.`,
+      );
+    }
+    const subject = each === root ? `cluster "${cluster}"` : `${layer} of cluster "${cluster}"`;
+    // Flux's words for these hold the value, which may be secret.
+    if (each.mistyped.length > 0) {
+      return each.mistyped.map((field) => `Building ${subject} failed: ${wrongType(field)}`);
+    }
+    if (each.error === undefined) return [];
+    return [`Building ${subject} failed: ${sentence(each.error)} Nothing was released.`];
+  });
+}
+
+/**
+ * Cause and remedy of a value of the wrong type. Source:
+ * https://fluxcd.io/flux/components/kustomize/kustomizations/#post-build-substitution-of-numbers-and-booleans
+ */
+function wrongType({ kind, namespace, name, field, expected, got }: Mistyped): string {
+  const object = `${kind} ${namespace === "" ? "" : `${namespace}/`}${name}`;
+  const is = `"${field}" of ${object} is ${got === "nothing" ? got : `a ${got}`} and must be ${expected === "text" ? expected : `a ${expected}`}`;
+  return expected === "text" && ["number", "boolean", "nothing"].includes(got)
+    ? `${is}. Write it in quotes, or, where it comes from a variable, as \${quote}\${name}\${quote} with quote: '"' among the cluster's variables: Flux's substitution drops the quotes of the file.`
+    : `${is}. Correct the value.`;
+}
+
+/** What is not built here, or not exactly known, one sentence each. */
+export function notesOf({ root, kustomizations }: Built): string[] {
+  return [root, ...kustomizations].flatMap((each) => [
+    ...(each.notBuilt === undefined ? [] : [`Layer "${labelOf(each)}" is not built here: ${each.notBuilt}.`]),
+    ...each.notes.map((note) => `Layer "${labelOf(each)}": ${note}.`),
+  ]);
+}
+
+/** How a Kustomization is named: without its namespace, where that is Flux's own. */
+export function labelOf({ namespace, name }: ObjectName): string {
+  return namespace === "flux-system" ? name : `${namespace}/${name}`;
+}

@@ -1,0 +1,122 @@
+import { isDeepStrictEqual } from "node:util";
+import { buildTree, listTree, type BuildOptions, type Built } from "./build";
+import { publicValuesIn } from "../leaks/public-values";
+import { checkFile, checkOrder, checkSecrets } from "./check";
+import { failuresOf, labelOf, notesOf, runtimeConfig } from "./render";
+
+/** A gitops tree as Flux gets it. */
+export interface Tree {
+  /** Paths relative to the tree, sorted. */
+  readonly files: readonly string[];
+  /** SHA-256 of the names and contents of all files. */
+  readonly content: string;
+  /** What forbids its release, one sentence each. */
+  readonly findings: readonly string[];
+  /** The values of Secrets that its files mark as public; see `publicValuesIn`. */
+  readonly publicValues: readonly string[];
+}
+
+/** A tree, and what a cluster makes of it. */
+export interface InspectedTree extends Tree {
+  /** What is not built here, or not exactly known; one sentence each. */
+  readonly notes: readonly string[];
+}
+
+/**
+ * Reads a tree; its findings are those of single files.
+ *
+ * @param tree absolute path
+ * @throws Error when the tree cannot be read
+ */
+export async function readTree(tree: string): Promise<Tree> {
+  return treeOf(await listTree(tree));
+}
+
+function treeOf({ files, content }: Pick<Built, "files" | "content">): Tree {
+  return {
+    files: files.map(({ path }) => path),
+    content,
+    findings: files.flatMap(({ path, text }) => checkFile(path, text)),
+    publicValues: files.flatMap(({ text }) => publicValuesIn(text)),
+  };
+}
+
+/** What a cluster makes of a tree. */
+export interface ClusterCheck {
+  /** What forbids its release, one sentence each. */
+  readonly findings: readonly string[];
+  /** The names of the Secrets that it applies; undefined when not all of it builds, or is built here. */
+  readonly secrets?: ReadonlySet<string>;
+}
+
+/**
+ * Renders and checks a tree for one cluster.
+ *
+ * @param tree absolute path
+ * @param publicValues those of its files. @default none
+ */
+export async function checkCluster(
+  tree: string,
+  cluster: string,
+  publicValues: readonly string[] = [],
+): Promise<ClusterCheck> {
+  try {
+    const built = await buildTree(tree, cluster, checked());
+    return checkBuilt(built, cluster, publicValues);
+  } catch (error) {
+    return { findings: [(error as Error).message] };
+  }
+}
+
+/** What a check builds: of the objects it looks at Secrets alone, which are apart. */
+function checked(): BuildOptions {
+  return { given: [runtimeConfig()], only: [] };
+}
+
+function checkBuilt(built: Built, cluster: string, publicValues: readonly string[]): ClusterCheck {
+  const failures = failuresOf(built, cluster);
+  const secrets = [built.root, ...built.kustomizations].flatMap((each) => each.secrets);
+  const layers = built.kustomizations.map((each) => ({
+    name: labelOf(each),
+    dependsOn: each.dependsOn.map(labelOf),
+  }));
+  const findings = [...failures, ...checkOrder(layers), ...checkSecrets(secrets, publicValues)];
+  const isLeftOut = built.kustomizations.some(
+    ({ notBuilt, source }) => notBuilt !== undefined && isDeepStrictEqual(source, built.root.source),
+  );
+  if (failures.length > 0 || isLeftOut) return { findings };
+  return { findings, secrets: new Set(secrets.map(({ metadata }) => metadata.name)) };
+}
+
+/**
+ * Reads, renders and checks a tree for one cluster, before anything is made of it.
+ *
+ * @param tree absolute path
+ * @param requireClean read the last commit, whatever is on the disk
+ * @throws Error when the tree cannot be read
+ */
+export async function inspectTree(
+  tree: string,
+  cluster: string,
+  requireClean = false,
+): Promise<InspectedTree> {
+  const built = await buildTree(tree, cluster, { ...checked(), texts: true, requireClean });
+  const { findings, ...read } = treeOf(built);
+  return {
+    ...read,
+    findings: eachOnce(findings, checkBuilt(built, cluster, read.publicValues).findings),
+    notes: notesOf(built),
+  };
+}
+
+/**
+ * The findings of files and of what is rendered; what is said of a file is not said of the object in it, whose namespace
+ * may be kustomize's.
+ */
+export function eachOnce(ofFiles: readonly string[], ofClusters: readonly string[]): string[] {
+  const isTold = (finding: string) => ofFiles.some((told) => told.endsWith(`: ${finding}`));
+  const fresh = ofClusters.filter(
+    (finding) => !isTold(finding) && !isTold(finding.replace(/^Secret [^/\s]+/, "Secret default")),
+  );
+  return [...new Set([...ofFiles, ...fresh])];
+}

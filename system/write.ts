@@ -1,0 +1,41 @@
+import { open, realpath, rename, rm } from "node:fs/promises";
+import { sentence } from "./sentence";
+
+/**
+ * Writes a file at once: whoever reads it, and whoever comes after a kill, finds the old content or the new one. What
+ * a kill leaves beside it, `<path>.new`, is of the same mode and is overwritten by the next write. A symbolic link
+ * stays one: the file that it leads to is written.
+ *
+ * @param mode of the file. @default 0o644
+ * @throws Error when it cannot be written; it is as it was then
+ */
+export async function writeWhole(path: string, content: string, mode = 0o644): Promise<void> {
+  const real = await realpath(path).catch(() => path);
+  const beside = `${real}.new`;
+  try {
+    const file = await open(beside, "w", mode);
+    try {
+      // The mode of what was left there by a kill stays otherwise.
+      await file.chmod(mode);
+      await file.writeFile(content);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(beside, real);
+  } catch (error) {
+    await rm(beside, { force: true }).catch(() => undefined);
+    throw notWritten(path, error as Error);
+  }
+}
+
+/** What a user is told of a file that cannot be written. */
+export function notWritten(path: string, error: Error): Error {
+  const [reason = ""] = error.message.split(", ");
+  const { code } = error as NodeJS.ErrnoException;
+  const isFull = code === "ENOSPC" || code === "EDQUOT";
+  const remedy = isFull ? "Free some space on its disk" : "Make its directory writable for this user";
+  return new Error(`Writing ${path} failed: ${sentence(reason)} ${remedy}, and run the same command again.`, {
+    cause: error,
+  });
+}

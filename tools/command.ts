@@ -1,0 +1,232 @@
+import { execFile, spawn, type ChildProcess } from "node:child_process";
+import { existsSync, fstatSync } from "node:fs";
+import { constants } from "node:os";
+import { delimiter } from "node:path";
+import type { Writable } from "node:stream";
+import { binDirectory, sharedBinDirectory } from "./bin";
+
+/** How a command is run. */
+export interface RunOptions {
+  /** Text for standard input: the way for secrets, which must never be arguments. */
+  readonly input?: string;
+  /** Working directory. @default the process's own */
+  readonly cwd?: string;
+  /** Variables added to what the tool gets of the user's (`environmentOf`). @default none */
+  readonly env?: Readonly<Record<string, string | undefined>>;
+  /** Deadline in milliseconds. @default 120 000 */
+  readonly timeout?: number;
+}
+
+/** What every tool gets of the user's variables; `*` stands for any ending. */
+const everyTool = [
+  ...["PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "LANG", "LC_*", "TZ", "XDG_*"],
+  ...[
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "all_proxy",
+  ],
+  ...["SSL_CERT_FILE", "SSL_CERT_DIR"],
+];
+
+/** The login to registries: Docker's settings, and what its credential helpers ask a cloud or a keyring with. */
+const login = [
+  ...["DOCKER_*", "REGISTRY_AUTH_FILE", "AWS_*", "AZURE_*", "CLOUDSDK_*", "GOOGLE_*"],
+  ...["DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "GNUPGHOME", "GPG_TTY", "PASSWORD_STORE_*"],
+];
+
+/**
+ * What else a tool gets of the user's variables. The rest would change what it does: `SOPS_KMS_ARN` encrypts for others,
+ * `GIT_DIR` names another repository, `HELM_NAMESPACE` and `GOFLAGS` are meant for other work.
+ */
+const byTool: Readonly<Record<string, readonly string[]>> = {
+  crane: login,
+  "platform-tree": login,
+  docker: [...login, "SSH_AUTH_SOCK"],
+  // Kind reads and writes the user's own kubeconfig, where it is asked to.
+  kind: [...login, "SSH_AUTH_SOCK", "KUBECONFIG"],
+  // Who commits, and with which signature. SUDO_UID tells Git whose repositories root may read.
+  git: [
+    ...[
+      "GIT_AUTHOR_*",
+      "GIT_COMMITTER_*",
+      "EMAIL",
+      "GIT_CONFIG_GLOBAL",
+      "GIT_CONFIG_SYSTEM",
+      "GIT_CONFIG_NOSYSTEM",
+    ],
+    ...["GNUPGHOME", "GPG_TTY", "SSH_AUTH_SOCK", "SUDO_UID"],
+  ],
+  // Where modules come from and are kept. GOFLAGS, GOOS and GOARCH are for the user's own builds.
+  go: [
+    ...[
+      "GOPROXY",
+      "GONOPROXY",
+      "GOPRIVATE",
+      "GOSUMDB",
+      "GONOSUMDB",
+      "GOINSECURE",
+      "GOVCS",
+      "GOAUTH",
+      "GOENV",
+    ],
+    ...[
+      "GOROOT",
+      "GOPATH",
+      "GOMODCACHE",
+      "GOCACHE",
+      "GOTOOLCHAIN",
+      "GOMAXPROCS",
+      "GOGC",
+      "GOMEMLIMIT",
+      "NETRC",
+    ],
+    ...["SSH_AUTH_SOCK", "GIT_SSH", "GIT_SSH_COMMAND", "GIT_CONFIG_GLOBAL"],
+  ],
+  // The login of `helm registry login`, which private charts need.
+  helm: [...login, "HELM_REGISTRY_CONFIG", "HELM_CONFIG_HOME", "HELM_CACHE_HOME", "HELM_REPOSITORY_*"],
+  // Its plugins may need anything.
+  pulumi: ["*"],
+};
+
+/** What a tool gets of an environment. A tool that is not listed gets what every tool gets. */
+export function environmentOf(tool: string, env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  const wanted = [...everyTool, ...(byTool[tool] ?? [])];
+  const isWanted = (name: string) =>
+    wanted.some((pattern) =>
+      pattern.endsWith("*") ? name.startsWith(pattern.slice(0, -1)) : name === pattern,
+    );
+  return Object.fromEntries(Object.entries(env).filter(([name]) => isWanted(name)));
+}
+
+/** PATH with the pinned tools first. */
+export function toolPath(env: NodeJS.ProcessEnv): string {
+  return [binDirectory(env), sharedBinDirectory(env), env.PATH ?? ""].join(delimiter);
+}
+
+/** A program in Go that holds secrets dumps its core on no signal, unless this variable asks it to. */
+const noCore = { GOTRACEBACK: undefined };
+
+/**
+ * Runs an official tool and returns its standard output. Of the user's variables it gets those that it needs.
+ *
+ * The pinned tools that `tools/` builds come first on PATH. The arguments are an array: no shell reads them.
+ *
+ * Plain `Error`s only: a subclass of a built-in loses its message when Pulumi serialises a provider.
+ *
+ * @throws Error with one sentence: the command, why it failed, what to do when it is missing. Its `cause` is
+ *   what the command wrote to standard error, whole.
+ */
+export function run(command: string, args: readonly string[], options: RunOptions = {}): Promise<string> {
+  const running = endWithEngine();
+  return new Promise((resolve, reject) => {
+    const child = execFile(
+      command,
+      [...args],
+      {
+        cwd: options.cwd,
+        env: {
+          ...environmentOf(command, process.env),
+          ...{ ...noCore, ...options.env, PATH: toolPath(process.env) },
+        },
+        timeout: options.timeout ?? 120_000,
+        maxBuffer: 256 * 1024 * 1024,
+      },
+      (error, stdout, stderr) => {
+        running.delete(child);
+        if (error === null) {
+          resolve(stdout);
+          return;
+        }
+        const subject = [command, ...args.slice(0, 2)].join(" ");
+        if (options.cwd !== undefined && !existsSync(options.cwd)) {
+          reject(new Error(`"${subject}" failed: its working directory ${options.cwd} does not exist.`));
+        } else if ((error as NodeJS.ErrnoException).code === "ENOENT") {
+          reject(
+            new Error(
+              `Unable to execute "${command}": it is not on PATH. Run "npm run tools", or install it.`,
+            ),
+          );
+        } else if (error.killed === true) {
+          reject(new Error(`"${subject}" was stopped: it took longer than its deadline.`, { cause: stderr }));
+        } else {
+          const said = (stderr.trim() || stdout.trim() || error.message).split("\n").slice(-6).join(" ");
+          reject(new Error(`"${subject}" failed: ${said}`, { cause: stderr }));
+        }
+      },
+    );
+    running.add(child);
+    // A tool that exits before it has read its input closes the pipe; its exit code tells the story.
+    child.stdin?.on("error", () => undefined);
+    child.stdin?.end(options.input ?? "");
+  });
+}
+
+/**
+ * Ends this process, and the commands that it runs, as soon as Pulumi's engine is gone: a provider whose engine was
+ * killed would go on, and undo behind the back of the next run what that run does.
+ *
+ * The engine holds the other end of a provider's standard input. Providers are serialised, so what is kept for the
+ * process is kept in `globalThis`.
+ *
+ * @returns the commands that run
+ */
+function endWithEngine(): Set<ChildProcess> {
+  const shared = globalThis as { platformCommands?: Set<ChildProcess> };
+  if (shared.platformCommands !== undefined) return shared.platformCommands;
+  const running = (shared.platformCommands = new Set<ChildProcess>());
+  if ((process.argv[1] ?? "").includes("dynamic-provider") && fstatSync(0).isFIFO()) {
+    process.stdin.resume().once("end", () => {
+      for (const child of running) child.kill("SIGKILL");
+      process.exit(1);
+    });
+  }
+  return running;
+}
+
+/** How a command is run on a terminal. */
+export interface TerminalOptions {
+  /** Working directory. @default the process's own */
+  readonly cwd?: string;
+  /** Its whole environment. */
+  readonly env: NodeJS.ProcessEnv;
+  /** A pipe that the command holds an end of. @default none */
+  readonly lifeline?: Writable;
+}
+
+/**
+ * Runs a command on this terminal; resolves with its exit code when it has ended, 128 and the signal's number after a
+ * signal.
+ */
+export function onTerminal(
+  command: string,
+  args: readonly string[],
+  { lifeline, ...options }: TerminalOptions,
+): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, [...args], {
+      ...options,
+      env: { ...options.env, ...noCore },
+      stdio: ["inherit", "inherit", "inherit", ...(lifeline === undefined ? [] : [lifeline])],
+    });
+    // Ctrl-C reaches the child too, which ends in its own time. Other signals are sent to this process alone.
+    const ignore = () => undefined;
+    const forward = (signal: NodeJS.Signals) => child.kill(signal);
+    process.on("SIGINT", ignore).on("SIGTERM", forward).on("SIGHUP", forward);
+    const settle = () => {
+      process.off("SIGINT", ignore).off("SIGTERM", forward).off("SIGHUP", forward);
+    };
+    child.once("error", (error) => {
+      settle();
+      reject(error);
+    });
+    child.once("exit", (code, signal) => {
+      settle();
+      resolve(code ?? 128 + (signal === null ? 0 : constants.signals[signal]));
+    });
+  });
+}
