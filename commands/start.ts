@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { onTerminal } from "../tools/command";
+import { onTerminal } from "../system/terminal";
 import { readStackConfig } from "../core/settings/config";
 import { examine, thisHost } from "./doctor";
 import { exitWith } from "./cli/exit";

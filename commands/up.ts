@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { existsSync, realpathSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
-import { onTerminal } from "../tools/command";
+import { onTerminal } from "../system/terminal";
 import { readStackConfig, stateDirectory } from "../core/settings/config";
 import { directLoopback } from "../system/proxy";
 import { ScratchDirectory } from "../system/scratch-directory";

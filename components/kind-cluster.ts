@@ -1,4 +1,3 @@
-import { join } from "node:path";
 import {
   ComponentResource,
   type ComponentResourceOptions,
@@ -6,67 +5,30 @@ import {
   type Output,
   type Resource,
 } from "@pulumi/pulumi";
-import { stringify } from "yaml";
 import type { Network } from "./dynamic/network";
 import { lastAddresses } from "../core/cluster/kind/addresses";
 import type { Cluster } from "./cluster";
-import { inNode } from "../core/cluster/kind/lifecycle";
+import {
+  apiServerFiles,
+  defaultNodeImage,
+  kindConfig,
+  type ApiServerArgs,
+  type KindConfigArgs,
+} from "../core/cluster/kind/config";
 import { Kind } from "./dynamic/kind";
 
-/** The node image of Kind 0.33.0, which it names in `pkg/apis/config/defaults/image.go`. */
-export const defaultNodeImage =
-  "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5";
-
-/** A port of this machine that leads to one of the control plane's node. */
-export interface PortMapping {
-  readonly containerPort: number;
-  readonly hostPort: number;
-  /** @default 127.0.0.1 */
-  readonly listenAddress?: string;
-  /** @default TCP */
-  readonly protocol?: "TCP" | "UDP";
-}
-
-/** A directory of this machine in every node. */
-export interface Mount {
-  /** Absolute. */
-  readonly hostPath: string;
-  /** Absolute. */
-  readonly containerPath: string;
-  /** @default false */
-  readonly readOnly?: boolean;
-}
-
 /** A Kind cluster of the stack; plain values shape Kind's configuration. */
-export interface KindClusterArgs {
+export interface KindClusterArgs extends KindConfigArgs, ApiServerArgs {
   /** Name of the cluster: its node containers are `<name>-control-plane`, `<name>-worker`. */
   readonly clusterName: string;
   /** Whose it is: `project/stack`. */
   readonly owner: string;
   /** Docker network of the nodes. */
   readonly network: Network;
-  /** Absolute path of a directory for what the API server writes on this machine; no part of the cluster's identity. */
-  readonly directory: string;
   /** Node image with its tag or digest. @default `defaultNodeImage` */
   readonly nodeImage?: string;
   /** Pull the node image when the Docker Engine does not hold it. @default true */
   readonly pull?: boolean;
-  /** Nodes beside the control plane. @default 0 */
-  readonly workers?: number;
-  /** @default 10.244.0.0/16 */
-  readonly podSubnet?: string;
-  /** @default 10.96.0.0/16 */
-  readonly serviceSubnet?: string;
-  /** `cilium`: the cluster comes without CNI and kube-proxy, both of which Cilium is. @default cilium */
-  readonly cni?: "cilium" | "kindnet";
-  /** What namespaces enforce that do not say: a level of the Pod Security Standards. @default baseline */
-  readonly podSecurity?: "privileged" | "baseline" | "restricted";
-  /** @default none */
-  readonly ports?: readonly PortMapping[];
-  /** @default none */
-  readonly mounts?: readonly Mount[];
-  /** Kind's `kubeadmConfigPatches` on top of this project's own. @default none */
-  readonly kubeadmConfigPatches?: readonly string[];
   /** containerd's `hosts.toml` by registry host. @default none */
   readonly hosts?: Input<Readonly<Record<string, string>>>;
   /** Also add the cluster to the user's own kubeconfig. @default false */
@@ -104,133 +66,4 @@ export class KindCluster extends ComponentResource implements Cluster {
     this.loadBalancerCidr = args.network.subnet.apply(lastAddresses);
     this.registerOutputs({ kubeconfig: this.kubeconfig, loadBalancerCidr: this.loadBalancerCidr });
   }
-}
-
-type ConfigArgs = Pick<
-  KindClusterArgs,
-  | "directory"
-  | "workers"
-  | "podSubnet"
-  | "serviceSubnet"
-  | "cni"
-  | "ports"
-  | "mounts"
-  | "kubeadmConfigPatches"
->;
-
-/** Kind's configuration file. Source: https://kind.sigs.k8s.io/docs/user/configuration/ */
-export function kindConfig(args: ConfigArgs): string {
-  const controlPlane = {
-    role: "control-plane",
-    extraMounts: [
-      { hostPath: join(args.directory, "audit"), containerPath: inNode.log },
-      ...(args.mounts ?? []),
-    ],
-    extraPortMappings: (args.ports ?? []).map((port) => ({
-      listenAddress: "127.0.0.1",
-      protocol: "TCP",
-      ...port,
-    })),
-  };
-  const worker = { role: "worker", extraMounts: args.mounts ?? [] };
-  const cilium = (args.cni ?? "cilium") === "cilium";
-  return stringify({
-    kind: "Cluster",
-    apiVersion: "kind.x-k8s.io/v1alpha4",
-    networking: {
-      ...(cilium ? { disableDefaultCNI: true, kubeProxyMode: "none" } : {}),
-      podSubnet: args.podSubnet ?? "10.244.0.0/16",
-      serviceSubnet: args.serviceSubnet ?? "10.96.0.0/16",
-    },
-    kubeadmConfigPatches: [...apiServerPatches(), ...(args.kubeadmConfigPatches ?? [])],
-    nodes: [controlPlane, ...Array.from({ length: args.workers ?? 0 }, () => worker)],
-  });
-}
-
-/** Flags and mounts of the API server, in both forms of kubeadm's configuration: each Kubernetes takes its own. */
-function apiServerPatches(): string[] {
-  const flags = {
-    "admission-control-config-file": `${inNode.config}/admission.yaml`,
-    "audit-policy-file": `${inNode.config}/audit-policy.yaml`,
-    "audit-log-path": `${inNode.log}/audit.log`,
-    "audit-log-maxage": "30",
-    "audit-log-maxbackup": "5",
-    "audit-log-maxsize": "50",
-  };
-  const extraVolumes = [
-    {
-      name: "platform",
-      hostPath: inNode.config,
-      mountPath: inNode.config,
-      readOnly: true,
-      pathType: "Directory",
-    },
-    { name: "audit", hostPath: inNode.log, mountPath: inNode.log, pathType: "DirectoryOrCreate" },
-  ];
-  const patch = (version: string, extraArgs: unknown) =>
-    stringify({
-      apiVersion: `kubeadm.k8s.io/${version}`,
-      kind: "ClusterConfiguration",
-      apiServer: { extraArgs, extraVolumes },
-    });
-  return [
-    patch("v1beta3", flags),
-    patch(
-      "v1beta4",
-      Object.entries(flags).map(([name, value]) => ({ name, value })),
-    ),
-  ];
-}
-
-/** The namespaces whose pods are the node's own, such as its network. */
-const exempt = ["kube-system", "local-path-storage"];
-
-/**
- * What the API server reads: absolute path in its node → content.
- *
- * The audit policy keeps who changed what, without the values of Secrets. Sources:
- * https://kubernetes.io/docs/tasks/debug/debug-cluster/audit/ and
- * https://kubernetes.io/docs/tasks/configure-pod-container/enforce-standards-admission-controller/
- */
-export function apiServerFiles({
-  podSecurity = "baseline",
-}: Pick<KindClusterArgs, "podSecurity">): Record<string, string> {
-  const level = {
-    enforce: podSecurity,
-    "enforce-version": "latest",
-    warn: podSecurity,
-    "warn-version": "latest",
-  };
-  const files = {
-    "audit-policy.yaml": {
-      apiVersion: "audit.k8s.io/v1",
-      kind: "Policy",
-      omitStages: ["RequestReceived"],
-      rules: [
-        { level: "None", verbs: ["get", "list", "watch"] },
-        { level: "None", resources: [{ group: "coordination.k8s.io", resources: ["leases"] }] },
-        { level: "None", resources: [{ group: "", resources: ["events"] }] },
-        { level: "None", resources: [{ group: "events.k8s.io" }] },
-        { level: "Metadata" },
-      ],
-    },
-    "admission.yaml": {
-      apiVersion: "apiserver.config.k8s.io/v1",
-      kind: "AdmissionConfiguration",
-      plugins: [
-        {
-          name: "PodSecurity",
-          configuration: {
-            apiVersion: "pod-security.admission.config.k8s.io/v1",
-            kind: "PodSecurityConfiguration",
-            defaults: level,
-            exemptions: { namespaces: exempt },
-          },
-        },
-      ],
-    },
-  };
-  return Object.fromEntries(
-    Object.entries(files).map(([file, content]) => [join(inNode.config, file), stringify(content)]),
-  );
 }

@@ -9,6 +9,7 @@ import {
 import { Container } from "./dynamic/container";
 import type { Network } from "./dynamic/network";
 import { ownerLabel } from "../clients/docker/ownership";
+import { internalPort, upstreams } from "../core/registry/hosts";
 import { mirrorName } from "../core/registry/names";
 
 /** Where a stack's artifacts are stored. Repositories have the form `host[:port]/path`. */
@@ -43,12 +44,7 @@ export interface LocalRegistryArgs {
   readonly retain?: boolean;
 }
 
-/** Port of every registry inside its container. */
-const internalPort = 5000;
 const storage = "/var/lib/registry";
-
-/** Hosts whose images are served from another address than their name. */
-const upstreams: Readonly<Record<string, string>> = { "docker.io": "registry-1.docker.io" };
 
 /**
  * A `registry:3` container on a volume of its own, and one more for each mirror, all published on 127.0.0.1 only.
@@ -126,29 +122,4 @@ export class LocalRegistry extends ComponentResource implements Registry {
       { parent: this, dependsOn: [network] },
     ).imageId;
   }
-}
-
-/**
- * How the nodes' containerd reaches images: `hosts.toml` by registry host. The stack's own registry speaks plain
- * HTTP; a mirror is asked before its upstream, or, air-gapped, instead of it, and any other registry not at all.
- *
- * Source: https://github.com/containerd/containerd/blob/main/docs/hosts.md
- */
-export function registryHosts(
-  args: Pick<LocalRegistryArgs, "containerName" | "mirrors" | "airGapped">,
-): Record<string, string> {
-  const address = (name: string) => `http://${name}:${internalPort}`;
-  const host = (server: string, at: string) =>
-    `server = "${server}"\n\n[host."${at}"]\n  capabilities = ["pull", "resolve"]\n`;
-  const { containerName, mirrors = [], airGapped = false } = args;
-  const own = address(containerName);
-  const mirrored = mirrors.map((name) => {
-    const at = address(mirrorName(containerName, name));
-    return [name, host(airGapped ? at : `https://${upstreams[name] ?? name}`, at)] as const;
-  });
-  return {
-    [`${containerName}:${internalPort}`]: host(own, own),
-    ...Object.fromEntries(mirrored),
-    ...(airGapped ? { _default: host(own, own) } : {}),
-  };
 }

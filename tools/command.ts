@@ -1,8 +1,7 @@
-import { execFile, spawn, type ChildProcess } from "node:child_process";
+import { execFile, type ChildProcess } from "node:child_process";
 import { existsSync, fstatSync } from "node:fs";
-import { constants } from "node:os";
 import { delimiter } from "node:path";
-import type { Writable } from "node:stream";
+import { noCore } from "../system/terminal";
 import { binDirectory, sharedBinDirectory } from "./bin";
 
 /** How a command is run. */
@@ -108,9 +107,6 @@ export function toolPath(env: NodeJS.ProcessEnv): string {
   return [binDirectory(env), sharedBinDirectory(env), env.PATH ?? ""].join(delimiter);
 }
 
-/** A program in Go that holds secrets dumps its core on no signal, unless this variable asks it to. */
-const noCore = { GOTRACEBACK: undefined };
-
 /**
  * Runs an official tool and returns its standard output. Of the user's variables it gets those that it needs.
  *
@@ -186,47 +182,4 @@ function endWithEngine(): Set<ChildProcess> {
     });
   }
   return running;
-}
-
-/** How a command is run on a terminal. */
-export interface TerminalOptions {
-  /** Working directory. @default the process's own */
-  readonly cwd?: string;
-  /** Its whole environment. */
-  readonly env: NodeJS.ProcessEnv;
-  /** A pipe that the command holds an end of. @default none */
-  readonly lifeline?: Writable;
-}
-
-/**
- * Runs a command on this terminal; resolves with its exit code when it has ended, 128 and the signal's number after a
- * signal.
- */
-export function onTerminal(
-  command: string,
-  args: readonly string[],
-  { lifeline, ...options }: TerminalOptions,
-): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(command, [...args], {
-      ...options,
-      env: { ...options.env, ...noCore },
-      stdio: ["inherit", "inherit", "inherit", ...(lifeline === undefined ? [] : [lifeline])],
-    });
-    // Ctrl-C reaches the child too, which ends in its own time. Other signals are sent to this process alone.
-    const ignore = () => undefined;
-    const forward = (signal: NodeJS.Signals) => child.kill(signal);
-    process.on("SIGINT", ignore).on("SIGTERM", forward).on("SIGHUP", forward);
-    const settle = () => {
-      process.off("SIGINT", ignore).off("SIGTERM", forward).off("SIGHUP", forward);
-    };
-    child.once("error", (error) => {
-      settle();
-      reject(error);
-    });
-    child.once("exit", (code, signal) => {
-      settle();
-      resolve(code ?? 128 + (signal === null ? 0 : constants.signals[signal]));
-    });
-  });
 }

@@ -3,7 +3,7 @@ import { BlockList, isIP, isIPv4 } from "node:net";
 import { homedir } from "node:os";
 import { isAbsolute, join, resolve } from "node:path";
 import { parse } from "yaml";
-import type { Mount, PortMapping } from "../../components/kind-cluster";
+import type { Mount, PortMapping } from "../cluster/kind/config";
 import { isImageReference, isRegistryHost, isRepository } from "../../clients/registry/image-reference";
 import type { RegistryLogin } from "../../clients/registry/login";
 import { sentence } from "../../system/sentence";

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parse } from "yaml";
 import { lastAddresses } from "../../core/cluster/kind/addresses";
-import { apiServerFiles, defaultNodeImage, kindConfig } from "../../components/kind-cluster";
+import { apiServerFiles, defaultNodeImage, kindConfig } from "../../core/cluster/kind/config";
 import { readGoModule } from "../../tools/go-module";
 
 describe("load-balancer addresses of a Docker network", () => {

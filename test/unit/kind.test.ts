@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { parse, stringify } from "yaml";
 import type { Kind, KindNode, NodeImage } from "../../clients/kind/client";
 import { KindLifecycle, type KindInputs, type KindOutputs } from "../../core/cluster/kind/lifecycle";
-import { kindConfig } from "../../components/kind-cluster";
+import { kindConfig } from "../../core/cluster/kind/config";
 import type { Manifest, ManifestRef } from "../../clients/kubernetes/client";
 import { FakeClock } from "./clock";
 import { temporaryDirectory, writeFiles } from "./temporary";

@@ -2,8 +2,8 @@ import { deepEqual, equal, match, ok, throws } from "node:assert/strict";
 import type { Output } from "@pulumi/pulumi";
 import type { PlatformConfig } from "../../core/settings/config";
 import type { PlatformArgs } from "../../components/platform";
-import { apiServerFiles, defaultNodeImage, kindConfig } from "../../components/kind-cluster";
-import { registryHosts } from "../../components/registry";
+import { apiServerFiles, defaultNodeImage, kindConfig } from "../../core/cluster/kind/config";
+import { registryHosts } from "../../core/registry/hosts";
 import { record, type FakeOutputs, type Recorded } from "./recorder";
 
 const homepage = [

@@ -1,5 +1,5 @@
 import { deepEqual } from "node:assert/strict";
-import { registryHosts } from "../../components/registry";
+import { registryHosts } from "../../core/registry/hosts";
 
 /** containerd's `hosts.toml` of a registry that is reached at another address. */
 const toml = (server: string, host: string) =>

@@ -1,0 +1,40 @@
+import { mirrorName } from "./names";
+
+/** Port of every registry inside its container. */
+export const internalPort = 5000;
+
+/** Hosts whose images are served from another address than their name. */
+export const upstreams: Readonly<Record<string, string>> = { "docker.io": "registry-1.docker.io" };
+
+/** What the nodes of a cluster must know of its registry and its mirrors. */
+export interface RegistryHostsArgs {
+  /** Host name of the registry in the network of the nodes. */
+  readonly containerName: string;
+  /** Registries whose images are kept here, by host: `ghcr.io`. @default none */
+  readonly mirrors?: readonly string[];
+  /** Mirrors serve what they hold, and nothing is asked of any other registry. @default false */
+  readonly airGapped?: boolean;
+}
+
+/**
+ * How the nodes' containerd reaches images: `hosts.toml` by registry host. The stack's own registry speaks plain
+ * HTTP; a mirror is asked before its upstream, or, air-gapped, instead of it, and any other registry not at all.
+ *
+ * Source: https://github.com/containerd/containerd/blob/main/docs/hosts.md
+ */
+export function registryHosts(args: RegistryHostsArgs): Record<string, string> {
+  const address = (name: string) => `http://${name}:${internalPort}`;
+  const host = (server: string, at: string) =>
+    `server = "${server}"\n\n[host."${at}"]\n  capabilities = ["pull", "resolve"]\n`;
+  const { containerName, mirrors = [], airGapped = false } = args;
+  const own = address(containerName);
+  const mirrored = mirrors.map((name) => {
+    const at = address(mirrorName(containerName, name));
+    return [name, host(airGapped ? at : `https://${upstreams[name] ?? name}`, at)] as const;
+  });
+  return {
+    [`${containerName}:${internalPort}`]: host(own, own),
+    ...Object.fromEntries(mirrored),
+    ...(airGapped ? { _default: host(own, own) } : {}),
+  };
+}

@@ -1,0 +1,49 @@
+import { spawn } from "node:child_process";
+import { constants } from "node:os";
+import type { Writable } from "node:stream";
+
+/** A program in Go that holds secrets dumps its core on no signal, unless this variable asks it to. */
+export const noCore = { GOTRACEBACK: undefined };
+
+/** How a command is run on a terminal. */
+export interface TerminalOptions {
+  /** Working directory. @default the process's own */
+  readonly cwd?: string;
+  /** Its whole environment. */
+  readonly env: NodeJS.ProcessEnv;
+  /** A pipe that the command holds an end of. @default none */
+  readonly lifeline?: Writable;
+}
+
+/**
+ * Runs a command on this terminal; resolves with its exit code when it has ended, 128 and the signal's number after a
+ * signal.
+ */
+export function onTerminal(
+  command: string,
+  args: readonly string[],
+  { lifeline, ...options }: TerminalOptions,
+): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, [...args], {
+      ...options,
+      env: { ...options.env, ...noCore },
+      stdio: ["inherit", "inherit", "inherit", ...(lifeline === undefined ? [] : [lifeline])],
+    });
+    // Ctrl-C reaches the child too, which ends in its own time. Other signals are sent to this process alone.
+    const ignore = () => undefined;
+    const forward = (signal: NodeJS.Signals) => child.kill(signal);
+    process.on("SIGINT", ignore).on("SIGTERM", forward).on("SIGHUP", forward);
+    const settle = () => {
+      process.off("SIGINT", ignore).off("SIGTERM", forward).off("SIGHUP", forward);
+    };
+    child.once("error", (error) => {
+      settle();
+      reject(error);
+    });
+    child.once("exit", (code, signal) => {
+      settle();
+      resolve(code ?? 128 + (signal === null ? 0 : constants.signals[signal]));
+    });
+  });
+}
