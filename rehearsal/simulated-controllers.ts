@@ -1,3 +1,11 @@
+import {
+  helmApi,
+  kustomizationLabel,
+  kustomizeApi,
+  operatorApi,
+  receiverApi,
+  sourceApi,
+} from "../clients/flux/kinds";
 import { applyInOrder } from "../clients/kubernetes/apply";
 import { kustomized } from "../core/tree/build";
 import { SystemClock } from "../system/clock";
@@ -27,9 +35,9 @@ export interface SimulationOptions {
   readonly report: (line: string) => void;
 }
 
-const fluxInstances = { apiVersion: "fluxcd.controlplane.io/v1", kind: "FluxInstance" };
-const helmReleases = { apiVersion: "helm.toolkit.fluxcd.io/v2", kind: "HelmRelease" };
-const sources = { apiVersion: "source.toolkit.fluxcd.io/v1", kind: "OCIRepository" };
+const fluxInstances = { apiVersion: operatorApi, kind: "FluxInstance" };
+const helmReleases = { apiVersion: helmApi, kind: "HelmRelease" };
+const sources = { apiVersion: sourceApi, kind: "OCIRepository" };
 const claims = { apiVersion: "v1", kind: "PersistentVolumeClaim" };
 type Served = typeof fluxInstances;
 
@@ -37,11 +45,11 @@ type Served = typeof fluxInstances;
 const sourceKinds: readonly Served[] = [
   sources,
   ...["HelmRepository", "GitRepository", "Bucket", "HelmChart", "ExternalArtifact"].map((kind) => ({
-    ...{ apiVersion: "source.toolkit.fluxcd.io/v1", kind },
+    ...{ apiVersion: sourceApi, kind },
   })),
 ];
 /** What a notification-controller makes Ready, where none is on PATH; Alerts and Providers have no status. */
-const receivers = { apiVersion: "notification.toolkit.fluxcd.io/v1", kind: "Receiver" };
+const receivers = { apiVersion: receiverApi, kind: "Receiver" };
 /** Built into every API server, whatever charts there are. Source: `kubectl api-versions` of a bare cluster */
 const builtInGroup =
   /^([^.]*|(admissionregistration|apiextensions|authentication|authorization|certificates|coordination|discovery|events|flowcontrol\.apiserver|internal\.apiserver|networking|node|rbac\.authorization|resource|scheduling|storage|storagemigration)\.k8s\.io|apiregistration\.k8s\.io)$/;
@@ -142,7 +150,7 @@ export class SimulatedControllers {
         }),
         ...sourceKinds.map((kind) =>
           this.each(kind, (source) =>
-            Promise.resolve(has(source, helm ? simulatedLabel : "kustomize.toolkit.fluxcd.io/name")),
+            Promise.resolve(has(source, helm ? simulatedLabel : kustomizationLabel)),
           ),
         ),
         ...(notification ? [] : [this.each(receivers, () => Promise.resolve(true))]),
@@ -326,7 +334,7 @@ export class SimulatedControllers {
         spec: { interval: "1m", url: sync.url, ref: { tag: sync.ref }, insecure: true },
       },
       {
-        apiVersion: "kustomize.toolkit.fluxcd.io/v1",
+        apiVersion: kustomizeApi,
         kind: "Kustomization",
         metadata,
         spec: {

@@ -1,3 +1,4 @@
+import { kustomizeApi } from "../clients/flux/kinds";
 import { KubernetesClient, type Manifest } from "../clients/kubernetes/client";
 
 /** A layer as a person sees it. */
@@ -36,9 +37,7 @@ export class View {
   watch(kubeconfig: string): void {
     const api = new KubernetesClient(kubeconfig);
     this.look = async () => {
-      const layers = await api
-        .list("kustomize.toolkit.fluxcd.io/v1", "Kustomization", "flux-system")
-        .catch((): Manifest[] => []);
+      const layers = await api.list(kustomizeApi, "Kustomization", "flux-system").catch((): Manifest[] => []);
       layers.forEach((layer) => {
         this.see(layer);
       });

@@ -1,30 +1,31 @@
+import { alertApi, helmApi, kustomizeApi, operatorApi, receiverApi, sourceApi } from "./kinds";
 import { refOf, type KubernetesApi, type Manifest } from "../kubernetes/client";
 
 /** The namespace of Flux, its operator and what both work on. */
 export const fluxNamespace = "flux-system";
 
-const fluxInstance = { apiVersion: "fluxcd.controlplane.io/v1", kind: "FluxInstance" };
+const fluxInstance = { apiVersion: operatorApi, kind: "FluxInstance" };
 
 /** Kinds that Flux reconciles: what `spec.suspend` holds back. */
 const reconciled = [
-  { apiVersion: "kustomize.toolkit.fluxcd.io/v1", kind: "Kustomization" },
-  { apiVersion: "helm.toolkit.fluxcd.io/v2", kind: "HelmRelease" },
+  { apiVersion: kustomizeApi, kind: "Kustomization" },
+  { apiVersion: helmApi, kind: "HelmRelease" },
 ];
 
 /** Kinds of Flux that a finalizer holds until a controller has let go of them. */
 const finalized = [
   fluxInstance,
   ...reconciled,
-  { apiVersion: "fluxcd.controlplane.io/v1", kind: "FluxReport" },
-  { apiVersion: "fluxcd.controlplane.io/v1", kind: "ResourceSet" },
-  { apiVersion: "source.toolkit.fluxcd.io/v1", kind: "OCIRepository" },
-  { apiVersion: "source.toolkit.fluxcd.io/v1", kind: "GitRepository" },
-  { apiVersion: "source.toolkit.fluxcd.io/v1", kind: "HelmRepository" },
-  { apiVersion: "source.toolkit.fluxcd.io/v1", kind: "HelmChart" },
-  { apiVersion: "source.toolkit.fluxcd.io/v1", kind: "Bucket" },
-  { apiVersion: "notification.toolkit.fluxcd.io/v1", kind: "Receiver" },
-  { apiVersion: "notification.toolkit.fluxcd.io/v1beta3", kind: "Alert" },
-  { apiVersion: "notification.toolkit.fluxcd.io/v1beta3", kind: "Provider" },
+  { apiVersion: operatorApi, kind: "FluxReport" },
+  { apiVersion: operatorApi, kind: "ResourceSet" },
+  { apiVersion: sourceApi, kind: "OCIRepository" },
+  { apiVersion: sourceApi, kind: "GitRepository" },
+  { apiVersion: sourceApi, kind: "HelmRepository" },
+  { apiVersion: sourceApi, kind: "HelmChart" },
+  { apiVersion: sourceApi, kind: "Bucket" },
+  { apiVersion: receiverApi, kind: "Receiver" },
+  { apiVersion: alertApi, kind: "Alert" },
+  { apiVersion: alertApi, kind: "Provider" },
 ];
 
 /** Tells the Flux Operator to leave an instance alone. */

@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { kustomizationLabel } from "../../clients/flux/kinds";
 import type { Clock } from "../../system/clock";
 import type { Manifest } from "../../clients/kubernetes/client";
 import { goneWith, refOf, type KubernetesApi, type ManifestRef } from "../../clients/kubernetes/client";
@@ -51,7 +52,7 @@ export function fieldManagerOf(kind: string): string {
 const formerFieldManager = "platform-seed";
 
 /** Labels by which Flux says that an object is its own. */
-const ownership = ["helm.toolkit.fluxcd.io/name", "kustomize.toolkit.fluxcd.io/name"];
+const ownership = ["helm.toolkit.fluxcd.io/name", kustomizationLabel];
 
 /** The layer that holds what Flux itself needs. */
 const seedLayer = "controllers";

@@ -1,3 +1,4 @@
+import { helmApi, kustomizeApi, operatorApi, sourceApi } from "../../clients/flux/kinds";
 import { runtimeName } from "../tree/check";
 import type { Clock } from "../../system/clock";
 import { fluxNamespace, resumeFlux } from "../../clients/flux/finalizers";
@@ -62,11 +63,6 @@ export interface GateOutputs extends GateInputs {
   readonly ready: boolean;
   readonly layers: readonly LayerResult[];
 }
-
-const sourceApi = "source.toolkit.fluxcd.io/v1";
-const kustomizeApi = "kustomize.toolkit.fluxcd.io/v1";
-const helmApi = "helm.toolkit.fluxcd.io/v2";
-const operatorApi = "fluxcd.controlplane.io/v1";
 
 const sourceRef: ManifestRef = {
   ...{ apiVersion: sourceApi, kind: "OCIRepository" },

@@ -1,3 +1,4 @@
+import { kustomizationLabel } from "../../clients/flux/kinds";
 import { nameOf, refOf, type Manifest, type ManifestRef } from "../../clients/kubernetes/client";
 import { fluxNamespace } from "../../clients/flux/finalizers";
 
@@ -353,7 +354,7 @@ function keyOf({ kind, metadata }: Manifest): string {
 
 /** The key of the Kustomization that applied an object, by the labels that kustomize-controller puts on it. */
 function ownerKey({ metadata }: Manifest): string | undefined {
-  const name = metadata.labels?.["kustomize.toolkit.fluxcd.io/name"];
+  const name = metadata.labels?.[kustomizationLabel];
   const namespace = metadata.labels?.["kustomize.toolkit.fluxcd.io/namespace"];
   return name === undefined ? undefined : `Kustomization ${namespace ?? "default"}/${name}`;
 }

@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { kustomizationLabel } from "../../clients/flux/kinds";
 import { readyTag } from "../release/gate";
 import type { KubernetesApi, Manifest } from "../../clients/kubernetes/client";
 import type { ArtifactReader } from "../../clients/registry/oci";
@@ -162,8 +163,7 @@ export class GeneratedLifecycle {
   private async applied(name: string): Promise<Manifest | undefined> {
     const secrets = await this.api.list("v1", "Secret");
     const [secret, ...others] = secrets.filter(
-      ({ metadata }) =>
-        metadata.name === name && metadata.labels?.["kustomize.toolkit.fluxcd.io/name"] !== undefined,
+      ({ metadata }) => metadata.name === name && metadata.labels?.[kustomizationLabel] !== undefined,
     );
     return others.length === 0 ? secret : undefined;
   }
