@@ -518,6 +518,7 @@ describe("the official programs", function () {
   it("read the identities that this project makes, and make those that it reads", async () => {
     const directory = temporaryDirectory();
     writeFiles(directory, {
+      "Pulumi.yaml": "name: platform\nruntime: nodejs\n",
       "Pulumi.x.yaml": `config:\n  platform:cluster: {kind: kind}\n  platform:registry: {kind: local}\n  platform:domain: x\n  platform:sops: {identityFile: ${directory}/keys/x.agekey}\n`,
       "gitops/clusters/x/kustomization.yaml": "",
     });

@@ -57,6 +57,7 @@ describe("an editor of a secret", function () {
     const [recipient = ""] = await sops.recipients(key);
     const secret = secretManifest({ name: "s", namespace: "team", values: { A: marker } });
     writeFiles(directory, {
+      "Pulumi.yaml": "name: platform\nruntime: nodejs\n",
       "Pulumi.x.yaml": `config:\n  platform:cluster: {kind: kind}\n  platform:registry: {kind: local}\n  platform:domain: x\n  platform:sops: {identityFile: ${directory}/x.agekey, recipients: [${recipient}]}\n`,
       "x.agekey": key,
       [file]: await sops.encrypt(secret, "s.enc.yaml", [recipient]),
