@@ -298,8 +298,7 @@ export class Platform extends ComponentResource {
         `${name}-registry`,
         {
           ...{ containerName: registryName(stack), owner, port, path: "platform", network },
-          ...{ mirrors, airGapped, retain },
-          ...(image === undefined ? {} : { image }),
+          ...{ mirrors, airGapped, retain, image },
         },
         { parent: this },
       );
@@ -347,10 +346,10 @@ export class Platform extends ComponentResource {
     name: string,
     files: ReadonlyMap<string, string>,
     identity: AgeIdentity,
-    revision: number | undefined,
+    revision: number,
     inForce: Pick<GeneratedSecretsArgs, "repository" | "insecure" | "channel" | "kubeconfig">,
   ): Output<Record<string, string>> {
-    const keepers = revision === undefined ? {} : { keepers: { revision: String(revision) } };
+    const keepers = revision === 0 ? {} : { keepers: { revision: String(revision) } };
     const names = passwordNames(files);
     const values = [...names].map(([path, keys]) => {
       const passwords = keys.map(
@@ -373,7 +372,7 @@ export class Platform extends ComponentResource {
         values: secret(all(Object.fromEntries(values))),
         recipients: identity.recipients,
         identity: secret(identity.identity),
-        revision: revision ?? 0,
+        revision,
         ...inForce,
       },
       { parent: this },

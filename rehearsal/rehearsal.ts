@@ -94,7 +94,8 @@ export class Rehearsal {
       asPulumiConfig(settings),
       await contextOf(options.project),
     );
-    const definitions = rehearsal === undefined ? [] : await readDefinitions(rehearsal.definitions);
+    const definitions =
+      rehearsal?.definitions === undefined ? [] : await readDefinitions(rehearsal.definitions);
     await checkDisk();
     const paths = await ensureTools(tools, { report: options.report });
     const scratch = temporaryDirectory();

@@ -1,4 +1,4 @@
-import { isRecipient } from "../settings/config";
+import { isRecipient } from "../settings/schema";
 import { secretManifest } from "../../clients/sops/secret-file";
 import type { SecretStore } from "./store";
 

@@ -31,12 +31,25 @@ describe("config", () => {
       ...{ stack: "local", owner: "platform/local" },
       cluster: {
         ...{ kind: "kind", name: "local", workers: 0, cni: "cilium", podSecurity: "baseline" },
+        ...{ podSubnet: "10.244.0.0/16", serviceSubnet: "10.96.0.0/16" },
         ...{ ports: [], mounts: [], kubeadmConfigPatches: [], kubeconfig: "output", allowReplace: false },
       },
-      registry: { kind: "local", port: 5050, mirrors: [], airGapped: false, keep: 20, retain: false },
+      registry: {
+        kind: "local",
+        port: 5050,
+        image: "registry:3",
+        mirrors: [],
+        airGapped: false,
+        keep: 20,
+        retain: false,
+      },
       domain: "platform.localhost",
       gitops: { tree: "/project/gitops", cluster: "local", requireClean: false },
-      sops: { generate: "none", identityFile: "/home/me/.config/platform/age/local.agekey" },
+      sops: {
+        generate: "none",
+        identityFile: "/home/me/.config/platform/age/local.agekey",
+        valuesRevision: 0,
+      },
       release: { timeoutSeconds: 900 },
       protect: false,
       directory: "/home/me/state/platform/local",
@@ -235,7 +248,7 @@ describe("config", () => {
   const cluster = (settings: object) => ({ "platform:cluster": { kind: "kind", ...settings } });
   const registry = (settings: object) => ({ "platform:registry": { kind: "local", ...settings } });
   const portKeys = (index: number) =>
-    ["listenAddress", "containerPort", "hostPort", "protocol"]
+    ["containerPort", "hostPort", "protocol", "listenAddress"]
       .map((key) => `"platform:cluster.ports[${index}].${key}"`)
       .join(", ");
   const port = "a whole number from 1 to 65535";
@@ -257,7 +270,10 @@ describe("config", () => {
       cluster({ podSubnet: "10.1.0.0/33" }),
       '"platform:cluster.podSubnet" is "10.1.0.0/33". Set it to a subnet such as "10.244.0.0/16".',
     ],
-    [cluster({ podSubnet: 10 }), '"platform:cluster.podSubnet" is 10. Set it to a text.'],
+    [
+      cluster({ podSubnet: 10 }),
+      '"platform:cluster.podSubnet" is 10. Set it to a subnet such as "10.244.0.0/16".',
+    ],
     [cluster({ cni: "calico" }), '"platform:cluster.cni" is "calico". Set it to "cilium" or "kindnet".'],
     [
       cluster({ podSecurity: "strict" }),
@@ -281,7 +297,7 @@ describe("config", () => {
       '"platform:cluster.kubernetesVersion" is "1.37.0". Set it to nothing, or remove "platform:cluster.nodeImage".',
     ],
     [cluster({ ports: { a: 1 } }), '"platform:cluster.ports" is {"a":1}. Set it to a list of maps.'],
-    [cluster({ ports: [443] }), '"platform:cluster.ports" is [443]. Set it to a list of maps.'],
+    [cluster({ ports: [443] }), '"platform:cluster.ports[0]" is 443. Set it to a map.'],
     [
       cluster({ ports: [{ hostPort: 443 }] }),
       `"platform:cluster.ports[0].containerPort" is not set. Set it to ${port}.`,
@@ -304,7 +320,7 @@ describe("config", () => {
     ],
     [
       cluster({ ports: [{ containerPort: 1, hostPort: 1, listenAddress: 127 }] }),
-      '"platform:cluster.ports[0].listenAddress" is 127. Set it to a text.',
+      '"platform:cluster.ports[0].listenAddress" is 127. Set it to an IP address.',
     ],
     [
       cluster({
@@ -338,20 +354,20 @@ describe("config", () => {
     ],
     [
       cluster({ kubeadmConfigPatches: [{ kind: "InitConfiguration" }] }),
-      '"platform:cluster.kubeadmConfigPatches" is [{"kind":"InitConfiguration"}]. Set it to a list of YAML texts, each a map.',
+      '"platform:cluster.kubeadmConfigPatches[0]" is {"kind":"InitConfiguration"}. Set it to a YAML text that holds a map.',
     ],
     [
       registry({ mirrors: "ghcr.io" }),
       '"platform:registry.mirrors" is "ghcr.io". Set it to a list of texts.',
     ],
-    [registry({ mirrors: [""] }), '"platform:registry.mirrors" is [""]. Set it to a list of texts.'],
+    [registry({ mirrors: [""] }), '"platform:registry.mirrors[0]" is "". Set it to a text.'],
     [
       registry({ mirrors: ["ghcr.io", "https://quay.io"] }),
-      '"platform:registry.mirrors" is "https://quay.io". Set it to hosts of registries, such as "ghcr.io".',
+      '"platform:registry.mirrors[1]" is "https://quay.io". Set it to the host of a registry, such as "ghcr.io".',
     ],
     [
       registry({ mirrors: ["ghcr.io/example"] }),
-      '"platform:registry.mirrors" is "ghcr.io/example". Set it to hosts of registries, such as "ghcr.io".',
+      '"platform:registry.mirrors[0]" is "ghcr.io/example". Set it to the host of a registry, such as "ghcr.io".',
     ],
     [
       registry({ mirrors: ["ghcr.io", "quay.io", "ghcr.io"] }),
@@ -365,11 +381,11 @@ describe("config", () => {
     [registry({ keep: 1.5 }), '"platform:registry.keep" is 1.5. Set it to a whole number from 1 to 10000.'],
     [
       { "platform:sops": { recipients: ["age1short"] } },
-      '"platform:sops.recipients" is ["age1short"]. Set it to recipients, each once, such as "age-keygen -y" prints them: "age1…".',
+      '"platform:sops.recipients[0]" is "age1short". Set it to a recipient such as "age-keygen -y" prints it: "age1…".',
     ],
     [
       { "platform:sops": { recipients: [recipient("q"), recipient("q")] } },
-      `"platform:sops.recipients" is ["${recipient("q")}","${recipient("q")}"]. Set it to recipients, each once, such as "age-keygen -y" prints them: "age1…".`,
+      `"platform:sops.recipients" is ["${recipient("q")}","${recipient("q")}"]. Set it to each recipient once.`,
     ],
     [
       { "platform:sops": { recipients: [recipient("q")], recoveryRecipient: recipient("q") } },
@@ -387,11 +403,11 @@ describe("config", () => {
     [registry({ airGapped: 1 }), '"platform:registry.airGapped" is 1. Set it to true or false.'],
     [
       registry({ airGapped: true }),
-      '"platform:registry.airGapped" is true, but the charts of the seeds come from elsewhere. Set "platform:chartMirror" to a directory or registry that holds them.',
+      '"platform:chartMirror" is not set. Set it to a directory or registry that holds the charts of the seeds: "platform:registry.airGapped" is true.',
     ],
     [
       { "platform:registry": { kind: "remote", repository: "ghcr.io/x", keep: 3 } },
-      'there is no setting "platform:registry.keep". Here are "platform:registry.kind", "platform:registry.pullUsername", "platform:registry.pullPassword", "platform:registry.repository", "platform:registry.insecure".',
+      'there is no setting "platform:registry.keep". Here are "platform:registry.kind", "platform:registry.repository", "platform:registry.insecure", "platform:registry.pullUsername", "platform:registry.pullPassword".',
     ],
     ...[
       "not a domain!",
@@ -474,7 +490,7 @@ describe("config", () => {
     ],
     [
       registry({ mirrors: ["-"] }),
-      '"platform:registry.mirrors" is "-". Set it to hosts of registries, such as "ghcr.io".',
+      '"platform:registry.mirrors[0]" is "-". Set it to the host of a registry, such as "ghcr.io".',
     ],
     [
       cluster({ podSubnet: "10.96.0.0/14" }),
@@ -527,16 +543,19 @@ describe("config", () => {
           { hostPath: "/b", containerPath: "/x/" },
         ],
       }),
-      '"platform:cluster.mounts[1].containerPath" is "/x". Set it to a path that no other mount has.',
+      '"platform:cluster.mounts[1].containerPath" is "/x/". Set it to a path that no other mount has.',
     ],
     [
       cluster({ mounts: [{ hostPath: "/a", containerPath: "/" }] }),
       '"platform:cluster.mounts[0].containerPath" is "/". Set it to an absolute path below "/".',
     ],
-    [
-      cluster({ kubeadmConfigPatches: ["kind: [", "x"] }),
-      '"platform:cluster.kubeadmConfigPatches" is ["kind: [","x"]. Set it to a list of YAML texts, each a map.',
-    ],
+    ...["kind: [", "x"].map(
+      (patch) =>
+        [
+          cluster({ kubeadmConfigPatches: ["kind: InitConfiguration", patch] }),
+          `"platform:cluster.kubeadmConfigPatches[1]" is "${patch}". Set it to a YAML text that holds a map.`,
+        ] as const,
+    ),
     [{ "platform:protect": "always" }, '"platform:protect" is "always". Set it to true or false.'],
   ] as const) {
     it(`refuses ${JSON.stringify(settings)}, and says what it takes`, () => {
@@ -594,6 +613,42 @@ describe("config", () => {
         '"platform:release.timeoutSeconds" is 5. Set it to a whole number from 10 to 7200.',
       ],
     );
+  });
+
+  it("tells what does not go together beside what is wrong by itself", () => {
+    deepEqual(
+      faults({
+        ...local,
+        ...cluster({ workers: -1, podSubnet: "10.96.0.0/16", mounts: [{ containerPath: "/a" }], port: 1 }),
+        ...registry({ airGapped: true, keep: "all" }),
+      }),
+      [
+        'there is no setting "platform:cluster.port". Did you mean "platform:cluster.ports"?',
+        '"platform:cluster.workers" is -1. Set it to a whole number from 0 to 20.',
+        '"platform:cluster.mounts[0].hostPath" is not set. Set it to a text.',
+        '"platform:registry.keep" is "all". Set it to a whole number from 1 to 10000.',
+        '"platform:cluster.podSubnet" is "10.96.0.0/16". Set it to a subnet apart from "platform:cluster.serviceSubnet" (10.96.0.0/16).',
+        '"platform:chartMirror" is not set. Set it to a directory or registry that holds the charts of the seeds: "platform:registry.airGapped" is true.',
+      ],
+    );
+    deepEqual(faults({ ...local, ...registry({ airGapped: true }), "platform:chartMirror": "s3://x" }), [
+      '"platform:chartMirror" is "s3://x". Set it to a directory, or a prefix such as "oci://registry.example.com/charts".',
+    ]);
+  });
+
+  it("takes a key without a value for one that is not set", () => {
+    deepEqual(
+      parse({ ...cluster({ name: null, kubernetesVersion: null }), "platform:release": null }),
+      parse({}),
+    );
+    deepEqual(faults({ ...local, ...cluster({ prots: null }), "platform:colour": null }), [
+      'there is no setting "platform:colour". Here are "platform:cluster", "platform:registry", "platform:domain", "platform:gitops", "platform:sops", "platform:release", "platform:protect", "platform:rehearsal", "platform:chartMirror".',
+      'there is no setting "platform:cluster.prots". Did you mean "platform:cluster.ports"?',
+    ]);
+    deepEqual(faults({ ...local, "platform:domain": null, "platform:cluster": null }), [
+      '"platform:cluster.kind" is not set. Set it to "kind" or "existing".',
+      '"platform:domain" is not set. Set it to a text.',
+    ]);
   });
 
   it("takes what is unusual and right", () => {

@@ -9,12 +9,21 @@ const local = {
   ...{ stack: "local", owner: "platform/local" },
   cluster: {
     ...{ kind: "kind", name: "local", workers: 0, cni: "cilium", podSecurity: "baseline", ports: [] },
+    ...{ podSubnet: "10.244.0.0/16", serviceSubnet: "10.96.0.0/16" },
     ...{ mounts: [], kubeadmConfigPatches: [], kubeconfig: "output", allowReplace: false },
   },
-  registry: { kind: "local", port: 5050, mirrors: [], airGapped: false, keep: 20, retain: false },
+  registry: {
+    kind: "local",
+    port: 5050,
+    image: "registry:3",
+    mirrors: [],
+    airGapped: false,
+    keep: 20,
+    retain: false,
+  },
   domain: "platform.localhost",
   gitops: { tree: "/gitops", cluster: "local", requireClean: false },
-  sops: { generate: "empty", identityFile: "/agekey" },
+  sops: { generate: "empty", identityFile: "/agekey", valuesRevision: 0 },
   release: { timeoutSeconds: 900 },
   ...{ protect: false, directory: "/state/local" },
 } as const satisfies PlatformConfig;
@@ -23,7 +32,7 @@ const withPorts: PlatformConfig = {
   cluster: {
     ...local.cluster,
     ports: [
-      { containerPort: 30080, hostPort: 80 },
+      { containerPort: 30080, hostPort: 80, protocol: "TCP" },
       { containerPort: 30443, hostPort: 443, protocol: "TCP" },
     ],
   },

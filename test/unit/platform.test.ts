@@ -17,12 +17,21 @@ const local = {
   ...{ stack: "local", owner: "platform/local" },
   cluster: {
     ...{ kind: "kind", name: "local", workers: 1, cni: "cilium", podSecurity: "baseline", ports: [] },
+    ...{ podSubnet: "10.244.0.0/16", serviceSubnet: "10.96.0.0/16" },
     ...{ mounts: [], kubeadmConfigPatches: [], kubeconfig: "output", allowReplace: false },
   },
-  registry: { kind: "local", port: 5051, mirrors: [], airGapped: false, keep: 20, retain: false },
+  registry: {
+    kind: "local",
+    port: 5051,
+    image: "registry:3",
+    mirrors: [],
+    airGapped: false,
+    keep: 20,
+    retain: false,
+  },
   domain: "platform.localhost",
   gitops: { tree: "/project/gitops", cluster: "local", requireClean: false },
-  sops: { generate: "empty", identityFile: "/home/me/local.agekey" },
+  sops: { generate: "empty", identityFile: "/home/me/local.agekey", valuesRevision: 0 },
   release: { timeoutSeconds: 600 },
   ...{ protect: false, directory: "/state/local" },
 } as const satisfies PlatformConfig;
@@ -37,7 +46,7 @@ const prod: PlatformConfig = {
   registry: { kind: "remote", repository: "ghcr.io/example/platform", insecure: false },
   domain: "example.com",
   gitops: { tree: "/project/gitops", cluster: "prod", requireClean: true },
-  sops: { generate: "none", identityFile: "/home/me/prod.agekey" },
+  sops: { generate: "none", identityFile: "/home/me/prod.agekey", valuesRevision: 0 },
   release: { timeoutSeconds: 900 },
   ...{ protect: false, directory: "/state/prod" },
 };
@@ -712,8 +721,8 @@ describe("Platform with other settings", () => {
   it("makes the cluster of every setting of the stack", async () => {
     const shape = {
       ...{ workers: 2, podSubnet: "10.1.0.0/16", serviceSubnet: "10.2.0.0/16" },
-      ports: [{ containerPort: 30443, hostPort: 443 }],
-      mounts: [{ hostPath: "/data", containerPath: "/mnt/data" }],
+      ports: [{ containerPort: 30443, hostPort: 443, protocol: "TCP" }],
+      mounts: [{ hostPath: "/data", containerPath: "/mnt/data", readOnly: false }],
       kubeadmConfigPatches: ["kind: InitConfiguration\n"],
     } as const;
     const { resources } = await compose({
