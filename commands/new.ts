@@ -1,19 +1,10 @@
 import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { Command } from "commander";
 import { isSeq, parseAllDocuments, parseDocument } from "yaml";
 import { isImageReference } from "../clients/registry/image-reference";
-import { readArguments } from "./cli/arguments";
-import { exitWith } from "./cli/exit";
-
-const usage = `Usage: npm run new app <name> -- [--image <image>] [--tree <directory>]
-
-Adds an application to every cluster: a folder in gitops/bases/apps, and its line in the list beside it. It starts as
-a copy of whoami, with the platform's policies, quota and network policies.
-
-  --image <image>     the container image, with a tag [default: that of whoami]
-  --tree <directory>  the gitops tree [default: gitops]
-`;
+import { project } from "./cli/project";
 
 /** The application that a new one starts as a copy of. */
 const model = "whoami";
@@ -119,27 +110,17 @@ function makesNamespace(text: string, name: string): boolean {
   );
 }
 
-/** @returns the exit code */
-async function main(args: string[]): Promise<number> {
-  const { values, positionals } = readArguments("npm run new", {
-    args,
-    allowPositionals: true,
-    options: {
-      image: { type: "string" },
-      tree: { type: "string", default: join(__dirname, "..", "gitops") },
-      help: { type: "boolean", short: "h" },
-    },
+const app = new Command("app")
+  .description(
+    "Adds an application to every cluster: a folder in gitops/bases/apps, and its line in the list beside it. It starts as a copy of whoami, with the platform's policies, quota and network policies.",
+  )
+  .argument("<name>", "of its folder, namespace, objects and host")
+  .option("--image <image>", "the container image, with a tag [default: that of whoami]")
+  .option("--tree <directory>", "the gitops tree", join(project, "gitops"))
+  .action(async (name: string, { image, tree }: { image?: string; tree: string }) => {
+    const written = await newApp({ tree, name, ...(image === undefined ? {} : { image }) });
+    for (const file of written) console.log(file);
+    console.log(`App "${name}" is in every cluster. See docs/add-an-app.md for what to change in it.`);
   });
-  const [what, name, ...rest] = positionals;
-  if (values.help === true || what !== "app" || name === undefined || rest.length > 0) {
-    process.stderr.write(usage);
-    return values.help === true ? 0 : 1;
-  }
-  const { tree, image } = values;
-  const written = await newApp({ tree, name, ...(image === undefined ? {} : { image }) });
-  for (const file of written) console.log(file);
-  console.log(`App "${name}" is in every cluster. See docs/add-an-app.md for what to change in it.`);
-  return 0;
-}
 
-if (require.main === module) exitWith(main(process.argv.slice(2)));
+export const add = new Command("new").description("Adds something to the tree.").addCommand(app);

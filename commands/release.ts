@@ -1,7 +1,8 @@
 import { join } from "node:path";
 import { run } from "../tools/command";
 import type { SecretStore } from "../core/secrets/store";
-import { project, up } from "./up";
+import { project } from "./cli/project";
+import { runPulumi } from "./cli/pulumi";
 
 /** How a stack is released after its secrets were encrypted anew. */
 export interface ReleaseOptions {
@@ -49,7 +50,7 @@ export async function releaseSecrets(
       tell(`committed: ${message}`);
     }
   }
-  const code = await up(store.stack, yes ? ["--yes"] : []);
+  const code = await runPulumi("up", store.stack, yes ? ["--yes"] : []);
   if (code !== 0) {
     throw new Error(
       `${operation} failed: "pulumi up" ended with exit code ${code}. Correct what it names, and run the same command again: it goes on where it was.`,

@@ -1,5 +1,5 @@
 import { mkdir } from "node:fs/promises";
-import { join } from "node:path";
+import { Option } from "commander";
 import { stringify } from "yaml";
 import { finalLayers, type RenderChart } from "../core/tree/final";
 import { helmTemplate, type Chart } from "../clients/helm/chart";
@@ -9,17 +9,8 @@ import { sentence } from "../system/sentence";
 import { readStackConfig, type PlatformConfig } from "../core/settings/config";
 import { chartDirectory, findChart } from "../clients/helm/local-charts";
 import { ensureTools } from "../tools/tools";
-import { readArguments } from "./cli/arguments";
-import { exitWith } from "./cli/exit";
-
-const usage = `Usage: npm run --silent render -- --stack <name> [options]
-
-Prints the final objects of each layer: kustomize, variables, and the charts that are at hand.
-
-  --stack <name>  a stack of this project
-  --layer <name>  this layer only
-  --pull          fetch the charts that are not at hand
-`;
+import { stackCommand, stackOf } from "./cli/command";
+import { project } from "./cli/project";
 
 /**
  * What only a run knows, as far as the settings tell it. The range of load balancers of a cluster that is yet to be
@@ -81,37 +72,41 @@ async function pullChart({ repository, name, version }: Chart): Promise<void> {
   }
 }
 
-/** @returns the exit code */
-async function main(args: string[]): Promise<number> {
-  const { values } = readArguments("npm run render", {
-    args,
-    options: {
-      stack: { type: "string" },
-      layer: { type: "string" },
-      pull: { type: "boolean", default: false },
-      help: { type: "boolean", short: "h" },
-    },
-  });
-  if (values.help === true || values.stack === undefined) {
-    process.stderr.write(usage);
-    return values.help === true ? 0 : 1;
-  }
-  const tell = (line: string) => {
-    process.stderr.write(`${line}\n`);
-  };
-  const config = await readStackConfig(values.stack, join(__dirname, ".."), process.env);
-  await ensureTools(["helm", "platform-tree"], { report: tell });
-  const { tree, cluster } = config.gitops;
-  const charts = localCharts(tell, values.pull);
-  const layers = await finalLayers(tree, cluster, presumedRuntime(config), charts, values.layer, tell);
-  for (const { name, objects } of layers) {
-    process.stdout.write(`# Layer ${name}: ${objects.length} objects\n`);
-    for (const { manifest, release } of objects) {
-      const origin = release === undefined ? "" : `# ${release}\n`;
-      process.stdout.write(`---\n${origin}${stringify(manifest, { lineWidth: 0, sortMapEntries: true })}`);
+export const render = stackCommand(
+  "render",
+  "Prints the final objects of each layer, with the charts that are on this machine.",
+)
+  .option("--layer <name>", "this layer alone")
+  .option("--pull", "fetch the charts that are not on this machine")
+  .addOption(
+    new Option("--output <format>", "how to print the objects").choices(["yaml", "json"]).default("yaml"),
+  )
+  .action(async (argument: string | undefined, options: RenderOptions) => {
+    const stack = await stackOf(render, argument);
+    const config = await readStackConfig(stack, project, process.env);
+    await ensureTools(["helm", "platform-tree"], { report: tell });
+    const { tree, cluster } = config.gitops;
+    const charts = localCharts(tell, options.pull);
+    const layers = await finalLayers(tree, cluster, presumedRuntime(config), charts, options.layer, tell);
+    if (options.output === "json") {
+      process.stdout.write(`${JSON.stringify({ stack, layers })}\n`);
+      return;
     }
-  }
-  return 0;
+    for (const { name, objects } of layers) {
+      process.stdout.write(`# Layer ${name}: ${objects.length} objects\n`);
+      for (const { manifest, release } of objects) {
+        const origin = release === undefined ? "" : `# ${release}\n`;
+        process.stdout.write(`---\n${origin}${stringify(manifest, { lineWidth: 0, sortMapEntries: true })}`);
+      }
+    }
+  });
+
+interface RenderOptions {
+  readonly layer?: string;
+  readonly pull?: boolean;
+  readonly output: string;
 }
 
-if (require.main === module) exitWith(main(process.argv.slice(2)));
+function tell(line: string): void {
+  process.stderr.write(`${line}\n`);
+}

@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { existsSync, realpathSync, writeSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { text } from "node:stream/consumers";
+import { Command } from "commander";
 import { run } from "../tools/command";
 import { sentence } from "../system/sentence";
 import { addSecret, parseValues, readValues } from "../core/secrets/add";
@@ -9,142 +10,162 @@ import { checkSecrets, type RepositoryOptions } from "../core/secrets/check";
 import { SopsCli } from "../clients/sops/client";
 import { editSecret } from "../core/secrets/edit";
 import { initialise } from "../core/secrets/initialise";
-import { recover } from "../core/secrets/recovery";
-import { rotate } from "../core/secrets/rotation";
+import { recover as recoverIdentity } from "../core/secrets/recovery";
+import { rotate as rotateIdentity } from "../core/secrets/rotation";
 import { SecretStore } from "../core/secrets/store";
 import { readStackFile, stacksOf, stateDirectory } from "../core/settings/config";
 import { withLock } from "../system/lock";
 import { ensureTools } from "../tools/tools";
-import { readArguments } from "./cli/arguments";
 import { pulumiEnvironment } from "./cli/backend";
-import { exitWith } from "./cli/exit";
+import { outputOption, stackCommand, stackOf } from "./cli/command";
 import { askForSecret, askForValues } from "./cli/prompt";
 import { releaseSecrets } from "./release";
-import { project } from "./up";
+import { project } from "./cli/project";
 
-const usage = `Usage: npm run secrets -- <command> --stack <name> [options]
+export const secrets = new Command("secrets").description(
+  "Makes, changes, checks, rotates and recovers secrets.",
+);
 
-  init               makes the stack's identity where it has none, and makes settings, rules and files agree
-    --recipient <age1…>  also encrypt for this one; may be given more than once
-    --recovery           make an offline recovery key, and print it once on standard output
-  add <name>         adds a Secret; its values are lines "key=value" on standard input, or are asked for
-    --from-file <key>=<path>  take a value from a file instead, byte for byte; may be given more than once
-    --layer <name>       the layer that it belongs to [default: apps]
-    --namespace <name>   [default: its name]
-    --type <type>        [default: Opaque]
-  edit <file>        opens an encrypted file in the editor
-  check              checks rules, files, tree, history and artifact; those of every stack without --stack
-    --base <branch>      check the history since it [default: where this branch left the default branch]
-    --strict             also compare each encrypted file with its versions in Git: only SOPS may have changed it
-  rotate             replaces the stack's identity without downtime; goes on where it was interrupted
-    --values             also make up the values of generated secrets anew
-    --without <age1…>    let this recipient leave too; may be given more than once
-    --commit             commit the changed files, where the stack is released from a clean tree alone
-    --yes                do not ask before a release
-  recover            gives the stack a new identity with the recovery key, read from standard input or asked for
-    --lost <age1…>       the recipient whose identity is lost [default: the only one]
-    --commit, --yes      as for rotate
-`;
-
-/** What each command is about, and its options beside --stack. */
-const commands = {
-  init: { about: [], options: ["recipient", "recovery"] },
-  add: { about: ["name"], options: ["from-file", "layer", "namespace", "type"] },
-  edit: { about: ["file"], options: [] },
-  check: { about: [], options: ["base", "strict"] },
-  rotate: { about: [], options: ["values", "without", "commit", "yes"] },
-  recover: { about: [], options: ["lost", "commit", "yes"] },
-} as const satisfies Readonly<Record<string, { about: readonly string[]; options: readonly string[] }>>;
-type Command = keyof typeof commands;
-
-/** @returns the exit code */
-async function main(args: string[]): Promise<number> {
-  if (args.some((argument) => /AGE-SECRET-KEY-/i.test(argument))) {
-    throw new Error(
-      `Running "npm run secrets" failed: a private key is among its arguments, which everybody on this machine sees, and npm's log keeps. Replace that key, delete ~/.npm/_logs, and give keys on standard input.`,
+const init = stackCommand(
+  "init",
+  "Makes the stack's identity where it has none; settings, rules and files agree with it.",
+)
+  .option("--recipient <age1…>", "also encrypt for this one; may be given more than once", collect)
+  .option("--recovery", "make an offline recovery key, and print it once on standard output")
+  .action(async (argument: string | undefined, options: { recipient?: string[]; recovery?: boolean }) => {
+    const store = await storeOf(init, argument);
+    await alone(() =>
+      initialise(store, {
+        recipients: options.recipient,
+        showRecoveryKey: options.recovery === true ? showRecoveryKey : undefined,
+        tell,
+      }),
     );
-  }
-  const { values, positionals } = readArguments("npm run secrets", {
-    args,
-    allowPositionals: true,
-    options: {
-      stack: { type: "string" },
-      recipient: { type: "string", multiple: true },
-      recovery: { type: "boolean" },
-      "from-file": { type: "string", multiple: true },
-      layer: { type: "string" },
-      namespace: { type: "string" },
-      type: { type: "string" },
-      base: { type: "string" },
-      strict: { type: "boolean" },
-      values: { type: "boolean" },
-      without: { type: "string", multiple: true },
-      lost: { type: "string" },
-      commit: { type: "boolean" },
-      yes: { type: "boolean" },
-      help: { type: "boolean", short: "h" },
-    },
   });
-  const [name, ...subjects] = positionals;
-  if (values.help === true || name === undefined) {
-    process.stderr.write(usage);
-    return values.help === true ? 0 : 1;
-  }
-  const command = commandNamed(name, subjects, Object.keys(values));
-  const { stack } = values;
-  if (command === "check") {
-    const { base, strict } = values;
-    return check(stack === undefined ? await stacksOf(project) : [stack], { base, strict });
-  }
-  if (stack === undefined) {
-    throw new Error(
-      `Running "npm run secrets -- ${command}" failed: no stack is named. Add --stack, with one of ${(await stacksOf(project)).join(", ")}.`,
-    );
-  }
-  const store = await openStore(stack, command);
-  await ensureTools(["age-keygen", "sops"], { report: tell });
-  const [subject = ""] = subjects;
-  // npm runs a command in the project's directory.
-  const directory = process.env.INIT_CWD ?? process.cwd();
-  const release = () => releaseSecrets(store, { commit: values.commit, yes: values.yes, tell });
 
-  switch (command) {
-    case "init":
+const add = stackCommand("add", "Adds a Secret.", "<name>")
+  .option(
+    "--from-file <key=path>",
+    "take a value from a file, byte for byte; may be given more than once",
+    collect,
+  )
+  .option("--layer <name>", "the layer that it belongs to", "apps")
+  .option("--namespace <name>", "its namespace [default: its name]")
+  .option("--type <type>", "its type [default: Opaque]")
+  .addHelpText("after", '\nValues are lines "key=value" on standard input, or are asked for.')
+  .action(async (name: string, argument: string | undefined, options: AddOptions) => {
+    const store = await storeOf(add, argument);
+    const { fromFile: files, layer, namespace = name, type } = options;
+    const values = () => (files === undefined ? readLines() : readValues(files, directory));
+    const written = await addSecret(store, { name, layer, namespace, type, values }, alone);
+    for (const path of written) console.log(path);
+  });
+
+const edit = stackCommand("edit", "Opens an encrypted file in the editor.", "<file>").action(
+  async (file: string, argument: string | undefined) => {
+    const store = await storeOf(edit, argument);
+    const named = resolve(directory, file);
+    console.log(await editSecret(store, existsSync(named) ? named : file));
+  },
+);
+
+const check = stackCommand(
+  "check",
+  "Checks rules, files, tree, history and artifact of a stack, or of every stack.",
+)
+  .option(
+    "--base <branch>",
+    "check the history since it [default: where this branch left the default branch]",
+  )
+  .option(
+    "--strict",
+    "also compare each encrypted file with its versions in Git: only SOPS may have changed it",
+  )
+  .addOption(outputOption())
+  .action(
+    async (argument: string | undefined, options: RepositoryOptions & { stack?: string; output: string }) => {
+      const { base, strict, stack, output } = options;
+      const isNamed = argument !== undefined || stack !== undefined;
+      const stacks = isNamed ? [await stackOf(check, argument)] : await stacksOf(project);
+      process.exitCode = await checkStacks(stacks, { base, strict }, output);
+    },
+  );
+
+const rotate = stackCommand(
+  "rotate",
+  "Replaces the stack's identity without downtime; continues where it was interrupted.",
+)
+  .option("--values", "also make new values of generated secrets")
+  .option("--without <age1…>", "let this recipient leave too; may be given more than once", collect)
+  .option("--commit", "commit the changed files, where the stack is released from a clean tree alone")
+  .option("--yes", "do not ask before a release")
+  .action(
+    async (
+      argument: string | undefined,
+      options: ReleaseChoice & { values?: boolean; without?: string[] },
+    ) => {
+      const store = await storeOf(rotate, argument);
+      const release = releaseOf(store, options);
       await alone(() =>
-        initialise(store, {
-          recipients: values.recipient,
-          showRecoveryKey: values.recovery === true ? showRecoveryKey : undefined,
-          tell,
-        }),
+        rotateIdentity(store, { release, tell, values: options.values, without: options.without }),
       );
-      return 0;
-    case "add": {
-      const files = values["from-file"];
-      const secret = {
-        name: subject,
-        layer: values.layer ?? "apps",
-        namespace: values.namespace ?? subject,
-        type: values.type,
-        values: () => (files === undefined ? readLines() : readValues(files, directory)),
-      };
-      const written = await addSecret(store, secret, alone);
-      for (const path of written) console.log(path);
-      return 0;
-    }
-    case "edit": {
-      const named = resolve(directory, subject);
-      console.log(await editSecret(store, existsSync(named) ? named : subject));
-      return 0;
-    }
-    case "rotate":
-      await alone(() => rotate(store, { release, tell, values: values.values, without: values.without }));
-      return 0;
-    case "recover": {
-      const key = await readRecoveryKey();
-      await alone(() => recover(store, { key, lost: values.lost, release, tell }));
-      return 0;
-    }
-  }
+    },
+  );
+
+const recover = stackCommand(
+  "recover",
+  "Gives the stack a new identity with the recovery key, read from standard input or asked for.",
+)
+  .option("--lost <age1…>", "the recipient whose identity is lost [default: the only one]")
+  .option("--commit", "commit the changed files, where the stack is released from a clean tree alone")
+  .option("--yes", "do not ask before a release")
+  .action(async (argument: string | undefined, options: ReleaseChoice & { lost?: string }) => {
+    const store = await storeOf(recover, argument);
+    const key = await readRecoveryKey();
+    const release = releaseOf(store, options);
+    await alone(() => recoverIdentity(store, { key, lost: options.lost, release, tell }));
+  });
+
+[init, add, edit, check, rotate, recover].forEach((command) => secrets.addCommand(command));
+
+/** Options of `add`. */
+interface AddOptions {
+  readonly fromFile?: string[];
+  readonly layer: string;
+  readonly namespace?: string;
+  readonly type?: string;
+}
+
+/** Options of what releases. */
+interface ReleaseChoice {
+  readonly commit?: boolean;
+  readonly yes?: boolean;
+}
+
+/** npm runs a command in the project's directory; paths of the user are relative to another. */
+const directory = process.env.INIT_CWD ?? process.cwd();
+
+function collect(value: string, values: string[] = []): string[] {
+  return [...values, value];
+}
+
+/** Refuses a private key among the arguments of a command. @throws Error */
+export function refuseKeys(args: readonly string[]): void {
+  if (!args.some((argument) => /AGE-SECRET-KEY-/i.test(argument))) return;
+  throw new Error(
+    `Running "npx platform" failed: a private key is among its arguments, which everybody on this machine sees, and npm's log keeps. Replace that key, delete ~/.npm/_logs, and give keys on standard input.`,
+  );
+}
+
+function releaseOf(store: SecretStore, { commit, yes }: ReleaseChoice): () => Promise<void> {
+  return () => releaseSecrets(store, { commit, yes, tell });
+}
+
+/** The store of the stack that a command is about, once its tools are there. */
+async function storeOf(command: Command, argument: string | undefined): Promise<SecretStore> {
+  const store = await openStore(await stackOf(command, argument), command.name());
+  await ensureTools(["age-keygen", "sops"], { report: tell });
+  return store;
 }
 
 /** Runs what changes the secrets of this project while no other process of this user does. */
@@ -161,31 +182,8 @@ function tell(line: string): void {
   process.stderr.write(`${line}\n`);
 }
 
-/** @throws Error when there is no such command, or it does not take what it is given */
-function commandNamed(name: string, subjects: readonly string[], options: readonly string[]): Command {
-  const names = Object.keys(commands) as Command[];
-  const command = names.find((known) => known === name);
-  if (command === undefined) {
-    throw new Error(
-      `Running "npm run secrets" failed: "${name}" is none of its commands. Those are ${names.join(", ")}.`,
-    );
-  }
-  const operation = `Running "npm run secrets -- ${command}" failed:`;
-  const help = 'See "npm run secrets -- --help".';
-  const { about } = commands[command];
-  if (subjects.length !== about.length) {
-    throw new Error(
-      `${operation} it takes ${about[0] === undefined ? "nothing but options" : `one ${about[0]}`}. ${help}`,
-    );
-  }
-  const own: readonly string[] = ["stack", ...commands[command].options];
-  const foreign = options.find((option) => !own.includes(option));
-  if (foreign !== undefined) throw new Error(`${operation} it has no option --${foreign}. ${help}`);
-  return command;
-}
-
 /** The store of a stack, with the identity that its settings hold, where a command uses one. */
-async function openStore(stack: string, command: Command): Promise<SecretStore> {
+async function openStore(stack: string, command: string): Promise<SecretStore> {
   const { "platform:sops": settings } = await readStackFile(stack, project);
   const { ageKey, generate = "none" } = (settings ?? {}) as { ageKey?: unknown; generate?: unknown };
   const { SOPS_AGE_KEY = "", SOPS_AGE_KEY_FILE = "" } = process.env;
@@ -199,7 +197,7 @@ async function openStore(stack: string, command: Command): Promise<SecretStore> 
 }
 
 /** What only Pulumi can decrypt. `check` does without it, as on a fork. */
-async function configSecret(stack: string, command: Command): Promise<string | undefined> {
+async function configSecret(stack: string, command: string): Promise<string | undefined> {
   const { env } = await pulumiEnvironment(process.env, project);
   const args = ["config", "get", "--path", "platform:sops.ageKey", "--stack", stack];
   try {
@@ -219,7 +217,11 @@ async function configSecret(stack: string, command: Command): Promise<string | u
 }
 
 /** Checks stacks, and tells what was checked and what is wrong. @returns the exit code */
-async function check(stacks: readonly string[], options: RepositoryOptions): Promise<number> {
+async function checkStacks(
+  stacks: readonly string[],
+  options: RepositoryOptions,
+  output: string,
+): Promise<number> {
   await ensureTools(["age-keygen", "platform-tree", "sops"], { report: tell });
   const stores: SecretStore[] = [];
   const unreadable: string[] = [];
@@ -231,9 +233,11 @@ async function check(stacks: readonly string[], options: RepositoryOptions): Pro
     }
   }
   const { findings, notes } = await checkSecrets(stores, options);
+  const all = [...unreadable, ...findings];
   for (const note of notes) tell(note);
-  for (const finding of [...unreadable, ...findings]) console.log(finding);
-  return unreadable.length + findings.length === 0 ? 0 : 1;
+  if (output === "json") console.log(JSON.stringify({ stacks, findings: all }));
+  else for (const finding of all) console.log(finding);
+  return all.length === 0 ? 0 : 1;
 }
 
 /** Written at once, before anything is encrypted for the key: who does not get it has lost nothing. */
@@ -260,5 +264,3 @@ async function readRecoveryKey(): Promise<string> {
     otherwise: "Give its line AGE-SECRET-KEY-… alone, or the file on standard input.",
   });
 }
-
-if (require.main === module) exitWith(main(process.argv.slice(2)));

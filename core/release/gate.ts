@@ -106,7 +106,7 @@ export class GateLifecycle {
   async release(inputs: GateInputs, last?: GateOutputs): Promise<GateOutputs> {
     const { repository, channel, digest } = inputs;
     const good = await this.lastGood(inputs, last);
-    const before = await this.versions(await this.observe().catch(() => undefined));
+    const before = await this.versions(await observe(this.api).catch(() => undefined));
     await this.registry.tag(repository, digest, revisionTag(channel, digest, this.clock.now()));
     await this.registry.tag(repository, digest, channel);
 
@@ -135,7 +135,7 @@ export class GateLifecycle {
       const [tag, observed, runtime] = await Promise.all([
         // A registry that does not answer serves another digest: the next release says what is wrong.
         this.registry.digest(state.repository, state.channel).catch(() => undefined),
-        this.observe(),
+        observe(this.api),
         this.api.get(runtimeRef),
       ]);
       const seen = look(observed, expected(state, state));
@@ -183,7 +183,7 @@ export class GateLifecycle {
   private async goBack(inputs: GateInputs, good: Target | undefined): Promise<string> {
     const { repository, channel, digest } = inputs;
     if (good === undefined) return "There is no earlier good digest to return to; the channel stays.";
-    const before = await this.versions(await this.observe().catch(() => undefined));
+    const before = await this.versions(await observe(this.api).catch(() => undefined));
     const facts = await this.restoreFacts(inputs.variables, good.variables).catch(
       (error: unknown) => ` Its facts are not: ${sentence((error as Error).message)}`,
     );
@@ -204,7 +204,7 @@ export class GateLifecycle {
       ? `The channel is back at the last good digest ${good.digest};`
       : `The cluster follows ${good.variables.artifact_repository ?? ""} again, at the last good digest ${good.digest};`;
     try {
-      await this.observe();
+      await observe(this.api);
     } catch {
       return `${returned} whether the cluster runs it is not known, for it does not answer. Bring it back and run again.${facts}`;
     }
@@ -286,7 +286,7 @@ export class GateLifecycle {
       try {
         if (!resumed) await resumeFlux(this.api);
         resumed = true;
-        observed = await this.observe();
+        observed = await observe(this.api);
         silence = undefined;
       } catch (error) {
         // The API server may restart under us, as when its own layer is released.
@@ -385,15 +385,6 @@ export class GateLifecycle {
     return `it was not Ready within ${inputs.timeoutSeconds} s. ${said}`;
   }
 
-  private async observe(): Promise<Observed> {
-    const [source, kustomizations, helmReleases] = await Promise.all([
-      this.api.get(sourceRef),
-      this.api.list(kustomizeApi, "Kustomization"),
-      this.api.list(helmApi, "HelmRelease"),
-    ]);
-    return { source, kustomizations, helmReleases };
-  }
-
   /** What the operator works on; none where the cluster does not answer, which the next look tells. */
   private async instances(): Promise<Manifest[]> {
     return this.api.list(operatorApi, "FluxInstance", fluxNamespace).catch(() => []);
@@ -408,6 +399,16 @@ export class GateLifecycle {
     }
     return versions;
   }
+}
+
+/** The objects of Flux in a cluster. */
+export async function observe(api: Pick<KubernetesApi, "get" | "list">): Promise<Observed> {
+  const [source, kustomizations, helmReleases] = await Promise.all([
+    api.get(sourceRef),
+    api.list(kustomizeApi, "Kustomization"),
+    api.list(helmApi, "HelmRelease"),
+  ]);
+  return { source, kustomizations, helmReleases };
 }
 
 /** Name of a ConfigMap or Secret → its version, empty where there is none. */

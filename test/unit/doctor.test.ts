@@ -1,6 +1,6 @@
 import { deepEqual, equal, match } from "node:assert/strict";
 import { connect, createServer, type AddressInfo } from "node:net";
-import { examine, thisHost, type Host } from "../../commands/doctor";
+import { examine, thisHost, type Host } from "../../core/needs/needs";
 import type { PlatformConfig } from "../../core/settings/config";
 import { FakeApiServer } from "./api-server";
 

@@ -1,0 +1,78 @@
+import { Command, Option, type CommanderError } from "commander";
+import { stacksOf } from "../../core/settings/config";
+import { sentence } from "../../system/sentence";
+import { project } from "./project";
+
+/** How a command ends; 130 and 143 tell of SIGINT and SIGTERM. */
+export const exitCodes = { done: 0, failed: 1, usage: 2 } as const;
+
+/** How a user calls a command: `npx platform secrets add`. */
+export function calledAs(command: Command): string {
+  return command.parent === null ? `npx ${command.name()}` : `${calledAs(command.parent)} ${command.name()}`;
+}
+
+/** A command was given arguments that it does not take; nothing was run. */
+export class UsageError extends Error {
+  constructor(command: Command, reason: string) {
+    const whole = reason.endsWith("?") ? reason : sentence(reason);
+    super(`Running "${calledAs(command)}" failed: ${whole} See "${calledAs(command)} --help".`);
+  }
+}
+
+/** Makes a command and its subcommands throw a `UsageError` where Commander would print one and end the process. */
+export function throwing(command: Command): Command {
+  command.configureOutput({ outputError: () => undefined }).helpCommand(false);
+  command.exitOverride((error: CommanderError) => {
+    if (error.exitCode === 0 || error.code === "commander.help") throw error;
+    // Such as "error: unknown option '--stak'\n(Did you mean --stack?)"
+    const [reason = "", hint = ""] = error.message.replace(/^error: /, "").split("\n");
+    throw new UsageError(command, `${sentence(reason)} ${hint.replace(/^\((.*)\)$/, "$1")}`.trim());
+  });
+  command.commands.forEach(throwing);
+  return command;
+}
+
+/**
+ * A command about one stack: its last argument, or the value of `--stack`.
+ *
+ * @param others its other arguments, such as `<name>`
+ */
+export function stackCommand(name: string, description: string, others = ""): Command {
+  return new Command(name)
+    .description(description)
+    .arguments(`${others} [stack]`.trim())
+    .option("-s, --stack <name>", "the stack, instead of the argument");
+}
+
+/** The option of a command whose result a program can read. */
+export function outputOption(): Option {
+  return new Option("--output <format>", "how to print the result").choices(["text", "json"]).default("text");
+}
+
+/**
+ * The stack that a command is about.
+ *
+ * @param argument what it was given as its last argument
+ * @throws UsageError when none is named, or two are
+ */
+export async function stackOf(command: Command, argument: string | undefined): Promise<string> {
+  const { stack } = command.opts<{ stack?: string }>();
+  if (argument !== undefined && stack !== undefined && argument !== stack) {
+    throw new UsageError(command, `both "${argument}" and "${stack}" are named as the stack. Name one`);
+  }
+  const named = argument ?? stack;
+  if (named !== undefined) return named;
+  throw new UsageError(command, `no stack is named. Stacks here are ${(await stacksOf(project)).join(", ")}`);
+}
+
+/** Ends the process with a command's exit code; an error is told as its sentence, without a stack trace. */
+export function exitWith(command: Promise<number>): void {
+  const exit = (code: number) => {
+    // What was printed into a pipe is not yet written.
+    process.stdout.write("", () => process.exit(code));
+  };
+  command.then(exit, (error: unknown) => {
+    process.stderr.write(`${(error as Error).message}\n`);
+    exit(error instanceof UsageError ? exitCodes.usage : exitCodes.failed);
+  });
+}

@@ -1,0 +1,12 @@
+import { readStackConfig } from "../core/settings/config";
+import { project } from "./cli/project";
+import { pulumiCommand, runPulumi } from "./cli/pulumi";
+
+export const destroy = pulumiCommand(
+  "destroy",
+  "Deletes what a stack made, and nothing else.",
+  async (stack, options) => {
+    await readStackConfig(stack, project, process.env);
+    return runPulumi("destroy", stack, options);
+  },
+);

@@ -1,0 +1,15 @@
+import { checkPulumi, thisHost } from "../core/needs/needs";
+import { readStackConfig } from "../core/settings/config";
+import { project } from "./cli/project";
+import { pulumiCommand, runPulumi } from "./cli/pulumi";
+import { splitConsent } from "./up";
+
+export const preview = pulumiCommand("preview", 'Shows what "up" would change.', async (stack, args) => {
+  const { consent, options } = splitConsent(args);
+  if (consent) process.env.PLATFORM_ALLOW_REPLACE = "true";
+  await readStackConfig(stack, project, process.env);
+  const missing = await checkPulumi(thisHost);
+  for (const { message } of missing) process.stderr.write(`${message}\n`);
+  // The program itself warns of what else is missing.
+  return missing.length > 0 ? 1 : runPulumi("preview", stack, options);
+});

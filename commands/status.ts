@@ -1,0 +1,51 @@
+import { readFile } from "node:fs/promises";
+import { KindCli } from "../clients/kind/client";
+import { KubernetesClient } from "../clients/kubernetes/client";
+import { Crane } from "../clients/registry/oci";
+import { statusOf, type Status } from "../core/release/status";
+import { readStackConfig, type ClusterConfig, type RegistryConfig } from "../core/settings/config";
+import { ensureTools } from "../tools/tools";
+import { outputOption, stackCommand, stackOf } from "./cli/command";
+import { project } from "./cli/project";
+
+export const status = stackCommand("status", "Compares what a stack's cluster runs with what was released.")
+  .addOption(outputOption())
+  .action(async (argument: string | undefined, { output }: { output: string }) => {
+    const stack = await stackOf(status, argument);
+    const { cluster, registry } = await readStackConfig(stack, project, process.env);
+    await ensureTools(["crane", ...(cluster.kind === "kind" ? (["kind"] as const) : [])], {
+      report: console.error,
+    });
+    const api = new KubernetesClient(await kubeconfigOf(cluster));
+    const { repository, insecure } = repositoryOf(registry);
+    const found = await statusOf(api, new Crane(insecure), { repository, channel: stack });
+    if (output === "json") process.stdout.write(`${JSON.stringify({ stack, ...found })}\n`);
+    else for (const line of linesOf(stack, found)) console.log(line);
+    process.exitCode = found.ready ? 0 : 1;
+  });
+
+function kubeconfigOf(cluster: ClusterConfig): Promise<string> {
+  return cluster.kind === "kind"
+    ? new KindCli().kubeconfig(cluster.name)
+    : readFile(cluster.kubeconfigFile, "utf8");
+}
+
+/** Where the artifacts are, as this machine reaches them. */
+function repositoryOf(registry: RegistryConfig): { repository: string; insecure: boolean } {
+  return registry.kind === "local"
+    ? { repository: `127.0.0.1:${registry.port}/platform`, insecure: false }
+    : registry;
+}
+
+/** A status as a person reads it. */
+export function linesOf(stack: string, { ready, revision, members, problem }: Status): string[] {
+  const width = Math.max(0, ...members.map(({ name }) => name.length));
+  return [
+    `Stack "${stack}" is ${ready ? "Ready" : "not Ready"}${revision === undefined ? "" : ` at ${revision}`}.`,
+    ...(problem === undefined ? [] : [problem]),
+    ...members.map(
+      (member) =>
+        `  ${member.name.padEnd(width)}  ${member.ready ? "Ready" : `not Ready: ${member.message || "not reconciled yet"}`}`,
+    ),
+  ];
+}

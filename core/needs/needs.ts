@@ -1,0 +1,299 @@
+import { readFile, statfs } from "node:fs/promises";
+import { createServer } from "node:net";
+import { run } from "../../tools/command";
+import { isNotOf, isOwn, ownerLabel, type Labels } from "../../clients/docker/ownership";
+import { KubernetesClient } from "../../clients/kubernetes/client";
+import { isUnknown } from "../../clients/registry/oci";
+import { mirrorName, registryName } from "../registry/names";
+import type { PlatformConfig } from "../settings/config";
+
+/** Something that a stack needs and this machine lacks. */
+export interface Finding {
+  /** What is missing, why it matters, and how to get it: one sentence each. */
+  readonly message: string;
+  /** Without it there can be no real cluster here, but a rehearsal still can. */
+  readonly rehearsable: boolean;
+}
+
+/** What the checks ask of a machine. */
+export interface Host {
+  /** Runs a command and returns its output. @throws Error when it is missing or fails */
+  run(command: string, ...args: string[]): Promise<string>;
+  /** The content of a file, or undefined. */
+  read(path: string): Promise<string | undefined>;
+  /** Whether something listens on 127.0.0.1. */
+  portTaken(port: number): Promise<boolean>;
+  /** Free bytes of the file system that holds a path. */
+  freeBytes(path: string): Promise<number>;
+  /** The API server behind a kubeconfig. */
+  readonly kubernetes: (kubeconfig: string) => Pick<KubernetesClient, "ready" | "allows">;
+  /** Runs `crane`, which reaches a registry as a release does. @throws as `run` does */
+  crane(...args: string[]): Promise<string>;
+}
+
+/** Limits below which Cilium and kubelet run out of watches. Source: https://kind.sigs.k8s.io/docs/user/known-issues/#pod-errors-due-to-too-many-open-files */
+const inotify = { max_user_watches: 524_288, max_user_instances: 512 } as const;
+
+/** Node image, container images of every layer, and room to work. */
+const diskBytes = 12 * 1024 ** 3;
+
+/**
+ * Checks what `pulumi up` of a stack needs, before anything is made: this machine, a cluster that is there already, and
+ * a registry somewhere else. The pinned tools are not among it: the program builds them.
+ *
+ * @returns what is missing; nothing when the stack can be made here
+ */
+export async function examine(config: PlatformConfig, host: Host): Promise<Finding[]> {
+  const { cluster, registry, stack, owner } = config;
+  const local = cluster.kind === "kind" || registry.kind === "local";
+  const docker = local ? await checkDocker(host) : [];
+  // Without Docker nothing else can be asked of it.
+  const checks = [
+    checkPulumi(host),
+    ...(local && docker.length === 0 ? [checkDisk(host)] : []),
+    ...(registry.kind === "local" && docker.length === 0
+      ? [checkVolume(host, registryName(stack), owner)]
+      : []),
+    ...(cluster.kind === "existing" ? [checkCluster(host, cluster.kubeconfigFile)] : []),
+    ...(registry.kind === "remote" ? [checkRegistry(host, registry)] : []),
+    ...(cluster.kind === "kind"
+      ? [
+          checkInotify(host),
+          ...(docker.length === 0 ? [checkOwner(host, cluster.name, owner)] : []),
+          ...cluster.ports
+            .filter(({ protocol = "TCP" }) => protocol === "TCP")
+            .map(({ hostPort }) =>
+              checkPort(host, hostPort, "platform:cluster.ports", `${cluster.name}-control-plane`),
+            ),
+        ]
+      : []),
+    ...(registry.kind === "local"
+      ? [
+          registryName(stack),
+          ...registry.mirrors.map((mirror) => mirrorName(registryName(stack), mirror)),
+        ].map((container, index) =>
+          checkPort(host, registry.port + index, "platform:registry.port", container),
+        )
+      : []),
+  ];
+  return [docker, ...(await Promise.all(checks))].flat();
+}
+
+/** Whether the Pulumi CLI is there. */
+export async function checkPulumi(host: Host): Promise<Finding[]> {
+  try {
+    await host.run("pulumi", "version");
+    return [];
+  } catch {
+    return [
+      {
+        message:
+          'The Pulumi CLI is not available: "pulumi version" fails, and the npm package "pulumi" could not install it. Install it from https://www.pulumi.com/docs/install/.',
+        rehearsable: true,
+      },
+    ];
+  }
+}
+
+async function checkDocker(host: Host): Promise<Finding[]> {
+  try {
+    await host.run("docker", "info", "--format", "{{.ServerVersion}}");
+    return [];
+  } catch (error) {
+    const missing = (error as Error).message.startsWith("Unable to execute");
+    const message = missing
+      ? 'Docker is missing: there is no "docker" on PATH. Install Docker Engine from https://docs.docker.com/engine/install/.'
+      : 'Docker does not answer: "docker info" fails. Start it, and let this user reach it ("docker" group).';
+    return [{ message, rehearsable: true }];
+  }
+}
+
+/** What layer 0 applies to a cluster: verb, API group, resource, namespace. */
+const needed = [
+  ["create", "", "namespaces"],
+  ["patch", "", "secrets", "flux-system"],
+  ["patch", "", "configmaps", "flux-system"],
+  ["patch", "apps", "deployments", "flux-system"],
+  ["patch", "apiextensions.k8s.io", "customresourcedefinitions"],
+  ["patch", "rbac.authorization.k8s.io", "clusterroles"],
+  ["patch", "rbac.authorization.k8s.io", "clusterrolebindings"],
+  // A role may be bound, and given rights, only by who has them or these two verbs.
+  ["bind", "rbac.authorization.k8s.io", "clusterroles"],
+  ["escalate", "rbac.authorization.k8s.io", "clusterroles"],
+] as const;
+
+/** A cluster that is there already: its kubeconfig, its API server, and what its user may do. */
+async function checkCluster(host: Host, file: string): Promise<Finding[]> {
+  const finding = (message: string) => [{ message, rehearsable: true }];
+  const kubeconfig = await host.read(file);
+  const remedy = "Set platform:cluster.kubeconfigFile to an admin kubeconfig of the cluster.";
+  if (kubeconfig === undefined)
+    return finding(`The kubeconfig ${file} is missing, or cannot be read. ${remedy}`);
+  const api = host.kubernetes(kubeconfig);
+  try {
+    await api.ready();
+    if (await api.allows("*", "*", "*")) return [];
+    const answers = await Promise.all(
+      needed.map(async ([verb, group, resource, namespace]) =>
+        (await api.allows(verb, group, resource, namespace)) ? [] : [`${verb} ${resource}`],
+      ),
+    );
+    const refused = answers.flat();
+    if (refused.length === 0) return [];
+    return finding(
+      `The user of kubeconfig ${file} may not ${refused.join(", ")}, which the first layer needs. Bind it to the ClusterRole cluster-admin, or ${remedy.replace(/^S/, "s")}`,
+    );
+  } catch (error) {
+    const reason = (error as Error).message.replace(/^[^:]* failed: /, "").replace(/\.$/, "");
+    return finding(
+      `The cluster of kubeconfig ${file} is out of reach: ${reason}. Start the cluster or the VPN to it, or ${remedy.replace(/^S/, "s")}`,
+    );
+  }
+}
+
+/** A registry somewhere else: whether it answers, and takes this user's credentials. */
+async function checkRegistry(
+  host: Host,
+  { repository, insecure }: Extract<PlatformConfig["registry"], { kind: "remote" }>,
+): Promise<Finding[]> {
+  const [registry = ""] = repository.split("/");
+  try {
+    await host.crane(...(insecure ? ["--insecure"] : []), "ls", repository);
+    return [];
+  } catch (error) {
+    const { message } = error as Error;
+    // Not built yet: the program builds it, and has this examined again before it makes anything.
+    if (message.startsWith("Unable to execute")) return [];
+    // The first release makes the repository.
+    if (isUnknown(error)) return [];
+    if (/UNAUTHORIZED|DENIED|401 Unauthorized|403 Forbidden/.test(message)) {
+      return [
+        {
+          message: `The registry ${registry} refuses ${repository} to this user. Run "docker login ${registry}" with an account that may push to it, or set platform:registry.repository.`,
+          rehearsable: true,
+        },
+      ];
+    }
+    const reason = /(?:Error|error): (?:.*?": )?(.*)$/.exec(message)?.[1] ?? message;
+    return [
+      {
+        message: `The registry ${registry} does not answer for ${repository}: ${reason.replace(/\.$/, "")}. Correct platform:registry.repository or platform:registry.insecure, or see why this machine does not reach it.`,
+        rehearsable: true,
+      },
+    ];
+  }
+}
+
+async function checkInotify(host: Host): Promise<Finding[]> {
+  const findings: Finding[] = [];
+  for (const [limit, least] of Object.entries(inotify)) {
+    const text = await host.read(`/proc/sys/fs/inotify/${limit}`);
+    if (text === undefined || Number(text) >= least) continue;
+    findings.push({
+      message: `fs.inotify.${limit} is ${text.trim()}: Cilium and the kubelet need ${least}. Run "sudo sysctl fs.inotify.${limit}=${least}".`,
+      rehearsable: false,
+    });
+  }
+  return findings;
+}
+
+async function checkDisk(host: Host): Promise<Finding[]> {
+  const root = await host.run("docker", "info", "--format", "{{.DockerRootDir}}").catch(() => "/");
+  const free = await host.freeBytes(root.trim()).catch(() => host.freeBytes("/"));
+  if (free >= diskBytes) return [];
+  const gib = (bytes: number) => (bytes / 1024 ** 3).toFixed(1);
+  return [
+    {
+      message: `The disk of Docker's images has ${gib(free)} GiB free: the cluster needs ${gib(diskBytes)} GiB. Free some, such as with "docker system prune".`,
+      rehearsable: false,
+    },
+  ];
+}
+
+/** A Kind cluster of that name that another made would have to be deleted for this one. */
+async function checkOwner(host: Host, cluster: string, owner: string): Promise<Finding[]> {
+  const nodes = await host.run(
+    ...(["docker", "ps", "--all", "--filter", `label=io.x-k8s.kind.cluster=${cluster}`] as const),
+    ...(["--format", `{{.Names}}={{.Label "${ownerLabel}"}}`] as const),
+  );
+  const stranger = nodes
+    .split("\n")
+    .filter((line) => line !== "")
+    .map((line) => ({
+      node: line.slice(0, line.indexOf("=")),
+      labels: labelled(line.slice(line.indexOf("=") + 1)),
+    }))
+    .find(({ labels }) => !isOwn(labels, owner));
+  if (stranger === undefined) return [];
+  return [
+    {
+      message: `A Kind cluster "${cluster}" is there and ${isNotOf(owner, `its node ${stranger.node}`, stranger.labels)}. Set platform:cluster.name to another name, or delete it with "kind delete cluster --name ${cluster}".`,
+      rehearsable: false,
+    },
+  ];
+}
+
+/** Docker hands out a volume of that name whoever made it, and Pulumi would delete it with the stack. */
+async function checkVolume(host: Host, volume: string, owner: string): Promise<Finding[]> {
+  const format = `{{index .Labels "${ownerLabel}"}}`;
+  const label = await host
+    .run("docker", "volume", "inspect", "--format", format, volume)
+    .catch(() => undefined);
+  if (label === undefined || isOwn(labelled(label), owner)) return [];
+  return [
+    {
+      message: `A volume "${volume}" is there and ${isNotOf(owner, "it", labelled(label))}. Keep what it holds elsewhere, remove it with "docker volume rm ${volume}", and run again.`,
+      rehearsable: false,
+    },
+  ];
+}
+
+/** The owner's label as a template of Docker prints it: nothing, or "<no value>", for none. */
+function labelled(printed: string): Labels {
+  const label = printed.trim();
+  return ["", "<no value>"].includes(label) ? {} : { [ownerLabel]: label };
+}
+
+/** @param container the one of this project that may hold the port */
+async function checkPort(host: Host, port: number, setting: string, container: string): Promise<Finding[]> {
+  if (!(await host.portTaken(port))) return [];
+  // What the container was asked to publish: one that is just starting holds a port before it shows it.
+  const format = "{{range .HostConfig.PortBindings}}{{range .}}{{.HostPort}} {{end}}{{end}}";
+  const own = await host
+    .run("docker", "inspect", "--type", "container", "--format", format, container)
+    .then((ports) => ports.trim().split(" ").includes(String(port)))
+    .catch(() => false);
+  if (own) return [];
+  return [
+    {
+      message: `Port ${port} on 127.0.0.1 is taken: ${container} needs it. Stop what listens there, or set ${setting}.`,
+      rehearsable: false,
+    },
+  ];
+}
+
+/** This machine. */
+export const thisHost: Host = {
+  run: (command, ...args) => run(command, args),
+  read: (path) => readFile(path, "utf8").catch(() => undefined),
+  portTaken: (port) =>
+    new Promise((resolve) => {
+      const server = createServer()
+        // An ordinary user may not listen below 1024, but Docker may.
+        .once("error", ({ code }: NodeJS.ErrnoException) => {
+          resolve(code === "EADDRINUSE");
+        })
+        .once("listening", () => {
+          server.close(() => {
+            resolve(false);
+          });
+        })
+        .listen(port, "127.0.0.1");
+    }),
+  freeBytes: async (path) => {
+    const { bavail, bsize } = await statfs(path);
+    return bavail * bsize;
+  },
+  kubernetes: (kubeconfig) => new KubernetesClient(kubeconfig),
+  crane: (...args) => run("crane", args, { timeout: 60_000 }),
+};

@@ -1,0 +1,57 @@
+import { nameOf, type KubernetesApi } from "../../clients/kubernetes/client";
+import type { OciRegistry } from "../../clients/registry/oci";
+import { sentence } from "../../system/sentence";
+import { observe } from "./gate";
+import { look } from "./look";
+
+/** What a stack's cluster runs. */
+export interface Status {
+  /** Everything that comes from the release which the channel serves is Ready. */
+  readonly ready: boolean;
+  /** The release that the channel serves, `<channel>@sha256:…`; undefined when nothing was released. */
+  readonly revision: string | undefined;
+  /** Kustomizations and HelmReleases of the release; none while the cluster does not run it. */
+  readonly members: readonly {
+    /** `Kustomization namespace/name`. */
+    readonly name: string;
+    readonly ready: boolean;
+    /** In Flux's words. */
+    readonly message: string;
+    /** Objects in its inventory. */
+    readonly objects: number;
+  }[];
+  /** Why the cluster does not run the release, one sentence; undefined when it does. */
+  readonly problem: string | undefined;
+}
+
+/**
+ * Compares what a cluster runs with what the registry serves, and changes nothing.
+ *
+ * @param repository as this machine reaches it
+ * @param channel the tag that the cluster follows
+ * @throws Error when the cluster or the registry does not answer
+ */
+export async function statusOf(
+  api: Pick<KubernetesApi, "get" | "list">,
+  registry: Pick<OciRegistry, "digest">,
+  { repository, channel }: { readonly repository: string; readonly channel: string },
+): Promise<Status> {
+  const [digest, observed] = await Promise.all([registry.digest(repository, channel), observe(api)]);
+  const none = { ready: false, members: [] };
+  if (digest === undefined) {
+    return { ...none, revision: undefined, problem: `Channel "${channel}" of ${repository} serves nothing.` };
+  }
+  const revision = `${channel}@${digest}`;
+  const seen = look(observed, { revision });
+  if (seen === undefined)
+    return { ...none, revision, problem: "The cluster has no Flux source of the platform." };
+  const said = seen.source.message === "" ? "" : ` ${sentence(seen.source.message)}`;
+  return {
+    revision,
+    ready: seen.ready,
+    members: seen.members.map(({ ref, ready, message, objects }) => ({
+      ...{ name: nameOf(ref), ready, message, objects },
+    })),
+    problem: seen.served ? undefined : `The cluster's source does not serve ${revision}.${said}`,
+  };
+}
