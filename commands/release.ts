@@ -15,7 +15,7 @@ export interface ReleaseOptions {
 }
 
 /**
- * `npm run up` after its tree is committed, where the stack asks for that: with the files that the secrets' commands
+ * `npx platform up` after its tree is committed, where the stack asks for that: with the files that the secrets' commands
  * write, and no other.
  *
  * @throws Error when something waits for a commit that is the user's to make, or the release fails

@@ -14,7 +14,7 @@ export function refuseOldNode(version: string): void {
   const differs = wanted.findIndex((part, index) => part !== found[index]);
   if (differs < 0 || (found[differs] ?? 0) > (wanted[differs] ?? 0)) return;
   throw new Error(
-    `Running the program failed: Pulumi started it with Node ${version}, and its libraries need Node ${least} or newer. Run "npm run up", which brings its own Node, or install a newer one.`,
+    `Running the program failed: Pulumi started it with Node ${version}, and its libraries need Node ${least} or newer. Run "npx platform up", which brings its own Node, or install a newer one.`,
   );
 }
 

@@ -14,7 +14,7 @@ export interface LocalChart {
   readonly lacks: readonly string[];
 }
 
-/** Where charts are kept that `npm run render -- --pull` brought: `<name>-<version>.tgz`. */
+/** Where charts are kept that `npx platform render --pull` brought: `<name>-<version>.tgz`. */
 export function chartDirectory(): string {
   return join(cacheDirectory(), "charts");
 }

@@ -57,10 +57,14 @@ export function outputOption(): Option {
  */
 export async function stackOf(command: Command, argument: string | undefined): Promise<string> {
   const { stack } = command.opts<{ stack?: string }>();
-  if (argument !== undefined && stack !== undefined && argument !== stack) {
-    throw new UsageError(command, `both "${argument}" and "${stack}" are named as the stack. Name one`);
+  if (argument !== undefined && stack !== undefined) {
+    throw new UsageError(command, "the stack is named twice, as an argument and with --stack. Name it once");
   }
   const named = argument ?? stack;
+  // The value of a secret that was typed here is not shown.
+  if (named !== undefined && !/^[\w.-]+$/.test(named)) {
+    throw new UsageError(command, "the name of the stack has a character that no name of a stack has");
+  }
   if (named !== undefined) return named;
   throw new UsageError(command, `no stack is named. Stacks here are ${(await stacksOf(project)).join(", ")}`);
 }

@@ -92,7 +92,7 @@ async function findPlace(store: SecretStore, secret: NewSecret): Promise<Place> 
     .some((entry) => typeof entry === "string" && normalize(entry) === `${name}.enc.yaml`);
   if (existsSync(join(tree, path))) {
     const remedy = isListed
-      ? `Change it with "npm run secrets -- edit ${path} --stack ${store.stack}".`
+      ? `Change it with "npx platform secrets edit ${path} --stack ${store.stack}".`
       : `List it in ${list}, with the line "- ${name}.enc.yaml" below "resources".`;
     throw new Error(`${operation} ${path} is there. ${remedy}`);
   }
@@ -142,7 +142,7 @@ function operationOf(store: SecretStore, { name }: NewSecret): string {
 }
 
 function initOf(store: SecretStore): string {
-  return `Run "npm run secrets -- init --stack ${store.stack}"`;
+  return `Run "npx platform secrets init ${store.stack}"`;
 }
 
 /** The namespaces that the tree makes, for any stack, and those that every cluster has. */

@@ -36,7 +36,7 @@ export function checkForm(path: string, content: string, generate: Generate, sta
       return [`${operation} SOPS's own part of it is missing: the file was cut off. ${restore()}`];
     }
     if (generate !== "none") return [];
-    return [`${operation} it is not encrypted. Run "npm run secrets -- init --stack ${stack}".`];
+    return [`${operation} it is not encrypted. Run "npx platform secrets init ${stack}".`];
   }
   const publicValues = publicValuesIn(content);
   const plain = values
@@ -46,7 +46,7 @@ export function checkForm(path: string, content: string, generate: Generate, sta
   return plain.length === 0
     ? []
     : [
-        `${operation} it holds "${plain.join('", "')}" in plain text. Take the values back, replace them where they are used, and change the file with "npm run secrets -- edit".`,
+        `${operation} it holds "${plain.join('", "')}" in plain text. Take the values back, replace them where they are used, and change the file with "npx platform secrets edit".`,
       ];
 }
 

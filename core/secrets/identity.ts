@@ -150,7 +150,7 @@ export class IdentityLifecycle {
   ): string {
     const operation = `Decrypting ${path} with the identity of stack "${inputs.stack}" failed:`;
     if (!isEncrypted(content)) {
-      return `${operation} it is not encrypted. Run "npm run secrets -- init --stack ${inputs.stack}".`;
+      return `${operation} it is not encrypted. Run "npx platform secrets init ${inputs.stack}".`;
     }
     const recipients = recipientsOf(content);
     if (recipients.some((recipient) => own.includes(recipient))) {
@@ -160,7 +160,7 @@ export class IdentityLifecycle {
     const identity = own.length === 0 ? "there is no identity yet" : `the identity is ${own.join(", ")}`;
     const place = inputs.generate === "none" ? "Set SOPS_AGE_KEY_FILE to" : `Put into ${inputs.file}`;
     const added = own.length === 0 ? "" : ` --recipient ${own.at(-1) ?? ""}`;
-    return `${operation} it is encrypted for ${recipients.join(", ")}, ${identity}. ${place} the right identity, or let somebody whose identity opens it run "npm run secrets -- init --stack ${inputs.stack}${added}".`;
+    return `${operation} it is encrypted for ${recipients.join(", ")}, ${identity}. ${place} the right identity, or let somebody whose identity opens it run "npx platform secrets init ${inputs.stack}${added}".`;
   }
 
   private missing(inputs: IdentityInputs): string {

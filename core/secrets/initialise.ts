@@ -59,17 +59,17 @@ export async function initialise(store: SecretStore, options: InitialiseOptions)
     await tellIdentity();
     if (added.length > 0 || showRecoveryKey !== undefined || (await store.due()).size > 0) {
       throw new Error(
-        `${operation} ${own.join(", ")} is none of its recipients ${current.join(", ")}, so it cannot encrypt the files for others. Let somebody who is run "npm run secrets -- init --stack ${store.stack} --recipient ${own.at(-1) ?? ""}".`,
+        `${operation} ${own.join(", ")} is none of its recipients ${current.join(", ")}, so it cannot encrypt the files for others. Let somebody who is run "npx platform secrets init ${store.stack} --recipient ${own.at(-1) ?? ""}".`,
       );
     }
     tell(
-      `not a recipient yet: somebody who is runs "npm run secrets -- init --stack ${store.stack} --recipient ${own.at(-1) ?? ""}"`,
+      `not a recipient yet: somebody who is runs "npx platform secrets init ${store.stack} --recipient ${own.at(-1) ?? ""}"`,
     );
     return;
   }
   if (showRecoveryKey !== undefined && recoveryRecipient !== undefined) {
     throw new Error(
-      `${operation} it has a recovery key, ${recoveryRecipient}. Let it leave with "npm run secrets -- rotate --stack ${store.stack} --without ${recoveryRecipient}" first.`,
+      `${operation} it has a recovery key, ${recoveryRecipient}. Let it leave with "npx platform secrets rotate ${store.stack} --without ${recoveryRecipient}" first.`,
     );
   }
   // A stack that makes all its values up encrypts for whatever its identity is.

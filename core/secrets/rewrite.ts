@@ -65,7 +65,7 @@ export function checkChanges(changes: readonly Change[]): Map<string, string> {
     refused.set(newer, last);
     findings.set(
       path,
-      `Checking ${path} failed: it was changed by something else than SOPS since commit ${last.commit}. Restore it from Git (${last.commit}:${last.path}), and change it with "npm run secrets -- edit".`,
+      `Checking ${path} failed: it was changed by something else than SOPS since commit ${last.commit}. Restore it from Git (${last.commit}:${last.path}), and change it with "npx platform secrets edit".`,
     );
   }
   return findings;

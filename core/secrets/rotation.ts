@@ -89,7 +89,7 @@ async function begin(store: SecretStore, options: RotationOptions): Promise<Rota
     const late = without.find((recipient) => !going.without.includes(recipient));
     if (late !== undefined || (values && going.values === undefined)) {
       throw new Error(
-        `${operation} one is under way without ${late ?? "--values"}. Run it to its end with "npm run secrets -- rotate --stack ${store.stack}" first.`,
+        `${operation} one is under way without ${late ?? "--values"}. Run it to its end with "npx platform secrets rotate ${store.stack}" first.`,
       );
     }
     tell(`going on: ${going.from.join(", ")} is being replaced by ${going.to}`);
@@ -97,7 +97,7 @@ async function begin(store: SecretStore, options: RotationOptions): Promise<Rota
   }
   if (file === undefined) {
     throw new Error(
-      `${operation} ${place} does not exist. Put the identity there, or run "npm run secrets -- recover --stack ${store.stack}".`,
+      `${operation} ${place} does not exist. Put the identity there, or run "npx platform secrets recover ${store.stack}".`,
     );
   }
   const findings = await store.unopened();

@@ -70,7 +70,7 @@ export function renderRules(
     }));
   if (before === undefined) {
     const file = new Document({ creation_rules: wanted, stores: { yaml: { indent: 2 } } });
-    return `# Made by "npm run secrets" from platform:sops of the stacks\n${file.toString({ lineWidth: 0 })}`;
+    return `# Made by "npx platform secrets" from platform:sops of the stacks\n${file.toString({ lineWidth: 0 })}`;
   }
   const document = parseRules(before);
   const rules = rulesIn(document);
@@ -169,7 +169,7 @@ export async function checkRules(
       ...(!isForTree(rule) || used.has(rule)
         ? []
         : [
-            `Checking rule ${index + 1} of .sops.yaml failed: no file matches "${patternOf(rule)}" first. Remove the rule${isOwn(rule) ? `, or run "npm run secrets -- init --stack ${stack.stack}"` : ""}.`,
+            `Checking rule ${index + 1} of .sops.yaml failed: no file matches "${patternOf(rule)}" first. Remove the rule${isOwn(rule) ? `, or run "npx platform secrets init ${stack.stack}"` : ""}.`,
           ]),
       ...(ofOwn.has(rule) ? checkRule(rule, index, stack, isOwn(rule)) : []),
     ]),
@@ -205,7 +205,7 @@ function checkRule(rule: Rule, index: number, stack: Readers, isOwn: boolean): s
       .filter((recipient) => !wanted.includes(recipient))
       .map(
         (recipient) =>
-          `${subject} recipient ${recipient} is none of stack "${stack.stack}". Add it to platform:sops.recipients of Pulumi.${stack.stack}.yaml, or run "npm run secrets -- init --stack ${stack.stack}".`,
+          `${subject} recipient ${recipient} is none of stack "${stack.stack}". Add it to platform:sops.recipients of Pulumi.${stack.stack}.yaml, or run "npx platform secrets init ${stack.stack}".`,
       ),
     ...wanted
       .filter((recipient) => !named.includes(recipient))
@@ -220,7 +220,7 @@ function checkRule(rule: Rule, index: number, stack: Readers, isOwn: boolean): s
         ]),
     ...others.map(
       (key) =>
-        `${subject} it sets "${key}", and secrets are encrypted with age alone. Remove that key, or run "npm run secrets -- init --stack ${stack.stack}".`,
+        `${subject} it sets "${key}", and secrets are encrypted with age alone. Remove that key, or run "npx platform secrets init ${stack.stack}".`,
     ),
   ];
 }
@@ -260,11 +260,11 @@ async function checkPattern(rule: Rule, index: number): Promise<string[]> {
 }
 
 function noRules({ stack }: Readers): string {
-  return `Checking the rules of stack "${stack}" failed: there is no .sops.yaml beside its tree. Run "npm run secrets -- init --stack ${stack}".`;
+  return `Checking the rules of stack "${stack}" failed: there is no .sops.yaml beside its tree. Run "npx platform secrets init ${stack}".`;
 }
 
 function remedy({ stack }: Readers): string {
-  return `Run "npm run secrets -- init --stack ${stack}".`;
+  return `Run "npx platform secrets init ${stack}".`;
 }
 
 function recipientsIn({ age }: Rule): string[] {

@@ -236,7 +236,7 @@ export class SecretStore {
     const { generate, identityFile } = config.sops;
     const isOurs = everyRecipient(readersOf(config)).some((recipient) => theirs.includes(recipient));
     const identity = `an identity that opens it, such as the recovery key, beside the stack's`;
-    const init = `"npm run secrets -- init --stack ${this.stack}"`;
+    const init = `"npx platform secrets init ${this.stack}"`;
     const remedy =
       generate === "none"
         ? `run ${init} with SOPS_AGE_KEY_FILE naming a file that holds ${identity}`

@@ -289,7 +289,7 @@ export function settings(context: SettingsContext) {
             .describe(
               "command that prints the identity, such as `pass show platform/prod`: a text, or a list of its words",
             ),
-          ageKey: secret('an age identity, with "npm run secrets -- init"').describe(
+          ageKey: secret('an age identity, with "npx platform secrets init"').describe(
             "the identity itself, as a config secret",
           ),
           valuesRevision: whole(0, 1_000_000)

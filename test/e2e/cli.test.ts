@@ -19,7 +19,7 @@ interface Ended {
   readonly stderr: string;
 }
 
-/** Runs the command as `npm run rehearse -- …` does, with a temporary directory of its own. */
+/** Runs the command as `npx platform rehearse …` does, with a temporary directory of its own. */
 async function rehearse(
   args: readonly string[],
   options: { env?: Record<string, string>; interrupt?: (stderr: string) => NodeJS.Signals | undefined } = {},
@@ -29,7 +29,7 @@ async function rehearse(
     const ended = await new Promise<Ended>((resolve, reject) => {
       const child = spawn(
         process.execPath,
-        ["-r", "ts-node/register/transpile-only", join(project, "rehearsal", "main.ts"), ...args],
+        ["-r", "ts-node/register/transpile-only", join(project, "commands", "main.ts"), "rehearse", ...args],
         { cwd: project, env: { ...process.env, TMPDIR: scratch, ...options.env } },
       );
       let stdout = "";
@@ -54,7 +54,7 @@ async function rehearse(
   }
 }
 
-describe("npm run rehearse", function () {
+describe("npx platform rehearse", function () {
   this.timeout(180_000);
 
   for (const stack of ["dev", "prod"]) {
@@ -102,18 +102,18 @@ describe("npm run rehearse", function () {
     [
       "no stack",
       [],
-      /^Rehearsing failed: no stack is named\. Add --stack local\. See "npm run rehearse -- --help"\.$/m,
+      /^Running "npx platform rehearse" failed: no stack is named\. Stacks here are dev, local, prod\. See "npx platform rehearse --help"\.$/m,
     ],
-    ["an unknown option", ["--stack", "local", "--verbose"], /Unknown option '--verbose'/],
+    ["an unknown option", ["--stack", "local", "--verbose"], /failed: unknown option '--verbose'\. See/],
     [
       "an unknown output",
       ["--stack", "local", "--output", "xml"],
-      /--output is "xml"\. Set it to "text" or "json"\./,
+      /option '--output <format>' argument 'xml' is invalid\. Allowed choices are text, json\. See/,
     ],
   ] as const) {
     it(`refuses ${name} with one sentence`, async () => {
       const { code, stdout, stderr, left } = await rehearse(args);
-      deepEqual([code, stdout, left], [1, "", []]);
+      deepEqual([code, stdout, left], [name === "an unknown stack" ? 1 : 2, "", []]);
       match(stderr, message);
       equal(/^\s+at /m.test(stderr), false, stderr);
     });

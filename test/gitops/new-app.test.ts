@@ -9,7 +9,7 @@ import { ensureTools } from "../../tools/tools";
 
 const gitops = join(__dirname, "..", "..", "gitops");
 
-describe("npm run new app", function () {
+describe("npx platform new app", function () {
   this.timeout(600_000);
   let tree: string;
 

@@ -13,14 +13,14 @@ const project = join(__dirname, "..", "..");
 function render(...args: string[]) {
   return spawnSync(
     process.execPath,
-    ["-r", "ts-node/register/transpile-only", "commands/render.ts", ...args],
+    ["-r", "ts-node/register/transpile-only", "commands/main.ts", "render", ...args],
     {
       ...{ cwd: project, encoding: "utf8", maxBuffer: 256 * 1024 * 1024 },
     },
   );
 }
 
-describe("npm run render", function () {
+describe("npx platform render", function () {
   this.timeout(600_000);
 
   before(() => ensureTools(["helm", "platform-tree"], { report: console.error }));

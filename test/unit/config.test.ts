@@ -144,7 +144,7 @@ describe("config", () => {
     equal(ageKeyOf({}), undefined);
     throws(() => parse({ "platform:sops": { ageKey: [key] } }), {
       message:
-        'Reading the config of stack "local" failed: "platform:sops.ageKey" is no text and no secret. Set it to an age identity, with "npm run secrets -- init".',
+        'Reading the config of stack "local" failed: "platform:sops.ageKey" is no text and no secret. Set it to an age identity, with "npx platform secrets init".',
     });
   });
 

@@ -263,7 +263,7 @@ const recreated = [
   ...finished,
 ];
 const refused = (what: string) =>
-  `Replacing Kind cluster "local" was refused: all that its volumes hold would be lost, because Kind cannot change in place ${what}. Set it back; or, to lose it, run "npm run up" with --replace or set platform:cluster.allowReplace to true.`;
+  `Replacing Kind cluster "local" was refused: all that its volumes hold would be lost, because Kind cannot change in place ${what}. Set it back; or, to lose it, run "npx platform up" with --replace or set platform:cluster.allowReplace to true.`;
 
 describe("Kind cluster that is not there", () => {
   it("is made of nodes that carry the owner's label, in its network", async () => {

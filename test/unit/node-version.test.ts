@@ -64,7 +64,7 @@ describe("version of Node", () => {
           refuseOldNode(version);
         },
         new RegExp(
-          `^Error: Running the program failed: Pulumi started it with Node ${version}, and its libraries need Node ${leastNode()} or newer\\. Run "npm run up"`,
+          `^Error: Running the program failed: Pulumi started it with Node ${version}, and its libraries need Node ${leastNode()} or newer\\. Run "npx platform up"`,
         ),
       );
     }

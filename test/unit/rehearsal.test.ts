@@ -45,7 +45,7 @@ describe("rehearsal that is starting", function () {
       const watcher = watch(env.TMPDIR);
       const child = spawn(
         process.execPath,
-        ["-r", "ts-node/register/transpile-only", join("rehearsal", "main.ts"), "--stack", "local"],
+        ["-r", "ts-node/register/transpile-only", join("commands", "main.ts"), "rehearse", "local"],
         { cwd: project, env: { ...process.env, ...env }, stdio: "ignore" },
       );
       const exited = once(child, "exit");
@@ -66,7 +66,7 @@ describe("rehearsal that is starting", function () {
     const env = { ...surroundings({ build: `echo $$ > ${cache}/go; exec sleep 60` }), XDG_CACHE_HOME: cache };
     const child = spawn(
       process.execPath,
-      ["-r", "ts-node/register/transpile-only", join("rehearsal", "main.ts"), "--stack", "local"],
+      ["-r", "ts-node/register/transpile-only", join("commands", "main.ts"), "rehearse", "local"],
       { cwd: project, env: { ...process.env, ...env }, stdio: "ignore" },
     );
     const exited = once(child, "exit");

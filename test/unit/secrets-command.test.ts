@@ -148,7 +148,7 @@ class Project {
     this.git("commit", "--quiet", "--message", message);
   }
 
-  /** Runs `npm run secrets -- …`, with `input` in a pipe. */
+  /** Runs `npx platform secrets …`, with `input` in a pipe. */
   secrets(args: readonly string[], env: NodeJS.ProcessEnv = {}, input = ""): Ended {
     const shell = ["-c", 'cat | "$@"', "sh", process.execPath];
     const { status, stdout, stderr } = spawnSync("sh", [...shell, ...program, ...args], {
@@ -222,7 +222,7 @@ class Project {
   }
 }
 
-const program = ["-r", "ts-node/register/transpile-only", join("commands", "secrets.ts")];
+const program = ["-r", "ts-node/register/transpile-only", join("commands", "main.ts"), "secrets"];
 /** A recipient whose identity nobody here has. */
 const someone = "age13wfq6lk37szalvqalvhzd4wz9qxyfw9swcha09wqdhfkp0cffssqmtrw9r";
 const untouched = ["db.enc.yaml", "kustomization.yaml"];
@@ -234,7 +234,7 @@ function oneSentence({ code, stdout, stderr }: Ended, message: RegExp): void {
   match(stderr, message);
 }
 
-describe("npm run secrets -- add, on a terminal", function () {
+describe("npx platform secrets add, on a terminal", function () {
   this.timeout(60_000);
   const value = "correct horse battery staple";
 
@@ -355,7 +355,7 @@ describe("npm run secrets -- add, on a terminal", function () {
   });
 });
 
-describe("npm run secrets -- add --from-file", function () {
+describe("npx platform secrets add --from-file", function () {
   this.timeout(60_000);
 
   it("takes files byte for byte, from where the user is or from standard input", async () => {
@@ -408,7 +408,7 @@ describe("npm run secrets -- add --from-file", function () {
   });
 });
 
-describe("npm run secrets -- rotate and recover, of a stack that is released from a clean tree", function () {
+describe("npx platform secrets rotate and recover, of a stack that is released from a clean tree", function () {
   this.timeout(60_000);
 
   /** Notes what it is called with, and the files that differ from the last commit. `failing` makes `up` fail. */
@@ -488,7 +488,7 @@ describe("npm run secrets -- rotate and recover, of a stack that is released fro
       oneSentence(
         of.secrets(["rotate", "--stack", "prod", late]),
         new RegExp(
-          `failed: one is under way without ${late.replace("--without=", "")}\\. Run it to its end with "npm run secrets -- rotate --stack prod" first\\.$`,
+          `failed: one is under way without ${late.replace("--without=", "")}\\. Run it to its end with "npx platform secrets rotate prod" first\\.$`,
           "m",
         ),
       );
@@ -516,7 +516,7 @@ describe("npm run secrets -- rotate and recover, of a stack that is released fro
   });
 });
 
-describe("npm run secrets, with an identity that Pulumi keeps", function () {
+describe("npx platform secrets, with an identity that Pulumi keeps", function () {
   this.timeout(60_000);
 
   const opened =
@@ -568,7 +568,7 @@ describe("npm run secrets, with an identity that Pulumi keeps", function () {
   });
 });
 
-describe("npm run secrets, several at once", function () {
+describe("npx platform secrets, several at once", function () {
   this.timeout(120_000);
 
   it("add: each writes its file and its line", async () => {
@@ -615,7 +615,7 @@ describe("npm run secrets, several at once", function () {
   });
 });
 
-describe("npm run secrets -- check, of every stack", function () {
+describe("npx platform secrets check, of every stack", function () {
   this.timeout(60_000);
 
   it("tells of each by its name, and of the repository once", async () => {
@@ -706,7 +706,7 @@ describe("npm run secrets -- check, of every stack", function () {
   });
 });
 
-describe("npm run secrets, given what it cannot do", function () {
+describe("npx platform secrets, given what it cannot do", function () {
   this.timeout(60_000);
   let of: Project;
   let other: string;
@@ -720,24 +720,34 @@ describe("npm run secrets, given what it cannot do", function () {
   for (const [args, message, input] of [
     [
       ["--x"],
-      /^Running "npm run secrets" failed: Unknown option '--x'\. See "npm run secrets -- --help"\.$/m,
+      /^Running "npx platform secrets" failed: unknown option '--x'\. See "npx platform secrets --help"\.$/m,
     ],
     [
       ["check", "--stack"],
-      /^Running "npm run secrets" failed: Option '--stack <value>' argument missing\. See/,
+      /^Running "npx platform secrets check" failed: option '-s, --stack <name>' argument missing\. See/,
     ],
-    [["rotate", "--stack", "--yes"], /failed: Option '--stack' argument is ambiguous\. See "npm/],
+    [["rotate", "--stack", "--yes"], /^Reading stack "--yes" failed: /],
     [
       ["polish", "--stack", "prod"],
-      /"polish" is none of its commands\. Those are init, add, edit, check, rotate, /,
+      /^Running "npx platform secrets" failed: unknown command 'polish'\. See "npx platform secrets --help"\.$/m,
     ],
-    [["add", "--stack", "prod"], /^Running "npm run secrets -- add" failed: it takes one name\. See/],
-    [["add", "x", "A=hunter2", "--stack", "prod"], /^(?!.*hunter2).* failed: it takes one name\. See/],
-    [["check", "x"], /^Running "npm run secrets -- check" failed: it takes nothing but options\. See/],
-    [["check", "--yes"], /^Running "npm run secrets -- check" failed: it has no option --yes\. See/],
+    [
+      ["add", "--stack", "prod"],
+      /^Running "npx platform secrets add" failed: missing required argument 'name'\. See/,
+    ],
+    [
+      ["add", "x", "A=hunter2", "--stack", "prod"],
+      /^(?!.*hunter2).* failed: the stack is named twice, as an argument and with --stack\. /,
+    ],
+    [
+      ["add", "x", "A=hunter2"],
+      /^(?!.*hunter2).* failed: the name of the stack has a character that no name/,
+    ],
+    [["check", "x", "y"], /^Running "npx platform secrets check" failed: too many arguments for 'check'\. /],
+    [["check", "--yes"], /^Running "npx platform secrets check" failed: unknown option '--yes'\. See/],
     [
       ["rotate"],
-      /^Running "npm run secrets -- rotate" failed: no stack is named\. Add --stack, with one of prod\.$/m,
+      /^Running "npx platform secrets rotate" failed: no stack is named\. Stacks here are prod\. See/,
     ],
     [["edit", "x", "--stack", "moon"], /^Reading stack "moon" failed: .* Stacks here are prod\.$/m],
     [

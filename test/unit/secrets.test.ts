@@ -19,10 +19,10 @@ interface Ended {
   readonly stderr: string;
 }
 
-/** Runs the command as `npm run secrets -- …` does, for a user who has nothing but the variables. */
+/** Runs the command as `npx platform secrets …` does, for a user who has nothing but the variables. */
 function secrets(args: readonly string[], env: NodeJS.ProcessEnv = {}, input = ""): Promise<Ended> {
   const home = temporaryDirectory();
-  const command = ["-r", "ts-node/register/transpile-only", join(project, "commands", "secrets.ts")];
+  const command = ["-r", "ts-node/register/transpile-only", join(project, "commands", "main.ts"), "secrets"];
   return new Promise((resolve) => {
     const child = execFile(
       process.execPath,
@@ -45,18 +45,18 @@ function secrets(args: readonly string[], env: NodeJS.ProcessEnv = {}, input = "
   });
 }
 
-describe("npm run secrets", function () {
+describe("npx platform secrets", function () {
   this.timeout(60_000);
 
   for (const [args, status] of [
-    [[], 1],
+    [[], 2],
     [["--help"], 0],
     [["add", "-h"], 0],
   ] as const) {
     it(`tells how it is used when it is given ${args.join(" ") || "nothing"}`, async () => {
       const { code, stderr } = await secrets(args);
       equal(code, status);
-      match(stderr, /^Usage: npm run secrets -- <command> --stack <name>/);
+      match(stderr, /^Usage: npx platform secrets <command> --stack <name>/);
     });
   }
 

@@ -16,7 +16,7 @@ const sops = new SopsCli();
 const file = "gitops/clusters/x/s.enc.yaml";
 const marker = "the-value-that-nobody-may-find";
 
-/** What `npm run secrets -- edit` runs, of a project of its own. */
+/** What `npx platform secrets edit` runs, of a project of its own. */
 const edit = `
   const { editSecret } = require("${project}/core/secrets/edit");
   const { SecretStore } = require("${project}/core/secrets/store");

@@ -186,7 +186,7 @@ describe("age identity", () => {
 
   it("is refused when it does not open a file, naming file and recipients", async () => {
     const { inputs, lifecycle } = stack({ files: { [path]: sealed("age1other") }, identity: "of me" });
-    const sentence = `Decrypting ${path} with the identity of stack "dev" failed: it is encrypted for age1other, the identity is age1me. Set SOPS_AGE_KEY_FILE to the right identity, or let somebody whose identity opens it run "npm run secrets -- init --stack dev --recipient age1me".`;
+    const sentence = `Decrypting ${path} with the identity of stack "dev" failed: it is encrypted for age1other, the identity is age1me. Set SOPS_AGE_KEY_FILE to the right identity, or let somebody whose identity opens it run "npx platform secrets init dev --recipient age1me".`;
     deepEqual(await lifecycle.check(inputs), [sentence]);
     await rejects(lifecycle.create(inputs), { message: sentence });
   });
@@ -218,7 +218,7 @@ describe("age identity", () => {
     const { inputs, lifecycle, sops } = stack({ files: { [path]: empty }, identity: "of me" });
     sops.decrypt = () => Promise.reject(new Error('"sops decrypt" failed: sops metadata not found'));
     deepEqual(await lifecycle.check(inputs), [
-      `Decrypting ${path} with the identity of stack "dev" failed: it is not encrypted. Run "npm run secrets -- init --stack dev".`,
+      `Decrypting ${path} with the identity of stack "dev" failed: it is not encrypted. Run "npx platform secrets init dev".`,
     ]);
   });
 

@@ -349,7 +349,7 @@ describe("the check of a repository", () => {
     `kind: Secret\nmetadata:\n  name: s\n  labels:\n    ${label}: b\nstringData:\n  A: ENC[AES256_GCM,data:eA==,iv:eA==,tag:eA==,type:str]\nsops:\n  age: []\n  mac: ENC[AES256_GCM,data:eA==,iv:eA==,tag:eA==,type:str]\n`;
   const file = "gitops/clusters/x/s.enc.yaml";
   const changed = (commit: string) =>
-    `Checking ${file} failed: it was changed by something else than SOPS since commit ${commit}. Restore it from Git (${commit}:${file}), and change it with "npm run secrets -- edit".`;
+    `Checking ${file} failed: it was changed by something else than SOPS since commit ${commit}. Restore it from Git (${commit}:${file}), and change it with "npx platform secrets edit".`;
 
   it("finds nothing where there is none", async () => {
     const directory = temporaryDirectory();

@@ -181,7 +181,7 @@ describe("changes of encrypted files", () => {
   const path = "gitops/clusters/x/s.enc.yaml";
   const tampered = changed({ label: "c" });
   const finding = (commit: string, at = path, from = at) =>
-    `Checking ${at} failed: it was changed by something else than SOPS since commit ${commit}. Restore it from Git (${commit}:${from}), and change it with "npm run secrets -- edit".`;
+    `Checking ${at} failed: it was changed by something else than SOPS since commit ${commit}. Restore it from Git (${commit}:${from}), and change it with "npx platform secrets edit".`;
   const change = (
     older: string | undefined,
     newer: string | undefined,

@@ -538,7 +538,7 @@ describe("init", () => {
     const old = await of.sops.encrypt(plain("old"), path, [recipient(1), recipient(3)]);
     writeFileSync(join(of.tree, path), old);
     await rejects(initialise(of.store, { tell }), {
-      message: `Encrypting ${path} anew failed: it is encrypted for ${recipient(1)}, ${recipient(3)}, the identity is ${recipient(2)}. Run "npm run secrets -- init --stack prod" with SOPS_AGE_KEY_FILE naming a file that holds an identity that opens it, such as the recovery key, beside the stack's.`,
+      message: `Encrypting ${path} anew failed: it is encrypted for ${recipient(1)}, ${recipient(3)}, the identity is ${recipient(2)}. Run "npx platform secrets init prod" with SOPS_AGE_KEY_FILE naming a file that holds an identity that opens it, such as the recovery key, beside the stack's.`,
     });
     for (const keys of [[3], [3, 2], [1, 2]]) {
       writeFileSync(join(of.tree, path), old);
@@ -570,10 +570,7 @@ describe("init", () => {
         equal(lines.length, paths.length);
         for (const [index, line] of lines.entries()) {
           match(line, new RegExp(`^Encrypting ${paths[index] ?? ""} anew failed: it is encrypted for age1`));
-          match(
-            line,
-            /\. Replace it by a Secret of your own, or run "npm run secrets -- init --stack prod" with /,
-          );
+          match(line, /\. Replace it by a Secret of your own, or run "npx platform secrets init prod" with /);
         }
         return true;
       },
@@ -674,7 +671,7 @@ describe("add", () => {
     await of.agree();
     await rejects(
       addSecret(of.store, secret),
-      /new\.enc\.yaml is there\. Change it with "npm run secrets -- edit/,
+      /new\.enc\.yaml is there\. Change it with "npx platform secrets edit/,
     );
   });
 

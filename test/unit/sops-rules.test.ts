@@ -29,7 +29,7 @@ const check = (
   content = sealed(...everyRecipient(stack)),
   path = file,
 ) => checkRules(text, stack, { tree: "gitops", own: new Map([[path, content]]), all });
-const run = 'Run "npm run secrets -- init --stack dev".';
+const run = 'Run "npx platform secrets init dev".';
 
 describe("rules of SOPS", () => {
   it("are one for each stack that has recipients and secrets, the recovery key's among its recipients", () => {
@@ -82,7 +82,7 @@ describe("rules of SOPS", () => {
     [
       "a rule of others that is before the stack's own",
       rules.replace("rules:", 'rules:\n  - path_regex: "\\\\.yaml$"\n    age: age1a,age1b'),
-      'Checking rule 1 of .sops.yaml failed: "\\.yaml$" is the first that matches files of stack "dev", and not that stack\'s own. Run "npm run secrets -- init --stack dev", and put the rule below those of the stacks.',
+      'Checking rule 1 of .sops.yaml failed: "\\.yaml$" is the first that matches files of stack "dev", and not that stack\'s own. Run "npx platform secrets init dev", and put the rule below those of the stacks.',
     ],
     [
       "a file that no rule matches",
@@ -104,7 +104,7 @@ describe("rules of SOPS", () => {
     [
       "another kind of key",
       rules.replace("    age: age1a", "    pgp: ABCD\n    age: age1a"),
-      'Checking rule 1 of .sops.yaml failed: it sets "pgp", and secrets are encrypted with age alone. Remove that key, or run "npm run secrets -- init --stack dev".',
+      'Checking rule 1 of .sops.yaml failed: it sets "pgp", and secrets are encrypted with age alone. Remove that key, or run "npx platform secrets init dev".',
     ],
     [
       "no YAML",
@@ -130,7 +130,7 @@ describe("rules of SOPS", () => {
 
   it("name a recipient that is not the stack's, one that lacks, and a file that is for others", async () => {
     deepEqual(await check(rules.replace("age1a,age1b", "age1a,age1x")), [
-      'Checking rule 1 of .sops.yaml failed: recipient age1x is none of stack "dev". Add it to platform:sops.recipients of Pulumi.dev.yaml, or run "npm run secrets -- init --stack dev".',
+      'Checking rule 1 of .sops.yaml failed: recipient age1x is none of stack "dev". Add it to platform:sops.recipients of Pulumi.dev.yaml, or run "npx platform secrets init dev".',
       `Checking rule 1 of .sops.yaml failed: it lacks recipient age1b of stack "dev". ${run}`,
       `Checking gitops/${file} failed: it is encrypted for age1a, age1b, its rule in .sops.yaml says age1a, age1x. ${run}`,
     ]);

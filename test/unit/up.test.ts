@@ -25,7 +25,7 @@ async function up(args: readonly string[], pulumi = "") {
   const script = `{ printf '[%s]' "$@"; echo; } >> ${calls}; ${pulumi}`;
   const child = spawn(
     process.execPath,
-    ["-r", "ts-node/register/transpile-only", join("commands", "up.ts"), ...args],
+    ["-r", "ts-node/register/transpile-only", join("commands", "main.ts"), "up", ...args],
     {
       ...{ cwd: project, stdio: ["ignore", "ignore", "pipe"] },
       env: { ...surroundings(home, script), PULUMI_BACKEND_URL: `file://${home}/state` },
@@ -45,7 +45,7 @@ const calls = (options: string) => [
   `[up][--stack][dev]${options}`,
 ];
 
-describe("npm run up", function () {
+describe("npx platform up", function () {
   this.timeout(60_000);
 
   before(async () => {
@@ -125,11 +125,7 @@ describe("npm run up", function () {
     const home = temporaryDirectory();
     const seen = join(home, "seen");
     const script = `[ "$1" = up ] || exit 0; touch "$TMPDIR/kubeconfig"; ulimit -c > ${home}/limit; echo "$TMPDIR" > ${seen}.new; mv ${seen}.new ${seen}; exec sleep 60`;
-    // As npm runs it, but for npm's own programs, which would come before the fake one.
-    const { scripts } = JSON.parse(readFileSync(join(project, "package.json"), "utf8")) as {
-      scripts: { up: string };
-    };
-    const npm = spawn("/bin/sh", ["-c", `ulimit -c unlimited; ${scripts.up} --stack dev`], {
+    const npm = spawn("/bin/sh", ["-c", "ulimit -c unlimited; exec commands/platform up dev"], {
       ...{ cwd: project, detached: true, stdio: "ignore" as const },
       env: {
         ...surroundings(home, script),
@@ -152,7 +148,7 @@ describe("npm run up", function () {
     const pulumi = `[ "$1" = up ] || exit 0; ${script}; echo "$TMPDIR $$" > ${seen}.new; mv ${seen}.new ${seen}; while :; do sleep 0.05; done`;
     const child = spawn(
       process.execPath,
-      ["-r", "ts-node/register/transpile-only", join("commands", "up.ts"), "--stack", "dev"],
+      ["-r", "ts-node/register/transpile-only", join("commands", "main.ts"), "up", "dev"],
       {
         ...{ cwd: project, stdio: "ignore" as const },
         env: {
@@ -208,7 +204,7 @@ describe("npm run up", function () {
     const around = surroundings(home, "exit 1");
     const child = spawn(
       process.execPath,
-      ["-r", "ts-node/register/transpile-only", join("commands", "up.ts"), "--stack", "dev"],
+      ["-r", "ts-node/register/transpile-only", join("commands", "main.ts"), "up", "dev"],
       {
         ...{ cwd: project, stdio: "ignore" },
         env: {
@@ -231,9 +227,11 @@ describe("npm run up", function () {
   }).timeout(30_000);
 
   for (const [args, code, said] of [
-    [[], 1, /^Usage: npm run up -- --stack <name>/],
-    [["--stack"], 1, /^Usage: /],
-    [["--stack", "dev", "--help"], 0, /^Usage: /],
+    [[], 2, /^Running "npx platform up" failed: no stack is named\. Stacks here are dev, local, prod\. See/],
+    [["--yes"], 2, /^Running "npx platform up" failed: no stack is named\. /],
+    [["--stack"], 2, /^Running "npx platform up" failed: option '-s, --stack <name>' argument missing\. See/],
+    [["dev", "--stack", "prod"], 2, /^Running "npx platform up" failed: the stack is named twice, /],
+    [["dev", "--help"], 0, /^$/],
     [["--stack", "staging"], 1, /no Pulumi\.staging\.yaml\. Stacks here are [^\n]*\n$/],
   ] as const) {
     it(`says what is wrong with "${args.join(" ")}", and runs nothing`, async () => {

@@ -315,7 +315,7 @@ function refuseForeign(operation: string, { name, owner }: KindInputs, nodes: re
 
 /** What is lost, and how to agree to it. */
 export function refusal(name: string, reasons: readonly string[]): string {
-  return `Replacing Kind cluster "${name}" was refused: all that its volumes hold would be lost, because Kind cannot change in place ${reasons.join(", ")}. Set it back; or, to lose it, run "npm run up" with --replace or set platform:cluster.allowReplace to true.`;
+  return `Replacing Kind cluster "${name}" was refused: all that its volumes hold would be lost, because Kind cannot change in place ${reasons.join(", ")}. Set it back; or, to lose it, run "npx platform up" with --replace or set platform:cluster.allowReplace to true.`;
 }
 
 /** What is lost, where it was agreed to. */

@@ -59,9 +59,9 @@ suiteOnKind("pulumi up on Kind", (prepared) => {
       ["pulumi up --skip-preview", "pulumi", "up", "--yes", "--skip-preview"],
       ["pulumi up, its preview included", "pulumi", "up", "--yes"],
       [
-        "npm run up, the doctor and a preview included",
+        "npx platform up, the doctor and a preview included",
         "node",
-        ...["-r", "ts-node/register/transpile-only", "commands/up.ts", "--yes"],
+        ...["-r", "ts-node/register/transpile-only", "commands/main.ts", "up", "--yes"],
       ],
     ] as const) {
       it(`finds nothing to do the next time, with ${what}`, async () => {

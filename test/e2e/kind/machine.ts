@@ -89,7 +89,7 @@ export class Machine {
         PULUMI_BACKEND_URL: `file://${join(directory, "pulumi")}`,
         PULUMI_CONFIG_PASSPHRASE: "the passphrase of the suite",
         PULUMI_SKIP_UPDATE_CHECK: "true",
-        // As "npm run up" sets it.
+        // As "npx platform up" sets it.
         NODE_COMPILE_CACHE: join(directory, "node"),
         PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION: "true",
       }).filter(([, value]) => value !== undefined),

@@ -187,7 +187,7 @@ suiteOnKind("pulumi up on Kind, kept to itself", (prepared) => {
   });
 
   const scratch = () => join(machine.directory, "state", "platform", "tmp");
-  /** Pulumi's Kubernetes plugin writes the kubeconfig for Helm, where `npm run up` has it removed again. */
+  /** Pulumi's Kubernetes plugin writes the kubeconfig for Helm, where `npx platform up` has it removed again. */
   const isForHelm = (finding: string) =>
     finding.startsWith(scratch()) &&
     /\/kubeconfig\d+ holds the (key of the kubeconfig|same key)/.test(finding);
