@@ -54,7 +54,10 @@ async function makeModel(): Promise<Model> {
   const [key, recoveryKey] = [await sops.keygen(), await sops.keygen()];
   const [own = "", recovery = ""] = await sops.recipients(`${key}${recoveryKey}`);
   const manifest = secretManifest({ name: "db", namespace: "db", values: { PASSWORD: "hunter2" } });
-  const shared = ["clients", "core", "system", "node_modules", "package.json", "tools", "tsconfig.json"];
+  const shared = [
+    ...["clients", "core", "index.ts", "node_modules", "package.json", "rehearsal", "system", "tools"],
+    "tsconfig.json",
+  ];
   writeFiles(home, {
     ".gitconfig": "[user]\n  name = t\n  email = t@example.com\n",
     "project/.gitignore": ["commands", ...shared, ""].join("\n"),

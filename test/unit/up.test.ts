@@ -1,7 +1,7 @@
 import { deepEqual, equal, match } from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, existsSync, readFileSync } from "node:fs";
+import { chmodSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { splitConsent } from "../../commands/up";
@@ -19,13 +19,13 @@ function surroundings(home: string, pulumi: string) {
 }
 
 /** Runs the command with a `pulumi` that is this script; `calls` are that one's arguments, each in brackets. */
-async function up(args: readonly string[], pulumi = "") {
+async function up(args: readonly string[], pulumi = "", command = "up") {
   const home = temporaryDirectory();
   const calls = join(home, "calls");
   const script = `{ printf '[%s]' "$@"; echo; } >> ${calls}; ${pulumi}`;
   const child = spawn(
     process.execPath,
-    ["-r", "ts-node/register/transpile-only", join("commands", "main.ts"), "up", ...args],
+    ["-r", "ts-node/register/transpile-only", join("commands", "main.ts"), command, ...args],
     {
       ...{ cwd: project, stdio: ["ignore", "ignore", "pipe"] },
       env: { ...surroundings(home, script), PULUMI_BACKEND_URL: `file://${home}/state` },
@@ -36,6 +36,24 @@ async function up(args: readonly string[], pulumi = "") {
   const [status] = (await once(child, "close")) as [number | null];
   const called = existsSync(calls) ? readFileSync(calls, "utf8").trimEnd().split("\n") : [];
   return { status, stderr, calls: called };
+}
+
+/** A copy of this project without npm's programs, of which "pulumi" would come before the fake one. */
+function withoutPrograms(home: string): string {
+  const copy = join(home, "project");
+  mkdirSync(join(copy, "node_modules", ".bin"), { recursive: true });
+  cpSync(join(project, "commands"), join(copy, "commands"), { recursive: true });
+  const link = (...path: readonly string[]) => {
+    symlinkSync(join(project, ...path), join(copy, ...path));
+  };
+  for (const name of readdirSync(project)) {
+    if (!["commands", "node_modules", ".git"].includes(name)) link(name);
+  }
+  for (const name of readdirSync(join(project, "node_modules"))) {
+    if (name !== ".bin") link("node_modules", name);
+  }
+  link("node_modules", ".bin", "node");
+  return copy;
 }
 
 /** What Pulumi is asked for. */
@@ -88,14 +106,14 @@ describe("npx platform up", function () {
   });
 
   it("previews with what only Pulumi's command differs in", async () => {
-    const { status, stderr, calls: made } = await up(["--preview", "--stack", "dev", "--diff"]);
+    const { status, stderr, calls: made } = await up(["dev", "--diff"], "", "preview");
     equal(stderr, "");
     equal(status, 0);
     deepEqual(made, [...calls("").slice(0, 2), "[preview][--stack][dev][--diff]"]);
   });
 
   it("previews nothing without Pulumi's CLI, and says so with one sentence", async () => {
-    const { status, stderr, calls: made } = await up(["--preview", "--stack", "dev"], "exit 1");
+    const { status, stderr, calls: made } = await up(["dev"], "exit 1", "preview");
     match(stderr, /^The Pulumi CLI is not available: [^\n]* Install it from [^\n]*\n$/);
     deepEqual([status, made], [1, ["[version]"]]);
   });
@@ -125,8 +143,9 @@ describe("npx platform up", function () {
     const home = temporaryDirectory();
     const seen = join(home, "seen");
     const script = `[ "$1" = up ] || exit 0; touch "$TMPDIR/kubeconfig"; ulimit -c > ${home}/limit; echo "$TMPDIR" > ${seen}.new; mv ${seen}.new ${seen}; exec sleep 60`;
-    const npm = spawn("/bin/sh", ["-c", "ulimit -c unlimited; exec commands/platform up dev"], {
-      ...{ cwd: project, detached: true, stdio: "ignore" as const },
+    const program = join(withoutPrograms(home), "commands", "platform");
+    const npm = spawn("/bin/sh", ["-c", `ulimit -c unlimited; exec ${program} up dev`], {
+      ...{ detached: true, stdio: "ignore" as const },
       env: {
         ...surroundings(home, script),
         ...{ PULUMI_BACKEND_URL: `file://${home}/state`, XDG_STATE_HOME: home },
