@@ -1,5 +1,4 @@
 import { readFile } from "node:fs/promises";
-import { local } from "@pulumi/command";
 import { getProject, getStack, log, RunError, runtime } from "@pulumi/pulumi";
 import { provenance } from "./core/tree/source";
 import { inspectTree } from "./core/tree/tree";
@@ -17,9 +16,10 @@ import {
 } from "./core/settings/config";
 import { refuseOldNode } from "./system/node-version";
 import { ensureTools } from "./tools/tools";
+import { examine, thisHost, type Finding } from "./core/needs/needs";
 
 /** The program: what it reads is read, and refused, before the first resource is registered. */
-async function main(): Promise<Record<string, unknown>> {
+async function main(examineStack: typeof examine): Promise<Record<string, unknown>> {
   refuseOldNode(process.versions.node);
   const config = parseConfig(getStack(), runtime.allConfig(), {
     ...{ name: getProject(), project: __dirname, env: process.env },
@@ -50,7 +50,7 @@ async function main(): Promise<Record<string, unknown>> {
       checkForms(tree, config).catch(() => []),
       readKubeconfig(config.cluster),
       readPullLogin(config),
-      examineHost(config),
+      examineStack(config, thisHost).then(tellFindings),
     ]);
   // Of a broken secret file these findings say more.
   const findings = [...(ofSecrets.length > 0 ? ofSecrets : ofTree), ...ofNetwork];
@@ -75,18 +75,11 @@ async function main(): Promise<Record<string, unknown>> {
   };
 }
 
-/** What a stack needs of this machine, its cluster and its registry: a preview tells what is missing, an update is refused. */
-async function examineHost(config: PlatformConfig): Promise<void> {
-  const { stdout } = await local.run({
-    command: "node -r ts-node/register/transpile-only commands/doctor.ts --config -",
-    dir: __dirname,
-    stdin: JSON.stringify(config),
-    logging: "none",
-  });
-  const findings = JSON.parse(stdout) as string[];
-  if (findings.length === 0) return;
-  if (!runtime.isDryRun()) throw new Error(findings.join("\n"));
-  for (const finding of findings) await log.warn(finding);
+/** Tells what a stack needs and does not have: a preview warns of it, an update is refused. */
+async function tellFindings(findings: readonly Finding[]): Promise<void> {
+  const messages = findings.map(({ message }) => message);
+  if (messages.length > 0 && !runtime.isDryRun()) throw new Error(messages.join("\n"));
+  for (const message of messages) await log.warn(message);
 }
 
 async function readKubeconfig(cluster: ClusterConfig): Promise<string | undefined> {
@@ -116,8 +109,10 @@ async function readPullLogin({ registry }: PlatformConfig): Promise<RegistryLogi
 /**
  * As Pulumi runs it: a `RunError` is shown as its sentence. It carries no stack, whose colouring for a trace takes
  * Pulumi 15 s (https://github.com/nodejs/node/issues/64011).
+ *
+ * @param examineStack another one, where the cluster is a rehearsal's
  */
-export = (): Promise<Record<string, unknown>> =>
-  main().catch((error: unknown) => {
+export = (examineStack = examine): Promise<Record<string, unknown>> =>
+  main(examineStack).catch((error: unknown) => {
     throw Object.assign(new RunError((error as Error).message), { stack: undefined });
   });

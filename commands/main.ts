@@ -13,7 +13,8 @@ import { status } from "./status";
 import { stop } from "./stop";
 import { up } from "./up";
 
-const platform = new Command("platform")
+/** The program with all its commands. */
+export const platform = new Command("platform")
   .description("Takes a Kubernetes platform from whatever is left of it to every Flux layer Ready.")
   .addHelpText(
     "after",
@@ -30,12 +31,13 @@ for (const command of [start, up, preview, destroy, status, doctor, render, secr
   platform.addCommand(command);
 }
 addCompletion(platform);
+throwing(platform);
 
 /** @returns the exit code */
 async function main(args: readonly string[]): Promise<number> {
   refuseKeys(args);
   try {
-    await throwing(platform).parseAsync(args, { from: "user" });
+    await platform.parseAsync(args, { from: "user" });
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
     // Help was printed: because it was asked for, or because no command was named.
@@ -44,4 +46,4 @@ async function main(args: readonly string[]): Promise<number> {
   return Number(process.exitCode ?? exitCodes.done);
 }
 
-exitWith(main(process.argv.slice(2)));
+if (require.main === module) exitWith(main(process.argv.slice(2)));

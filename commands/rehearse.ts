@@ -9,7 +9,7 @@ const defaultTimeout = 120;
 
 /** How a rehearsal is run. */
 interface RehearseOptions {
-  /** Leave the platform running until `npm stop`. */
+  /** Leave the platform running until `npx platform stop`. */
   readonly keep?: boolean;
   /** Open the encrypted secrets with the stack's own identity. */
   readonly identity?: boolean;

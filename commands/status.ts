@@ -3,7 +3,7 @@ import { KindCli } from "../clients/kind/client";
 import { KubernetesClient } from "../clients/kubernetes/client";
 import { Crane } from "../clients/registry/oci";
 import { statusOf, type Status } from "../core/release/status";
-import { readStackConfig, type ClusterConfig, type RegistryConfig } from "../core/settings/config";
+import { readStackConfig, type ClusterConfig, type PlatformConfig } from "../core/settings/config";
 import { ensureTools } from "../tools/tools";
 import { outputOption, stackCommand, stackOf } from "./cli/command";
 import { project } from "./cli/project";
@@ -31,7 +31,7 @@ function kubeconfigOf(cluster: ClusterConfig): Promise<string> {
 }
 
 /** Where the artifacts are, as this machine reaches them. */
-function repositoryOf(registry: RegistryConfig): { repository: string; insecure: boolean } {
+function repositoryOf(registry: PlatformConfig["registry"]): { repository: string; insecure: boolean } {
   return registry.kind === "local"
     ? { repository: `127.0.0.1:${registry.port}/platform`, insecure: false }
     : registry;

@@ -59,10 +59,6 @@ export class LiveMocks implements runtime.Mocks {
   }
 
   call(args: runtime.MockCallArgs): Promise<Record<string, unknown>> {
-    if (args.token === "command:local:run") {
-      this.simulated.push("checks of this machine");
-      return Promise.resolve({ ...args.inputs, stdout: "[]", stderr: "" });
-    }
     return Promise.reject(new Error(`Calling ${args.token} is not part of a rehearsal.`));
   }
 

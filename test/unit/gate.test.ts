@@ -2,6 +2,7 @@ import { deepEqual, equal, match, rejects } from "node:assert/strict";
 import { GateLifecycle, revisionTag, type GateInputs } from "../../core/release/gate";
 import type { KubernetesApi, Manifest, ManifestRef } from "../../clients/kubernetes/client";
 import type { OciRegistry } from "../../clients/registry/oci";
+import { statusOf } from "../../core/release/status";
 import { FakeClock } from "./clock";
 
 const good = `sha256:${"a".repeat(64)}`;
@@ -969,5 +970,48 @@ describe("the way back", () => {
       lifecycle.release(inputs),
       /certs: no\. Returning the channel to the last good digest sha256:a+ failed: no space\. Run again/,
     );
+  });
+});
+
+describe("status of a release", () => {
+  const of = { repository: "r/platform", channel: "local" };
+
+  it("is Ready when everything of what the channel serves is, and only then", async () => {
+    const { registry, flux, inputs, lifecycle } = gate();
+    deepEqual(await statusOf(flux, registry, of), {
+      ...{ ready: false, revision: undefined, members: [] },
+      problem: 'Channel "local" of r/platform serves nothing.',
+    });
+    await lifecycle.release(inputs);
+    const { ready, revision, members, problem } = await statusOf(flux, registry, of);
+    deepEqual([ready, revision, problem], [true, `local@${next}`, undefined]);
+    deepEqual(
+      members.map(({ name, objects }) => [name, objects]),
+      ["flux-system", "controllers", "certs"].map((name) => [`Kustomization flux-system/${name}`, 3]),
+    );
+    const [, controllers] = flux.layers;
+    if (controllers !== undefined) {
+      controllers.ready = { status: "False", reason: "HealthCheckFailed", message: "no room" };
+    }
+    const failed = await statusOf(flux, registry, of);
+    equal(failed.ready, false);
+    equal(failed.members.find((member) => !member.ready)?.message, "no room");
+  });
+
+  it("says why the cluster does not run what the channel serves", async () => {
+    const { registry, flux, inputs, lifecycle } = gate();
+    await lifecycle.release(inputs);
+    registry.held.set("local", good);
+    flux.refusal = "unauthorized";
+    deepEqual(await statusOf(flux, registry, of), {
+      ...{ ready: false, revision: `local@${good}`, members: [] },
+      problem: `The cluster's source does not serve local@${good}. OCIRepository flux-system/flux-system: unauthorized.`,
+    });
+  });
+
+  it("fails where the registry or the cluster does not answer", async () => {
+    const { registry, flux } = gate();
+    registry.digest = () => Promise.reject(new Error("Looking up r failed: no answer."));
+    await rejects(statusOf(flux, registry, of), /^Error: Looking up r failed: no answer\.$/);
   });
 });

@@ -465,8 +465,7 @@ describe("every run", function () {
           registered.push(type);
           return { id: `${name}-id`, state: inputs as object };
         },
-        // The doctor, whose findings are its output, has none.
-        call: ({ inputs }) => ({ stdout: "[]", ...(inputs as object) }),
+        call: ({ token }) => Promise.reject(new Error(`Nobody calls ${token}.`)),
       },
       "platform",
       "x",
@@ -486,7 +485,7 @@ describe("every run", function () {
     });
     try {
       const { default: program } = await import("../../index");
-      const message = await program().then(
+      const message = await program(() => Promise.resolve([])).then(
         () => "",
         (error: unknown) => (error as Error).message,
       );
