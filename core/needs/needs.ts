@@ -61,7 +61,7 @@ export async function examine(config: PlatformConfig, host: Host): Promise<Findi
           checkInotify(host),
           ...(docker.length === 0 ? [checkOwner(host, cluster.name, owner)] : []),
           ...cluster.ports
-            .filter(({ protocol = "TCP" }) => protocol === "TCP")
+            .filter(({ protocol }) => protocol === "TCP")
             .map(({ hostPort }) =>
               checkPort(host, hostPort, "platform:cluster.ports", `${cluster.name}-control-plane`),
             ),

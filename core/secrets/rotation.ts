@@ -102,7 +102,7 @@ async function begin(store: SecretStore, options: RotationOptions): Promise<Rota
   }
   const findings = await store.unopened();
   if (findings.length > 0) throw new Error(findings.join("\n"));
-  const { recipients = [], recoveryRecipient, valuesRevision = 0 } = sops;
+  const { recipients = [], recoveryRecipient, valuesRevision } = sops;
   const own = (await keysOf(store)).map(({ recipient }) => recipient);
   const from = recipients.length === 0 ? own : own.filter((recipient) => recipients.includes(recipient));
   if (from.length === 0) {
