@@ -208,12 +208,9 @@ describe("what nobody may know", function () {
       if (!existsSync(modules)) symlinkSync(join(repository, "node_modules"), modules);
       const directory = join(scratch, "killed");
       mkdirSync(directory, { recursive: true });
-      const { scripts } = JSON.parse(readFileSync(join(repository, "package.json"), "utf8")) as {
-        scripts: { rehearse: string };
-      };
       const child = spawn(
         "/bin/sh",
-        ["-c", `ulimit -c unlimited; ${scripts.rehearse} --stack ${stack} --identity`],
+        ["-c", `ulimit -c unlimited; commands/platform rehearse ${stack} --identity`],
         {
           ...{ cwd: secrets.project, detached: true, stdio: ["ignore", "pipe", "pipe"] },
           env: { ...process.env, TMPDIR: directory },

@@ -130,6 +130,7 @@ async function open(directory: string, sops: FakeSops, env: NodeJS.ProcessEnv = 
   const store = new SecretStore({ stack: "prod", project: join(directory, "project"), sops, env });
   const tree = join(directory, "project", "gitops");
   const identityFile = join(directory, "keys", "prod.agekey");
+  writeFiles(directory, { "project/Pulumi.yaml": "name: platform\nruntime: nodejs\n" });
   await store.writeRules();
   const read = (path: string) => readFileSync(join(directory, path), "utf8");
   return {
@@ -524,7 +525,7 @@ describe("init", () => {
     const of = await project({ identity: [] });
     const lines: string[] = [];
     await initialise(of.store, { tell: (line) => lines.push(line) });
-    match(lines.at(-1) ?? "", /^not a recipient yet: .*--stack prod --recipient age1\w+"$/);
+    match(lines.at(-1) ?? "", /^not a recipient yet: .* init prod --recipient age1\w+"$/);
     deepEqual((await of.store.config()).sops.recipients, [recipient(1)]);
     await rejects(
       initialise(of.store, { tell, recipients: [recipient(5)] }),

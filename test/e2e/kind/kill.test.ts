@@ -56,12 +56,12 @@ suiteOnKind("pulumi on Kind, killed", (prepared) => {
   }
 
   /** What a person types after a crash. */
-  function npmRunUp(): Promise<Run> {
+  function platformUp(): Promise<Run> {
     const start = Date.now();
     return new Promise((resolve) => {
       execFile(
-        "npm",
-        ["run", "-s", "up", "--", "--stack", stackName, "--yes", "--skip-preview", "--color", "never"],
+        "commands/platform",
+        ["up", stackName, "--yes", "--skip-preview", "--color", "never"],
         { cwd: machine.project, env: machine.env, maxBuffer: 64 * 1024 * 1024 },
         (error, stdout, stderr) => {
           const code = error === null ? 0 : Number(error.code ?? 1);
@@ -93,7 +93,7 @@ suiteOnKind("pulumi on Kind, killed", (prepared) => {
 
   /** The next run ends well, and the platform is what that run says it is. Returns its seconds, and the digest. */
   async function converges(): Promise<{ seconds: number; digest: string }> {
-    const { code, seconds, output } = await npmRunUp();
+    const { code, seconds, output } = await platformUp();
     equal(code, 0, output);
     const digest = (await machine.run("pulumi", "stack", "output", "digest", "--stack", stackName)).trim();
     deepEqual(await faults(machine, digest), [], output);
@@ -123,7 +123,7 @@ suiteOnKind("pulumi on Kind, killed", (prepared) => {
     while (!existsSync(locks) || !readdirSync(locks).some((file) => file.endsWith(".json"))) {
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
-    const refused = await npmRunUp();
+    const refused = await platformUp();
     equal(refused.code, 1);
     match(
       refused.output,

@@ -33,17 +33,14 @@ suiteOnKind("pulumi up on Kind, kept to itself", (prepared) => {
     machine.configure({ sops: { generate: "empty" } });
     watch = new Watch(search, [join(machine.directory, "tmp"), join(machine.directory, "state"), "/dev/shm"]);
     watch.start();
-    const init = await machine.run("npm", "run", "-s", "secrets", "--", "init", "--recovery", ...onStack);
+    const init = await machine.run("commands/platform", "secrets", "init", "--recovery", ...onStack);
     search.add({ what: "the recovery key", value: keysIn(init)[0] ?? "" });
     const value = `m${randomBytes(16).toString("hex")}`;
     search.add({ what: "an added value", value, home: secret("planted", "whoami") });
     await feed(
       `PLANTED=${value}\n`,
-      "npm",
-      "run",
-      "-s",
+      "commands/platform",
       "secrets",
-      "--",
       "add",
       "planted",
       "--namespace",
@@ -52,12 +49,12 @@ suiteOnKind("pulumi up on Kind, kept to itself", (prepared) => {
     );
     noteIdentities();
 
-    const preview = () => npm("preview", ...onStack, "--diff", "--color", "never");
+    const preview = () => platform("preview", ...onStack, "--diff", "--color", "never");
     await preview();
-    await npm("up", ...onStack, "--yes", "--skip-preview", "--diff", "--color", "never");
+    await platform("up", ...onStack, "--yes", "--skip-preview", "--diff", "--color", "never");
     await noteCluster();
     const reading = readThroughout(value);
-    await npm("secrets", "rotate", "--values", "--yes", ...onStack);
+    await platform("secrets", "rotate", "--values", "--yes", ...onStack);
     reads = await reading();
     noteIdentities();
     await noteCluster();
@@ -69,8 +66,8 @@ suiteOnKind("pulumi up on Kind, kept to itself", (prepared) => {
   const keysIn = (text: string): string[] => [...(text.match(/AGE-SECRET-KEY-\S+/g) ?? [])];
 
   /** Runs one of the project's commands, and keeps what it prints. */
-  async function npm(script: string, ...args: string[]): Promise<void> {
-    const running = execute("npm", ["run", "-s", script, "--", ...args], {
+  async function platform(...args: string[]): Promise<void> {
+    const running = execute("commands/platform", args, {
       ...{ cwd: machine.project, env: machine.env, maxBuffer: 256 * 1024 * 1024 },
     });
     const { stdout, stderr } = await running.catch((error: unknown) => {
@@ -237,10 +234,7 @@ suiteOnKind("pulumi up on Kind, kept to itself", (prepared) => {
 
   it("no secret is on the disk, and no tool may dump its core, when a run is killed", async () => {
     await machine.kubectl("-n", "flux-system", "delete", "secret", "sops-age");
-    const { scripts } = JSON.parse(readFileSync(join(machine.project, "package.json"), "utf8")) as {
-      scripts: { up: string };
-    };
-    const script = `ulimit -c unlimited; ${scripts.up} --stack ${stackName} --yes --skip-preview`;
+    const script = `ulimit -c unlimited; commands/platform up ${stackName} --yes --skip-preview`;
     const run = spawn("/bin/sh", ["-c", script], {
       ...{ cwd: machine.project, env: machine.env, detached: true, stdio: "ignore" },
     });
