@@ -1,6 +1,5 @@
 import { spawn } from "node:child_process";
 import { constants } from "node:os";
-import type { Writable } from "node:stream";
 
 /** A program in Go that holds secrets dumps its core on no signal, unless this variable asks it to. */
 export const noCore = { GOTRACEBACK: undefined };
@@ -11,8 +10,8 @@ export interface TerminalOptions {
   readonly cwd?: string;
   /** Its whole environment. */
   readonly env: NodeJS.ProcessEnv;
-  /** A pipe that the command holds an end of. @default none */
-  readonly lifeline?: Writable;
+  /** Receives the command's process id. */
+  readonly onStart?: (pid: number) => void;
 }
 
 /**
@@ -22,14 +21,15 @@ export interface TerminalOptions {
 export function onTerminal(
   command: string,
   args: readonly string[],
-  { lifeline, ...options }: TerminalOptions,
+  { onStart, ...options }: TerminalOptions,
 ): Promise<number> {
   return new Promise((resolve, reject) => {
     const child = spawn(command, [...args], {
       ...options,
       env: { ...options.env, ...noCore },
-      stdio: ["inherit", "inherit", "inherit", ...(lifeline === undefined ? [] : [lifeline])],
+      stdio: "inherit",
     });
+    if (child.pid !== undefined) onStart?.(child.pid);
     // Ctrl-C reaches the child too, which ends in its own time. Other signals are sent to this process alone.
     const ignore = () => undefined;
     const forward = (signal: NodeJS.Signals) => child.kill(signal);

@@ -63,7 +63,9 @@ export async function runPulumi(
     const inScratch = {
       cwd: project,
       env: { ...directLoopback(env), PATH: program.path, TMPDIR: scratch.path },
-      lifeline: scratch.lifeline,
+      onStart: (pid: number) => {
+        scratch.usedBy(pid);
+      },
     };
     const selected = await onTerminal(program.file, ["stack", "select", "--create", stack], inScratch);
     return selected === 0

@@ -78,7 +78,7 @@ export async function editSecret(
 function sopsEdit(
   file: string,
   identity: string,
-  { path: TMPDIR, lifeline }: ScratchDirectory,
+  scratch: ScratchDirectory,
   env: NodeJS.ProcessEnv,
 ): Promise<number> {
   // The editor gets the user's variables. Those of SOPS would add keys and services of the user's own.
@@ -88,9 +88,11 @@ function sopsEdit(
   return onTerminal("sops", ["edit", file], {
     env: {
       ...Object.fromEntries(own),
-      ...{ PATH: toolPath(env), TMPDIR, SOPS_AGE_KEY: identity, SOPS_EDITOR: editor },
+      ...{ PATH: toolPath(env), TMPDIR: scratch.path, SOPS_AGE_KEY: identity, SOPS_EDITOR: editor },
     },
-    lifeline,
+    onStart: (pid) => {
+      scratch.usedBy(pid);
+    },
   });
 }
 

@@ -64,6 +64,7 @@ export class KnownSecrets {
     const [recipient = "", recoveryRecipient = ""] = await sops.recipients(`${key}\n${recoveryKey}\n`);
     const secrets = new KnownSecrets(stack, project, key, recoveryKey);
     await cp(join(repository, "gitops"), secrets.tree, { recursive: true });
+    await cp(join(repository, "Pulumi.yaml"), join(project, "Pulumi.yaml"));
     const settings = {
       ...(await readStackFile(stack, repository)),
       "platform:sops": {

@@ -13,7 +13,7 @@ describe("scratch directory", () => {
     process.kill(guard, "SIGKILL");
     // It is gone before this process hears of it, and what is written now breaks the pipe.
     execFileSync("sleep", ["0.2"]);
-    directory.lifeline.end("done\n");
+    directory.usedBy(1);
     await directory.remove();
     await sleep(100);
     equal(existsSync(directory.path), false);

@@ -198,8 +198,9 @@ describe("npx platform up", function () {
     }).timeout(30_000);
   }
 
-  it("leaves Pulumi its TMPDIR while it runs, even when this command alone is killed", async () => {
-    const { child, ended, scratch, pid } = await running(":");
+  it("leaves Pulumi its TMPDIR while it runs, even when this command alone is killed, and no longer", async () => {
+    // A plugin of Pulumi outlives it.
+    const { child, ended, scratch, pid } = await running("{ sleep 20 & }");
     child.kill("SIGKILL");
     await ended;
     await sleep(1_000);

@@ -18,7 +18,6 @@ import (
 	ssautil "github.com/fluxcd/pkg/ssa/utils"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/kustomize/api/konfig"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/api/resmap"
 	kustypes "sigs.k8s.io/kustomize/api/types"
@@ -91,7 +90,8 @@ const fluxGroup = "kustomize.toolkit.fluxcd.io"
 // builder builds all Kustomizations of one cluster.
 type builder struct {
 	root string
-	disk filesys.FileSystem
+	// files are those of the tree, most of them in memory.
+	files filesys.FileSystem
 	// release is the source whose Kustomizations are built.
 	release reference
 	// alone is set when a kustomization file brings an OpenAPI schema, which kustomize keeps for the whole process.
@@ -130,7 +130,7 @@ func build(request buildRequest) (*buildResponse, error) {
 		return nil, err
 	}
 	b := &builder{
-		root: directory, disk: disk, known: known, applied: request.Applied, release: release,
+		root: directory, files: overlay{disk, files.below(directory)}, known: known, applied: request.Applied, release: release,
 		alone: files.bringsSchema(),
 	}
 
@@ -308,7 +308,7 @@ func (b *builder) build(k *kustomization) {
 		fail("%s", err)
 		return
 	}
-	files := overlay{b.disk, map[string][]byte{name: manifest}}
+	files := overlay{b.files, map[string][]byte{name: manifest}}
 	if decrypts(k.spec) {
 		var whole *wholePatch
 		if err := b.openSources(directory, files); errors.As(err, &whole) {
@@ -353,6 +353,18 @@ type overlay struct {
 func (o overlay) Exists(path string) bool {
 	_, found := o.files[filepath.Clean(path)]
 	return found || o.FileSystem.Exists(path)
+}
+
+func (o overlay) IsDir(path string) bool {
+	_, found := o.files[filepath.Clean(path)]
+	return !found && o.FileSystem.IsDir(path)
+}
+
+func (o overlay) CleanedAbs(path string) (filesys.ConfirmedDir, string, error) {
+	if path = filepath.Clean(path); o.files[path] != nil {
+		return filesys.ConfirmedDir(filepath.Dir(path)), filepath.Base(path), nil
+	}
+	return o.FileSystem.CleanedAbs(path)
 }
 
 func (o overlay) ReadFile(path string) ([]byte, error) {
@@ -451,7 +463,7 @@ func (b *builder) plain(message string) string {
 // bringsSchema tells whether a kustomization file has the field "openapi".
 func (t *tree) bringsSchema() bool {
 	for name, content := range t.files {
-		if slices.Contains(konfig.RecognizedKustomizationFileNames(), filepath.Base(name)) && bytes.Contains(content, []byte("openapi")) {
+		if isKustomization(name) && bytes.Contains(content, []byte("openapi")) {
 			return true
 		}
 	}

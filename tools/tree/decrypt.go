@@ -206,15 +206,13 @@ func (o opener) open(directory, name string, as format, to use) error {
 	if err != nil || o.done[path] {
 		return err
 	}
-	info, err := os.Lstat(path)
+	content, err := o.overlay.ReadFile(path)
 	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		return errors.New("cannot decrypt irregular file as it has file mode type bits set")
-	}
-	content, err := os.ReadFile(path)
-	if err != nil {
+		if info, missing := os.Lstat(path); missing != nil {
+			return missing
+		} else if !info.Mode().IsRegular() {
+			return errors.New("cannot decrypt irregular file as it has file mode type bits set")
+		}
 		return err
 	}
 	if !bytes.Contains(content, []byte(markers[as])) {

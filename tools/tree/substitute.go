@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/kustomize/api/resource"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
 )
 
 // unset is a variable without a default that nothing sets.
@@ -201,7 +201,7 @@ func (b *builder) substitute(ctx context.Context, k *kustomization) error {
 	validated := false
 	for _, each := range resources {
 		// Most objects have no variable: envsubst leaves them as they are. Names of variables it checks with the first.
-		if text, err := each.MarshalJSON(); err == nil && validated && !bytes.ContainsRune(text, '$') {
+		if validated && !mentions(each.YNode(), "$") {
 			continue
 		}
 		validated = true
@@ -243,6 +243,12 @@ func (b *builder) substitute(ctx context.Context, k *kustomization) error {
 		}
 	}
 	return failure
+}
+
+// mentions tells whether a key or value of a node holds a text.
+func mentions(node *yaml.Node, text string) bool {
+	return strings.Contains(node.Value, text) ||
+		slices.ContainsFunc(node.Content, func(each *yaml.Node) bool { return mentions(each, text) })
 }
 
 // isVariable is the regular expression of names in generator.SubstituteVariables.
