@@ -1,3 +1,4 @@
+import { local } from "@pulumi/command";
 import { core, Provider } from "@pulumi/kubernetes";
 import {
   all,
@@ -226,6 +227,24 @@ export class Platform extends ComponentResource {
         { parent: this, dependsOn: [release] },
       );
     }
+
+    // One after another, again for each release; one that fails fails the run with its output.
+    config.hooks.afterReady.reduce<Resource>(
+      (before, command, index) =>
+        new local.Command(
+          `${name}-after-ready-${index + 1}`,
+          {
+            create: command,
+            environment: {
+              ...{ PLATFORM_STACK: config.stack, PLATFORM_DOMAIN: config.domain },
+              PLATFORM_DIGEST: release.digest,
+            },
+            triggers: [release.digest, variables],
+          },
+          { parent: this, dependsOn: [before] },
+        ),
+      release,
+    );
 
     this.kubeconfig = secret(cluster.kubeconfig);
     this.digest = release.digest;

@@ -65,6 +65,11 @@ function standIns(request: ProgramRequest): StandIn[] {
       state: () => ({ id: "stand-in", state: { imageId: "stand-in" } }),
     },
     {
+      type: "command:local:Command",
+      describe: ({ create }) => `hook "${String(create)}"`,
+      state: () => ({ id: "stand-in", state: { stdout: "", stderr: "" } }),
+    },
+    {
       type: "docker:index/volume:Volume",
       describe: ({ name }) => `volume ${String(name)}`,
       state: () => ({ id: "stand-in", state: {} }),

@@ -307,6 +307,16 @@ export function settings(context: SettingsContext) {
           timeoutSeconds: whole(10, 7200).default(900).describe("time until every layer is Ready"),
         })
         .prefault({}),
+      hooks: z
+        .strictObject({
+          afterReady: z
+            .array(text)
+            .default([])
+            .describe(
+              "commands of the shell that run one after another when a release is Ready, such as a smoke test; see [hooks](#hooks)",
+            ),
+        })
+        .prefault({}),
       protect: flag.default(false).describe("`pulumi destroy` refuses the stack"),
       rehearsal: z
         .strictObject({

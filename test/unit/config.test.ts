@@ -51,6 +51,7 @@ describe("config", () => {
         valuesRevision: 0,
       },
       release: { timeoutSeconds: 900 },
+      hooks: { afterReady: [] },
       protect: false,
       directory: "/home/me/state/platform/local",
     });
@@ -642,7 +643,7 @@ describe("config", () => {
       parse({}),
     );
     deepEqual(faults({ ...local, ...cluster({ prots: null }), "platform:colour": null }), [
-      'there is no setting "platform:colour". Here are "platform:cluster", "platform:registry", "platform:domain", "platform:gitops", "platform:sops", "platform:release", "platform:protect", "platform:rehearsal", "platform:chartMirror".',
+      'there is no setting "platform:colour". Here are "platform:cluster", "platform:registry", "platform:domain", "platform:gitops", "platform:sops", "platform:release", "platform:hooks", "platform:protect", "platform:rehearsal", "platform:chartMirror".',
       'there is no setting "platform:cluster.prots". Did you mean "platform:cluster.ports"?',
     ]);
     deepEqual(faults({ ...local, "platform:domain": null, "platform:cluster": null }), [

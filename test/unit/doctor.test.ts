@@ -25,6 +25,7 @@ const local = {
   gitops: { tree: "/gitops", cluster: "local", requireClean: false },
   sops: { generate: "empty", identityFile: "/agekey", valuesRevision: 0 },
   release: { timeoutSeconds: 900 },
+  hooks: { afterReady: [] },
   ...{ protect: false, directory: "/state/local" },
 } as const satisfies PlatformConfig;
 const withPorts: PlatformConfig = {

@@ -33,6 +33,7 @@ const local = {
   gitops: { tree: "/project/gitops", cluster: "local", requireClean: false },
   sops: { generate: "empty", identityFile: "/home/me/local.agekey", valuesRevision: 0 },
   release: { timeoutSeconds: 600 },
+  hooks: { afterReady: [] },
   ...{ protect: false, directory: "/state/local" },
 } as const satisfies PlatformConfig;
 const prod: PlatformConfig = {
@@ -48,6 +49,7 @@ const prod: PlatformConfig = {
   gitops: { tree: "/project/gitops", cluster: "prod", requireClean: true },
   sops: { generate: "none", identityFile: "/home/me/prod.agekey", valuesRevision: 0 },
   release: { timeoutSeconds: 900 },
+  hooks: { afterReady: [] },
   ...{ protect: false, directory: "/state/prod" },
 };
 const source = {
@@ -662,6 +664,20 @@ describe("Platform with other settings", () => {
       resources.filter(({ retainOnDelete }) => retainOnDelete).map(({ name }) => name),
       ["platform-registry-volume"],
     );
+  });
+
+  it("runs the commands of a stack one after another when its release is Ready, again for each release", async () => {
+    const hooks = { afterReady: ["./smoke-test", "./notice"] };
+    const { resources } = await compose({ ...local, hooks });
+    const [first, second] = [1, 2].map((number) => find(resources, `platform-after-ready-${number}`));
+    deepEqual([first?.inputs.create, second?.inputs.create], hooks.afterReady);
+    deepEqual(first?.inputs.environment, {
+      ...{ PLATFORM_STACK: "local", PLATFORM_DOMAIN: "platform.localhost" },
+      PLATFORM_DIGEST: digest,
+    });
+    deepEqual(first.inputs.triggers, [digest, find(resources, "platform-runtime").inputs.data]);
+    ok(first.dependencies.includes("platform-release-gate"), first.dependencies.join());
+    ok(second?.dependencies.includes("platform-after-ready-1"), second?.dependencies.join());
   });
 
   it("pulls the image of the registry that it is told to", async () => {

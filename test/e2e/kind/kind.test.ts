@@ -1,5 +1,6 @@
 import { deepEqual, equal, match, ok, rejects } from "node:assert/strict";
 import { rmSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Stack } from "@pulumi/pulumi/automation";
 import { ownerLabel } from "../../../clients/docker/ownership";
@@ -18,6 +19,7 @@ suiteOnKind("pulumi up on Kind", (prepared) => {
 
   before(async () => {
     machine = prepared();
+    machine.configure({ hooks: { afterReady: ['echo "$PLATFORM_STACK $PLATFORM_DIGEST" >> hooks.log'] } });
     stack = await machine.stack();
   });
 
@@ -73,6 +75,12 @@ suiteOnKind("pulumi up on Kind", (prepared) => {
         }
       });
     }
+
+    it("runs a hook once for each release", async () => {
+      const lines = (await readFile(join(machine.project, "hooks.log"), "utf8")).trim().split("\n");
+      equal(lines.length, rounds);
+      for (const line of lines) match(line, /^offline sha256:[0-9a-f]{64}$/);
+    });
 
     it("previews no change", async () => {
       for (let round = 1; round <= rounds; round++) {
