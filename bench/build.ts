@@ -64,6 +64,7 @@ async function makeTree(tree: string): Promise<void> {
       }),
     );
   }
+  await write("clusters/x/kustomization.yaml", '{"resources": ["layers.yaml", "variables.yaml"]}');
   await write("clusters/x/layers.yaml", kustomizations.join("\n---\n"));
   await write(
     "clusters/x/variables.yaml",
