@@ -18,7 +18,7 @@ import { refuseOldNode } from "./system/node-version";
 import { ensureTools } from "./tools/tools";
 import { examine, thisHost, type Finding } from "./core/needs/needs";
 
-/** The program: what it reads is read, and refused, before the first resource is registered. */
+/** The program: it reads and checks all its inputs before it registers the first resource. */
 async function main(examineStack: typeof examine): Promise<Record<string, unknown>> {
   refuseOldNode(process.versions.node);
   const config = parseConfig(getStack(), runtime.allConfig(), {
@@ -46,13 +46,13 @@ async function main(examineStack: typeof examine): Promise<Record<string, unknow
     await Promise.all([
       inspectTree(tree, cluster, requireClean),
       ownNetwork ? findSecondNetwork(tree, cluster) : [],
-      // If a file cannot be read at all, the tree's findings say it better.
+      // If a file cannot be read at all, the tree's findings explain it better.
       checkForms(tree, config).catch(() => []),
       readKubeconfig(config.cluster),
       readPullLogin(config),
       examineStack(config, thisHost).then(tellFindings),
     ]);
-  // Of a broken secret file these findings say more.
+  // These findings explain a broken secret file better.
   const findings = [...(ofSecrets.length > 0 ? ofSecrets : ofTree), ...ofNetwork];
   if (findings.length > 0) throw new Error(findings.join("\n"));
   for (const note of notes) await log.info(note);
@@ -75,7 +75,7 @@ async function main(examineStack: typeof examine): Promise<Record<string, unknow
   };
 }
 
-/** Tells what a stack needs and does not have: a preview warns of it, an update is refused. */
+/** Reports missing requirements of a stack: a preview warns, an update is refused. */
 async function tellFindings(findings: readonly Finding[]): Promise<void> {
   const messages = findings.map(({ message }) => message);
   if (messages.length > 0 && !runtime.isDryRun()) throw new Error(messages.join("\n"));
@@ -94,7 +94,9 @@ async function readKubeconfig(cluster: ClusterConfig): Promise<string | undefine
   }
 }
 
-/** The login with which the cluster pulls: that of the settings, once it was tried, or Docker's, which the doctor tries. */
+/**
+ * The login with which the cluster pulls: the tested login of the settings, or Docker's login, which the doctor tests.
+ */
 async function readPullLogin({ registry }: PlatformConfig): Promise<RegistryLogin | undefined> {
   if (registry.kind !== "remote") return undefined;
   const { repository, insecure } = registry;
@@ -107,10 +109,10 @@ async function readPullLogin({ registry }: PlatformConfig): Promise<RegistryLogi
 }
 
 /**
- * As Pulumi runs it: a `RunError` is shown as its sentence. It carries no stack, whose colouring for a trace takes
- * Pulumi 15 s (https://github.com/nodejs/node/issues/64011).
+ * Pulumi runs this export. It shows the sentence of a `RunError`. The error has no stack, because Pulumi takes 15 s to
+ * colour a stack for a trace (https://github.com/nodejs/node/issues/64011).
  *
- * @param examineStack another one, where the cluster is a rehearsal's
+ * @param examineStack another function, for the cluster of a rehearsal
  */
 export = (examineStack = examine): Promise<Record<string, unknown>> =>
   main(examineStack).catch((error: unknown) => {

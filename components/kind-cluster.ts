@@ -21,7 +21,7 @@ import { Kind } from "./dynamic/kind";
 export interface KindClusterArgs extends KindConfigArgs, ApiServerArgs {
   /** Name of the cluster: its node containers are `<name>-control-plane`, `<name>-worker`. */
   readonly clusterName: string;
-  /** Whose it is: `project/stack`. */
+  /** The owner of the cluster: `project/stack`. */
   readonly owner: string;
   /** Docker network of the nodes. */
   readonly network: Network;
@@ -33,7 +33,7 @@ export interface KindClusterArgs extends KindConfigArgs, ApiServerArgs {
   readonly hosts?: Input<Readonly<Record<string, string>>>;
   /** Also add the cluster to the user's own kubeconfig. @default false */
   readonly mergeKubeconfig?: boolean;
-  /** Delete a cluster that Kind cannot change in place, with all that its volumes hold. @default false */
+  /** Delete a cluster that Kind cannot change in place, with all data of its volumes. @default false */
   readonly allowReplace?: boolean;
 }
 

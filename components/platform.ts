@@ -36,24 +36,25 @@ import { SopsAgeSecret } from "./sops-age-secret";
 /** Arguments of `Platform`: the stack's settings, and what the program read from disk and Git. */
 export interface PlatformArgs {
   readonly config: PlatformConfig;
-  /** Where the gitops tree comes from. */
+  /** The origin of the gitops tree. */
   readonly provenance: Provenance;
   /** `Tree.content` of the gitops tree. */
   readonly content: string;
   /** Secrets whose values are generated: path relative to the tree → the file as committed. */
   readonly generated: ReadonlyMap<string, string>;
-  /** Admin kubeconfig of an existing cluster; a cluster that is made has its own. */
+  /** Admin kubeconfig of an existing cluster; a cluster that this project makes has its own. */
   readonly kubeconfig?: string;
-  /** The age identity, where the stack's settings hold it. */
+  /** The age identity, if the stack's settings hold it. */
   readonly ageKey?: string;
-  /** With which the cluster pulls from a remote registry. @default it pulls as nobody */
+  /** The login with which the cluster pulls from a remote registry. @default the cluster pulls without a login */
   readonly pullLogin?: RegistryLogin;
 }
 
 /**
  * The whole platform: layer 0, and the release that hands over to Flux.
  *
- * The age identity comes first and everything waits for it; then cluster, registry and artifact side by side.
+ * The age identity comes first and every other resource waits for it; then cluster, registry and artifact run in
+ * parallel.
  */
 export class Platform extends ComponentResource {
   readonly kubeconfig: Output<string>;
@@ -90,15 +91,16 @@ export class Platform extends ComponentResource {
       {
         kubeconfig: cluster.kubeconfig,
         enableServerSideApply: true,
-        // Who owns what is applied was asked before; state may be lost, and its field managers with it.
+        // `FluxNamespace` checked the owners of these objects before; state may be lost, and its field managers with
+        // it.
         enablePatchForce: true,
-        // A cluster of somebody else that does not answer is not gone.
+        // An existing cluster that does not answer is not lost.
         deleteUnreachable: ownCluster,
         upsertExistingObjects: true,
       },
       { parent: this },
     );
-    // Deleting the cluster deletes what is in it, without waiting for what runs there.
+    // The deletion of the cluster deletes the objects in it, without waiting for running workloads.
     const deletedWith = cluster.container === undefined ? {} : { deletedWith: cluster.container };
     const namespace = new FluxNamespace(
       `${name}-flux-system`,
@@ -114,11 +116,11 @@ export class Platform extends ComponentResource {
       },
       { parent: this, ...deletedWith, protect: config.protect, dependsOn: [kubernetes] },
     );
-    // In another namespace of this name nothing of the last one is left, whatever a refresh saw of it.
+    // A new namespace of this name holds none of the objects of the old one, even if a refresh still saw them.
     const annotations = {
       [namespaceUidAnnotation]: namespace.uid,
       [ownerAnnotation]: owner,
-      // Read by Pulumi's Kubernetes provider, which else takes another name for each state.
+      // Pulumi's Kubernetes provider reads this; otherwise it takes another field manager for each state.
       "pulumi.com/patchFieldManager": fieldManager,
     };
     const inNamespace = {
@@ -228,7 +230,7 @@ export class Platform extends ComponentResource {
       );
     }
 
-    // One after another, again for each release; one that fails fails the run with its output.
+    // The hooks run one after another, and again for each release; a failing hook fails the run with its output.
     config.hooks.afterReady.reduce<Resource>(
       (before, command, index) =>
         new local.Command(
@@ -295,7 +297,7 @@ export class Platform extends ComponentResource {
       );
     }
     if (config.kind === "existing" && kubeconfig !== undefined) {
-      // Known only once the identity is: nothing is applied to the cluster before.
+      // The value is known only after the identity: nothing is applied to the cluster before.
       return {
         kubeconfig: secret(output(identity.urn).apply(() => kubeconfig)),
         loadBalancerCidr: output(config.loadBalancerCidr),
@@ -360,7 +362,7 @@ export class Platform extends ComponentResource {
     return [...network, operator, instance];
   }
 
-  /** Encrypted files of generated secrets, one password for each key of each file that nobody has a value for yet. */
+  /** Encrypted files of generated secrets; a password for each key of each file that has no value yet. */
   private generatedSecrets(
     name: string,
     files: ReadonlyMap<string, string>,
@@ -400,9 +402,9 @@ export class Platform extends ComponentResource {
 }
 
 /**
- * Names of the passwords of files: path → key and name. `apps-a-b` is that of key "b" of `apps/a.enc.yaml`, unless
- * another file's key has it too, such as "a-b" of `apps.enc.yaml`: then both are named by their path, and no alias says
- * which of them had the name before. Their values stay all the same: see `GeneratedLifecycle`.
+ * Names of the passwords of files: path → key and name. `apps-a-b` is the name for key "b" of `apps/a.enc.yaml`. If
+ * another file's key has that name too, such as "a-b" of `apps.enc.yaml`, both names contain their path, and no alias
+ * says which key had the name before. The values stay in any case: see `GeneratedLifecycle`.
  */
 function passwordNames(
   files: ReadonlyMap<string, string>,

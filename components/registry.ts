@@ -12,7 +12,7 @@ import { ownerLabel } from "../clients/docker/ownership";
 import { internalPort, upstreams } from "../core/registry/hosts";
 import { mirrorName } from "../core/registry/names";
 
-/** Where a stack's artifacts are stored. Repositories have the form `host[:port]/path`. */
+/** The repository of a stack's artifacts. Repositories have the form `host[:port]/path`. */
 export interface Registry {
   /** The repository as this machine reaches it. */
   readonly repository: Output<string>;
@@ -26,7 +26,7 @@ export interface Registry {
 export interface LocalRegistryArgs {
   /** Name of the container and its volume; the container's host name in the network. */
   readonly containerName: string;
-  /** Whose container and volume are: `project/stack`. */
+  /** The owner of container and volume: `project/stack`. */
   readonly owner: string;
   /** Port on 127.0.0.1, never on another address; mirrors take the ports that follow. */
   readonly port: number;
@@ -36,9 +36,9 @@ export interface LocalRegistryArgs {
   readonly network: Network;
   /** @default registry:3 */
   readonly image?: string;
-  /** Registries whose images are kept here, by host: `ghcr.io`. @default none */
+  /** Registries whose images the volume keeps, by host: `ghcr.io`. @default none */
   readonly mirrors?: readonly string[];
-  /** Mirrors serve what they hold, and nothing is asked of any other registry. @default false */
+  /** Mirrors serve only the images that they hold, and no request goes to any other registry. @default false */
   readonly airGapped?: boolean;
   /** Keep the volume when the stack is destroyed. @default false */
   readonly retain?: boolean;
@@ -49,8 +49,8 @@ const storage = "/var/lib/registry";
 /**
  * A `registry:3` container on a volume of its own, and one more for each mirror, all published on 127.0.0.1 only.
  *
- * A mirror is a pull-through cache that forgets nothing: it asks its upstream for what is new and serves what it
- * holds when the upstream cannot be reached. Air-gapped, it is a plain registry over the same content, which
+ * A mirror is a pull-through cache that keeps everything: it asks its upstream for new images, and serves its own
+ * images when the upstream does not answer. Air-gapped, the mirror is a plain registry over the same content, which
  * accepts pushes.
  */
 export class LocalRegistry extends ComponentResource implements Registry {
@@ -61,7 +61,7 @@ export class LocalRegistry extends ComponentResource implements Registry {
   constructor(name: string, args: LocalRegistryArgs, opts?: ComponentResourceOptions) {
     super("platform:registry:LocalRegistry", name, {}, opts);
     const { mirrors = [], airGapped = false } = args;
-    // The network waits for all that must hold before anything is made.
+    // The network waits for everything that must hold before the run makes anything.
     const onHost = { parent: this, dependsOn: [args.network] };
     const volume = new Volume(
       `${name}-volume`,
@@ -113,7 +113,7 @@ export class LocalRegistry extends ComponentResource implements Registry {
     });
   }
 
-  /** The id of the image; air-gapped, its name, for the Docker Engine must hold it already. */
+  /** The id of the image. Air-gapped, the name of the image, which the Docker Engine must hold already. */
   private image(name: string, image: string, airGapped: boolean, network: Network): Input<string> {
     if (airGapped) return image;
     return new RemoteImage(

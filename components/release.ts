@@ -6,9 +6,12 @@ import type { LayerResult } from "../core/release/gate";
 /** Arguments of `Release`. */
 export interface ReleaseArgs {
   readonly artifact: ArtifactArgs;
-  /** Where the artifact must become Ready, and how; what it is, its own arguments say. */
+  /** The place where the artifact must become Ready, and the timing; the other arguments describe the artifact. */
   readonly gate: Omit<GateArgs, "repository" | "insecure" | "digest">;
-  /** What must be in the cluster before the gate opens: Flux and its secrets. The artifact does not wait for it. */
+  /**
+   * The resources that the cluster needs before the gate opens: Flux and its secrets. The artifact does not wait for
+   * them.
+   */
   readonly after: readonly Resource[];
 }
 

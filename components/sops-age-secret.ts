@@ -12,13 +12,13 @@ export interface SopsAgeSecretArgs {
   /** Namespace of the Flux controllers. */
   readonly namespace: Input<string>;
   readonly annotations: Input<Readonly<Record<string, Input<string>>>>;
-  /** Options of the Secret that Pulumi does not hand on from the component's own. @default none */
+  /** Options of the Secret that it does not inherit from the component. @default none */
   readonly options?: CustomResourceOptions;
   /** Content of the age identity file. */
   readonly identity: Input<string>;
 }
 
-/** The Secret `sops-age`, with which Flux decrypts. Its key ends in `.agekey`, as kustomize-controller asks. */
+/** The Secret `sops-age`, with which Flux decrypts. Its key ends in `.agekey`, as kustomize-controller requires. */
 export class SopsAgeSecret extends ComponentResource {
   constructor(name: string, args: SopsAgeSecretArgs, opts?: ComponentResourceOptions) {
     super("platform:sops:SopsAgeSecret", name, {}, opts);

@@ -8,16 +8,15 @@ import { identify, isRunning, type ProcessIdentity } from "./process-identity";
 export interface LockOptions {
   /** Called once if another process holds the lock, with its id. */
   readonly onWait?: (pid: number) => void;
-  /** Milliseconds between two looks at a lock that is held. @default 200 */
+  /** Milliseconds between two checks of a held lock. @default 200 */
   readonly interval?: number;
 }
 
 /**
- * Runs `work` while no other process runs under a lock of the same directory. The lock of a process that died is
- * taken over.
+ * Runs `work` while no other process runs under a lock of the same directory. It takes over the lock of a dead process.
  *
- * A lock is a file `lock.<n>` that names its holder; the highest `n` counts. Whoever finds it released, or its
- * holder dead, links `lock.<n + 1>`, which only one process can do. Numbers never go down, so that two who find
+ * A lock is a file `lock.<n>` that names its holder; the highest `n` counts. A process that finds it released, or its
+ * holder dead, links `lock.<n + 1>`, which only one process can do. Numbers never go down. So two processes that find
  * the same dead holder cannot both take over, as they could by deleting its file.
  */
 export async function withLock<T>(
@@ -45,7 +44,7 @@ export async function withLock<T>(
   }
 }
 
-/** Takes number `n`; false if somebody else has it, or a higher one. */
+/** Takes number `n`; false if another process has that number or a higher one. */
 function place(directory: string, n: number): boolean {
   const draft = join(directory, `draft-${randomUUID()}`);
   writeFileSync(draft, JSON.stringify(identify(process.pid)));
@@ -57,7 +56,7 @@ function place(directory: string, n: number): boolean {
   } finally {
     rmSync(draft, { force: true });
   }
-  // Only one who looked long ago finds a higher number: the files below that one may be gone already.
+  // Only a process with an old listing finds a higher number: the files below that number may be gone already.
   if (highest(directory) > n) {
     rmSync(lockFile(directory, n), { force: true });
     return false;

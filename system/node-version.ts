@@ -2,11 +2,11 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 
 /**
- * Refuses a Node that the dependencies do not run on. npm scripts bring their own (`node_modules/.bin` comes first on
- * their PATH); a plain `pulumi up` takes the one of the system, and would fail inside a library.
+ * Refuses a Node on which the dependencies do not run. npm scripts bring their own Node (`node_modules/.bin` comes
+ * first on their PATH). A plain `pulumi up` takes the Node of the system, and would fail inside a library.
  *
  * @param version of Node, such as "22.19.0"
- * @throws Error when it is older than `engines` of package.json says
+ * @throws Error when the version is older than `engines` of package.json allows
  */
 export function refuseOldNode(version: string): void {
   const least = leastNode();

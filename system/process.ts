@@ -30,7 +30,7 @@ export interface ReadyOptions {
   readonly interval?: number;
 }
 
-/** A process ended before it was ready. */
+/** A process that ended before it was ready. */
 export class ProcessDied extends Error {
   override readonly name = "ProcessDied";
 
@@ -44,21 +44,21 @@ export class ProcessDied extends Error {
 }
 
 /**
- * Processes that share a directory and a fate: none of them, nor the directory, outlives this process, however it
- * ends, SIGKILL included.
+ * Processes that share a directory and an end: neither they nor the directory outlive this process, even after a
+ * SIGKILL.
  *
- * Each program runs in a process group of its own, next to a shell (1 MB) that waits on a pipe from this process.
- * When the pipe closes without a word, the kernel says that this process is gone, and the shell kills the group it
- * is itself a member of: there is no list of ids that could be incomplete or name a later process. It takes only
- * POSIX sh, where `setpriv --pdeathsig` takes Linux and tells nobody to remove the directory, and a watchdog in
- * Node takes 45 MB and must be told of every child.
+ * Each program runs in a process group of its own, next to a shell (1 MB) that waits on a pipe from this process. When
+ * the pipe closes without a word, the kernel says that this process is gone, and the shell kills its own group: no list
+ * of ids can be incomplete or name a later process. The shell needs only POSIX sh. The alternatives cost more: `setpriv
+ * --pdeathsig` needs Linux and removes no directory, and a watchdog in Node takes 45 MB and needs a message for every
+ * child.
  */
 export class ProcessGroup {
   readonly #processes = new Map<string, SupervisedProcess>();
   readonly #scratch: ScratchDirectory;
   #stopped = false;
 
-  /** @param directory holds logs and all else that goes with the group; made here, for this user only. */
+  /** @param directory holds logs and all other files of the group; made here, for this user only. */
   constructor(readonly directory: string) {
     this.#scratch = new ScratchDirectory(directory);
   }
@@ -76,10 +76,10 @@ export class ProcessGroup {
   }
 
   /**
-   * Starts a program, and again when it ends unasked; its log goes on.
+   * Starts a program, and restarts it when it ends unexpectedly; its log continues.
    *
-   * @param restarts how often at most
-   * @param ended takes a sentence with its last words, and whether it is started again
+   * @param restarts the highest number of restarts
+   * @param ended takes a sentence with the last lines of the program, and whether it is started again
    * @param pause milliseconds before it is started again
    */
   keep(
@@ -111,14 +111,14 @@ export class SupervisedProcess {
   /** Absolute path of the file its output goes to. */
   readonly logPath: string;
   readonly pid: number;
-  /** Resolves when it has ended, to how: `code 1` or `SIGTERM`. */
+  /** Resolves when the program has ended, with the kind of end: `code 1` or `SIGTERM`. */
   readonly ended: Promise<string>;
   readonly #child: ChildProcess;
   readonly #lifeline: Writable;
   #end: string | undefined;
   #asked = false;
 
-  /** @throws when no process can be made; a program that is not there ends with code 127. */
+  /** @throws when no process can be made; a missing program ends with code 127. */
   constructor({ name, command, args, env = {} }: ProcessArgs, directory: string) {
     this.name = name;
     this.logPath = join(directory, `${name}.log`);
@@ -176,7 +176,7 @@ export class SupervisedProcess {
     }
   }
 
-  /** Calls back when it ends, or has ended, without `stop`: a sentence with its last words. */
+  /** Calls back when the program ends, or has ended, without `stop`: a sentence with its last lines. */
   endedUnasked(callback: (sentence: string) => void): void {
     void this.ended.then((how) => {
       if (this.#asked) return;
@@ -185,7 +185,7 @@ export class SupervisedProcess {
     });
   }
 
-  /** Ends it, and all it started: SIGTERM, then SIGKILL. @param grace milliseconds between the two */
+  /** Ends the program and all its children: SIGTERM, then SIGKILL. @param grace milliseconds between the two */
   async stop(grace = 2_000): Promise<void> {
     this.#asked = true;
     if (this.#end === undefined) {
@@ -199,7 +199,7 @@ export class SupervisedProcess {
   }
 }
 
-/** Where a probe asks; without `ca`, a certificate is not checked (it is one of this machine, seconds old). */
+/** The address of a probe; without `ca`, it does not check the certificate (of this machine, seconds old). */
 export interface HttpProbeOptions {
   readonly url: string;
   readonly headers?: Readonly<Record<string, string>>;
@@ -210,7 +210,7 @@ export interface HttpProbeOptions {
 
 /** A probe that is satisfied by any answer with a status below 400. */
 export function httpProbe({ url, headers, ca, socketPath }: HttpProbeOptions): Probe {
-  // An agent of its own: a proxy of the environment (NODE_USE_ENV_PROXY) is the global agent's.
+  // An agent of its own: the global agent takes a proxy of the environment (NODE_USE_ENV_PROXY).
   const own = { rejectUnauthorized: ca !== undefined, timeout: 2_000, agent: false };
   const options = { headers, ca, socketPath, ...own };
   return () =>
@@ -247,7 +247,7 @@ export function lastLines(path: string, count = 5): string {
 }
 
 // `exec` makes the program the direct child of this process: its id, signals and exit code are its own.
-// A word on the pipe means "let it live"; end of file without one means that this process is gone or done with it.
+// A word on the pipe means "let it live"; end of file without a word means that this process is gone or done with it.
 const killGroupOnEof =
   '{ trap "" HUP INT TERM; read -r word || kill -KILL 0; } <&3 >/dev/null 2>&1 & exec "$@" 3<&-';
 
@@ -259,7 +259,7 @@ function spawnShell(
   return spawn("/bin/sh", ["-c", script, "sh", ...args], { ...options, detached: true });
 }
 
-/** Ends every process of a group; a group that is gone is no error. */
+/** Ends every process of a group; a missing group is no error. */
 export function killGroup(group: number): void {
   try {
     process.kill(-group, "SIGKILL");

@@ -3,17 +3,16 @@ import { mkdirSync } from "node:fs";
 import { rm } from "node:fs/promises";
 
 /**
- * A directory for this user alone that does not outlive this process, nor the program that uses it, however they end,
- * SIGKILL included.
+ * A directory for this user alone. It outlives neither this process nor the program that uses it, even after a SIGKILL.
  *
  * A shell (1 MB) waits on a pipe from this process. When the pipe closes without the word "done", this process is gone.
  * The shell waits until the program is gone too, and removes the directory. The program itself holds no end of the
- * pipe: its children would inherit that, and some of Pulumi's plugins outlive a Pulumi that was killed.
+ * pipe: its children would inherit that end, and some of Pulumi's plugins outlive a killed Pulumi.
  */
 export class ScratchDirectory {
   private readonly guard: ChildProcess;
 
-  /** @param path absolute, and nobody else's: what comes there within seconds after a kill is removed too */
+  /** @param path absolute, and of no other program: the shell also removes files that appear seconds after a kill */
   constructor(readonly path: string) {
     mkdirSync(path, { recursive: true, mode: 0o700 });
     this.guard = spawn("/bin/sh", ["-c", removeOnEof, "sh", path], {
@@ -24,7 +23,7 @@ export class ScratchDirectory {
     this.guard.unref();
   }
 
-  /** Names the program that uses the directory, by its process id: the last one that was named counts. */
+  /** Names the program that uses the directory, by its process id: the last named program counts. */
   usedBy(pid: number): void {
     this.tell(String(pid));
   }
@@ -41,8 +40,8 @@ export class ScratchDirectory {
   }
 }
 
-// A process id may be given to another program: the time of its start tells them apart. What is written while the
-// directory is removed is removed again.
+// Another program may get the process id: the start time tells them apart. The shell removes the directory again if a
+// file appears during the removal.
 const removeOnEof = `
 started() { ps -o stat=,lstart= -p "$1" 2>/dev/null | sed -n 's/^[^Z ][^ ]* *//p'; }
 while read -r word; do

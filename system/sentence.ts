@@ -1,4 +1,4 @@
-/** Text that ends as a sentence does, whatever a program left at its end. */
+/** Text with the end of a sentence, for any end that a program left. */
 export function sentence(text: string): string {
   return text.trim().replace(/[.\s]*$/, ".");
 }

@@ -1,10 +1,10 @@
 import { spawn } from "node:child_process";
 import { constants } from "node:os";
 
-/** A program in Go that holds secrets dumps its core on no signal, unless this variable asks it to. */
+/** A Go program that holds secrets dumps its core on no signal, unless this variable tells it to. */
 export const noCore = { GOTRACEBACK: undefined };
 
-/** How a command is run on a terminal. */
+/** Options of a command on a terminal. */
 export interface TerminalOptions {
   /** Working directory. @default the process's own */
   readonly cwd?: string;
@@ -30,7 +30,7 @@ export function onTerminal(
       stdio: "inherit",
     });
     if (child.pid !== undefined) onStart?.(child.pid);
-    // Ctrl-C reaches the child too, which ends in its own time. Other signals are sent to this process alone.
+    // Ctrl-C reaches the child too, which ends in its own time. Other signals reach only this process.
     const ignore = () => undefined;
     const forward = (signal: NodeJS.Signals) => child.kill(signal);
     process.on("SIGINT", ignore).on("SIGTERM", forward).on("SIGHUP", forward);

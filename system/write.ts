@@ -7,7 +7,7 @@ import { sentence } from "./sentence";
  * stays one: the file that it leads to is written.
  *
  * @param mode of the file. @default 0o644
- * @throws Error when it cannot be written; it is as it was then
+ * @throws Error when the file cannot be written; the file then has its old content
  */
 export async function writeWhole(path: string, content: string, mode = 0o644): Promise<void> {
   const real = await realpath(path).catch(() => path);
@@ -15,7 +15,7 @@ export async function writeWhole(path: string, content: string, mode = 0o644): P
   try {
     const file = await open(beside, "w", mode);
     try {
-      // The mode of what was left there by a kill stays otherwise.
+      // Otherwise a file that a kill left there keeps its mode.
       await file.chmod(mode);
       await file.writeFile(content);
       await file.sync();
@@ -29,7 +29,7 @@ export async function writeWhole(path: string, content: string, mode = 0o644): P
   }
 }
 
-/** What a user is told of a file that cannot be written. */
+/** The sentence for a user whose file cannot be written. */
 export function notWritten(path: string, error: Error): Error {
   const [reason = ""] = error.message.split(", ");
   const { code } = error as NodeJS.ErrnoException;

@@ -4,43 +4,45 @@ import { run } from "../../tools/command";
 import { sentence } from "../../system/sentence";
 import { networkLabel, ownerLabel, type Labels } from "./ownership";
 
-/** A container as it is there. */
+/** A container that exists. */
 export interface FoundContainer {
   readonly labels: Labels;
   /** `running`, `paused`, `exited`, `created`, `restarting`, `dead`. */
   readonly status: string;
 }
 
-/** A network as it is there. */
+/** A network that exists. */
 export interface FoundNetwork {
   readonly labels: Labels;
   /** IPv4, in CIDR form; undefined when it has none. */
   readonly subnet: string | undefined;
 }
 
-/** A container as it is asked for. */
+/** The container that a lifecycle wants. */
 export interface ContainerSpec {
   readonly name: string;
-  /** Whose it is: `project/stack`. */
+  /** The owner of the container: `project/stack`. */
   readonly owner: string;
   readonly image: string;
   /** Docker network; the container's name is its host name there. */
   readonly network: string;
-  /** Port inside, and the one on 127.0.0.1 that leads to it; never on another address. */
+  /** Port inside, and the port of 127.0.0.1 that leads to it; the container never listens on another address. */
   readonly port: { readonly container: number; readonly host: number };
   readonly volume: { readonly name: string; readonly path: string };
   readonly env: Readonly<Record<string, string>>;
 }
 
-/** What the lifecycles ask of a Docker Engine. Every method throws one sentence when the engine does not answer. */
+/** The calls of the lifecycles to a Docker Engine. Every method throws one sentence when the engine does not answer. */
 export interface Docker {
   /** @returns undefined when there is none of that name */
   container(name: string): Promise<FoundContainer | undefined>;
-  /** Runs a container in the background, again after every restart of the engine; the labels come on top. */
+  /**
+   * Runs a container in the background, and again after every restart of the engine; `labels` are added to the owner's.
+   */
   run(spec: ContainerSpec, labels: Readonly<Record<string, string>>): Promise<void>;
   /** The last lines that a container wrote. */
   logs(container: string): Promise<string>;
-  /** How many blobs a registry that runs holds and nothing refers to. */
+  /** The number of blobs that a running registry holds without a reference to them. */
   garbage(container: string): Promise<number>;
   /** Deletes them. The registry must not run: see `GarbageLifecycle`. */
   collectGarbage(container: string): Promise<void>;
@@ -51,7 +53,7 @@ export interface Docker {
   removeContainer(name: string): Promise<void>;
   /** @returns undefined when there is none of that name */
   network(name: string): Promise<FoundNetwork | undefined>;
-  /** @param owner whose it is: `project/stack` */
+  /** @param owner of the network: `project/stack` */
   createNetwork(name: string, owner: string): Promise<void>;
   /** Removes a network, and the images that were made for its nodes. */
   removeNetwork(name: string): Promise<void>;
@@ -138,7 +140,9 @@ export class DockerCli implements Docker {
     await docker("network", "rm", name);
   }
 
-  /** The image of a registry container, its program, and where its configuration is: the last word of its command. */
+  /**
+   * The image of a registry container, its program, and the path of its configuration: the last word of its command.
+   */
   private async registry(container: string): Promise<{ image: string; program: string[]; config: string }> {
     const found = await this.inspect<{
       Image: string;
@@ -161,10 +165,12 @@ export class DockerCli implements Docker {
   }
 }
 
-/** The registry's own garbage collection; what has no tag may be a release that is still being made. */
+/**
+ * The registry's own garbage collection; a manifest without a tag stays, for it may belong to a release in progress.
+ */
 const collection = ["garbage-collect", "--delete-untagged=false"] as const;
 
-/** Whether an HTTP server answers, whatever it says. @param address `host:port`, never reached through a proxy */
+/** Whether an HTTP server answers, with any status. @param address `host:port`, never reached through a proxy */
 export function answers(address: string): Promise<boolean> {
   return new Promise((resolve) => {
     const request = get(`http://${address}/`, { agent: new Agent(), timeout: 5_000 }, (response) => {
@@ -179,7 +185,7 @@ export function answers(address: string): Promise<boolean> {
   });
 }
 
-/** How long a container may take until it answers. */
+/** The time that a container may take until it answers. */
 export const answerMilliseconds = 60_000;
 
 /** Waits for a container's HTTP server. @returns whether it answered in time */
@@ -197,22 +203,23 @@ export async function answersInTime(
 }
 
 /**
- * Removes the images that this project made for the nodes of a network, but for those that a container uses. Where the
- * engine refuses, as while it prunes for somebody else, they stay: they are a few kilobytes on top of the node image.
+ * Removes the images that this project made for the nodes of a network, except images that a container uses. Where the
+ * engine refuses, for example while another program prunes, the images stay: they add only a few kilobytes to the node
+ * image.
  */
 export async function pruneImages(network: string): Promise<void> {
   const filter = `label=${networkLabel}=${network}`;
   await docker("image", "prune", "--all", "--force", "--filter", filter).catch(() => undefined);
 }
 
-/** What the engine's client says when no engine answers; its version 29 has words of its own. */
+/** The message of the engine's client when no engine answers; its version 29 has another message. */
 const silence =
   "Cannot connect to the Docker daemon|failed to connect to the docker API|error during connect|permission denied.*docker";
 
 /**
  * Runs `docker` and returns its standard output.
  *
- * @throws Error with one sentence; an engine that does not answer is said to be so
+ * @throws Error with one sentence, which says so if the engine does not answer
  */
 export async function docker(...args: string[]): Promise<string> {
   try {
@@ -224,13 +231,13 @@ export async function docker(...args: string[]): Promise<string> {
       `Asking Docker for "${args.slice(0, 2).join(" ")}" failed: the engine does not answer (${said}). Start it, let this user reach it, and run again.`,
       { cause: error },
     );
-    // Pulumi prints the stack of what a `read` throws.
+    // Pulumi prints the stack of an error that `read` throws.
     silent.stack = "";
     throw silent;
   }
 }
 
-/** What an engine answered; nothing when none did. */
+/** The answer of an engine; empty when no engine answered. */
 function causeOf(error: unknown): string {
   const { message } = error as Error;
   return message.startsWith("Asking Docker for") ? "" : message;

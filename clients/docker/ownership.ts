@@ -1,21 +1,21 @@
-/** The label of everything that a stack makes on a machine, containers, networks, volumes and images: `project/stack`. */
+/** The label of all containers, networks, volumes and images that a stack makes on a machine: `project/stack`. */
 export const ownerLabel = "platform.pulumi.com/owner";
 
-/** The label of what was made before it named project and stack; the names of Docker tell the stacks apart. */
+/** The label of objects from before the label named project and stack; the names in Docker tell the stacks apart. */
 const formerOwner = "platform";
 
 /** The label of an image of nodes that this project made: the Docker network that they are for. */
 export const networkLabel = "platform.pulumi.com/network";
 
-/** What `docker inspect` tells of labels; Docker writes null for none. */
+/** The labels in the output of `docker inspect`; Docker writes null for no labels. */
 export type Labels = Readonly<Record<string, string>> | null | undefined;
 
 /**
- * The refusal to touch what somebody else made.
+ * The refusal to touch an object of another owner.
  *
- * @param what such as `container "registry"`
+ * @param what the object, such as `container "registry"`
  * @param owner `project/stack`
- * @param removal the command that removes it
+ * @param removal the command that removes the object
  */
 export function foreign(
   operation: string,
@@ -29,10 +29,10 @@ export function foreign(
 }
 
 /**
- * Why something in Docker is not a stack's, for a sentence.
+ * Why an object in Docker does not belong to a stack, for a sentence.
  *
- * @param owner `project/stack`; undefined in state of before the label named them
- * @param bearer what carries the labels, or should
+ * @param owner `project/stack`; undefined in state from before the label named them
+ * @param bearer the object that carries the labels, or should
  */
 export function isNotOf(owner: string | undefined, bearer: string, labels: Labels): string {
   const label = labels?.[ownerLabel];
@@ -42,9 +42,9 @@ export function isNotOf(owner: string | undefined, bearer: string, labels: Label
 }
 
 /**
- * Whether something in Docker is a stack's, to adopt, change and delete.
+ * Whether an object in Docker belongs to a stack, which then may adopt, change and delete it.
  *
- * @param owner `project/stack`; undefined in state of before the label named them
+ * @param owner `project/stack`; undefined in state from before the label named them
  */
 export function isOwn(labels: Labels, owner: string | undefined): boolean {
   const label = labels?.[ownerLabel];

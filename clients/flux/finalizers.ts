@@ -1,18 +1,18 @@
 import { alertApi, helmApi, kustomizeApi, operatorApi, receiverApi, sourceApi } from "./kinds";
 import { refOf, type KubernetesApi, type Manifest } from "../kubernetes/client";
 
-/** The namespace of Flux, its operator and what both work on. */
+/** The namespace of Flux, of its operator and of the objects of both. */
 export const fluxNamespace = "flux-system";
 
 const fluxInstance = { apiVersion: operatorApi, kind: "FluxInstance" };
 
-/** Kinds that Flux reconciles: what `spec.suspend` holds back. */
+/** Kinds that Flux reconciles, and whose reconciliation `spec.suspend` stops. */
 const reconciled = [
   { apiVersion: kustomizeApi, kind: "Kustomization" },
   { apiVersion: helmApi, kind: "HelmRelease" },
 ];
 
-/** Kinds of Flux that a finalizer holds until a controller has let go of them. */
+/** Kinds of Flux whose objects keep a finalizer until a controller removes it. */
 const finalized = [
   fluxInstance,
   ...reconciled,
@@ -31,12 +31,12 @@ const finalized = [
 /** Tells the Flux Operator to leave an instance alone. */
 const disabled = { key: "fluxcd.controlplane.io/reconcile", value: "disabled" };
 
-/** On what this project suspended, so that it resumes that and nothing else. */
+/** The mark on objects that this project suspended, so that it resumes only those. */
 const mark = { key: "platform.pulumi.com/suspended", value: "true" };
 
 /**
- * Tells Flux to change nothing any more, for its namespace is about to go: the operator leaves its instance alone, and
- * no Kustomization or HelmRelease is reconciled, nor pruned when it is deleted.
+ * Stops all changes by Flux, because its namespace is about to be deleted: the operator leaves its instance alone, and
+ * Flux neither reconciles a Kustomization or HelmRelease, nor prunes their objects when they are deleted.
  */
 export async function suspendFlux(api: Pick<KubernetesApi, "list" | "merge">): Promise<void> {
   for (const object of await listAll(api, [fluxInstance])) {
@@ -54,9 +54,9 @@ export async function suspendFlux(api: Pick<KubernetesApi, "list" | "merge">): P
 }
 
 /**
- * Undoes what `suspendFlux` did, where the namespace is still there; what somebody else suspended stays so.
+ * Undoes `suspendFlux`, if the namespace still exists; objects that another user suspended stay suspended.
  *
- * Versions before the mark disabled the operator and suspended everything: that is resumed as a whole.
+ * Versions from before the mark disabled the operator and suspended everything: then everything is resumed.
  */
 export async function resumeFlux(api: Pick<KubernetesApi, "list" | "merge">): Promise<void> {
   const instances = (await listAll(api, [fluxInstance])).filter((instance) => has(instance, disabled));
@@ -84,8 +84,8 @@ function has({ metadata }: Manifest, annotation: { readonly key: string; readonl
 }
 
 /**
- * Takes the finalizers off what is being deleted in the namespace of Flux. Its controllers, which would do so, are
- * being deleted too; what they made stays, for the next instance to take over.
+ * Removes the finalizers from objects in deletion in the namespace of Flux. The controllers that would remove them are
+ * in deletion too. The objects that Flux applied stay, and the next instance takes them over.
  */
 export async function releaseFinalizers(api: Pick<KubernetesApi, "list" | "merge">): Promise<void> {
   for (const object of await listAll(api, finalized)) {

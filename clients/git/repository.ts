@@ -8,8 +8,8 @@ import { sentence } from "../../system/sentence";
  *
  * @param directory absolute path
  * @returns an absolute path without links; undefined outside any repository: no directory above it has a `.git`
- * @throws Error with what Git said, where there is a repository and Git does not answer: it belongs to another user, is
- *   damaged, or there is no `git`
+ * @throws Error with Git's message, if there is a repository and Git does not answer: it belongs to another user, is
+ *   damaged, or `git` is missing
  */
 export async function repositoryOf(directory: string): Promise<string | undefined> {
   if (!(await isBelowGit(await realpath(directory)))) return undefined;

@@ -3,7 +3,7 @@ import { parseAllDocuments, stringify } from "yaml";
 import { run } from "../../tools/command";
 import type { Manifest } from "../kubernetes/client";
 
-/** A HelmRelease and its chart, as they stand in the tree. */
+/** A HelmRelease and its chart, as the tree has them. */
 export interface Chart {
   readonly release: string;
   readonly namespace: string;
@@ -14,7 +14,7 @@ export interface Chart {
   readonly values: Readonly<Record<string, unknown>>;
 }
 
-/** What a seed asks of Helm. */
+/** The calls of a seed to Helm. */
 export interface ChartRenderer {
   /** `helm template`, CRDs included. */
   template(chart: Chart): Promise<Manifest[]>;
@@ -29,7 +29,8 @@ interface Source {
 /**
  * Finds a HelmRelease and the OCIRepository or HelmRepository that it takes its chart from.
  *
- * @throws Error when the release uses what only the cluster knows (`valuesFrom`), or its chart is not pinned in the tree
+ * @throws Error when the release needs values that only the cluster knows (`valuesFrom`), or the tree does not pin its
+ *   chart
  */
 export function chartOf(release: Manifest, manifests: readonly Manifest[]): Chart {
   const { name, namespace = "default" } = release.metadata;
@@ -114,7 +115,7 @@ export class Helm implements ChartRenderer {
 /**
  * `helm template`, CRDs included and hooks left out.
  *
- * @param located the chart as Helm's arguments name it: a path, or an address with its version
+ * @param located the chart in the form of Helm's arguments: a path, or an address with its version
  */
 export async function helmTemplate(chart: Chart, located: readonly string[]): Promise<Manifest[]> {
   const text = await run(

@@ -10,18 +10,18 @@ import { isChartComponent, upstreamChart } from "../../tools/upstream";
 export interface LocalChart {
   /** Absolute path of its directory or archive. */
   readonly path: string;
-  /** Charts that it depends on with the values of its release, and that this copy lacks. */
+  /** Charts that it depends on with the values of its release, and that are missing in this copy. */
   readonly lacks: readonly string[];
 }
 
-/** Where charts are kept that `npx platform render --pull` brought: `<name>-<version>.tgz`. */
+/** The directory of the charts that `npx platform render --pull` fetched: `<name>-<version>.tgz`. */
 export function chartDirectory(): string {
   return join(cacheDirectory(), "charts");
 }
 
 /**
- * A release's chart, where it can be had without asking its repository: pulled before, or carried by the Go module
- * that `tools/upstream/go.mod` pins at this very version.
+ * A release's chart, if it is available without a request to its repository: from an earlier pull, or from the Go
+ * module that `tools/upstream/go.mod` pins at this very version.
  *
  * @returns undefined when it is not on this machine
  */

@@ -11,22 +11,22 @@ export interface KindNode {
   readonly labels: Labels;
   /** `running`, `paused`, `exited`, `created`. */
   readonly status: string;
-  /** When it started last, as Docker tells it. */
+  /** The time of its last start, as Docker prints it. */
   readonly startedAt: string;
 }
 
-/** What the image of a cluster's nodes is made of. */
+/** The parts of the image of a cluster's nodes. */
 export interface NodeImage {
   readonly image: string;
   /** Pull the image when the Docker Engine does not hold it. */
   readonly pull: boolean;
-  /** Whose the nodes are: `project/stack`. */
+  /** The owner of the nodes: `project/stack`. */
   readonly owner: string;
   /** Docker network of the nodes. */
   readonly network: string;
 }
 
-/** What the lifecycle asks of Kind and of the Docker Engine below it. */
+/** The calls of the lifecycle to Kind and to the Docker Engine below it. */
 export interface Kind {
   /** The nodes of a cluster, half-made ones included; none when there is no such cluster. */
   nodes(cluster: string): Promise<KindNode[]>;
@@ -37,7 +37,7 @@ export interface Kind {
    * @param files absolute path in the image → content; the second-last directory of a path must exist in `image`
    */
   makeImage(nodes: NodeImage, tag: string, files: Readonly<Record<string, string>>): Promise<void>;
-  /** Removes the images that `makeImage` made for a network, but for those that a container uses. */
+  /** Removes the images that `makeImage` made for a network, except images that a container uses. */
   removeImages(network: string): Promise<void>;
   /** @param network Docker network of the nodes */
   create(name: string, network: string, config: string): Promise<void>;
@@ -48,15 +48,15 @@ export interface Kind {
   delete(name: string): Promise<void>;
   /** Starts or unpauses a node. */
   revive(node: KindNode): Promise<void>;
-  /** Reads the files of a directory of a node, which need not run: name → content; none when there is no directory. */
+  /** Reads the files of a directory of a node, running or not: name → content; empty when there is no directory. */
   readFiles(node: string, directory: string): Promise<Readonly<Record<string, string>>>;
-  /** Copies files into a node, which need not run: absolute path → content. */
+  /** Copies files into a node, running or not: absolute path → content. */
   copyFiles(node: string, files: Readonly<Record<string, string>>): Promise<void>;
-  /** Writes a file of a running node: the old content or the new one is there at every moment. */
+  /** Writes a file of a running node: at every moment the file has the old content or the new content. */
   writeFile(node: string, path: string, content: string): Promise<void>;
   /** Removes a file of a running node. */
   removeFile(node: string, path: string): Promise<void>;
-  /** Writes files of a running node, in place of all that `directory` holds: path relative to it → content. */
+  /** Writes files of a running node, and removes all other content of `directory`: path relative to it → content. */
   replaceFiles(node: string, directory: string, files: Readonly<Record<string, string>>): Promise<void>;
 }
 
@@ -159,13 +159,13 @@ export class KindCli implements Kind {
         const copy = join(scratch, path);
         await mkdir(dirname(copy), { recursive: true });
         await writeFile(copy, content);
-        // The modes of the copies become those in the node, whatever this user's umask.
+        // The copies keep their modes in the node, so they must not depend on this user's umask.
         await chmod(copy, 0o644);
         await chmod(dirname(copy), 0o755);
       }
       const directories = new Set(Object.keys(files).map((path) => dirname(path)));
       for (const directory of directories) {
-        // The directory itself is copied: it need not be there yet.
+        // The command copies the directory itself, which may not exist in the node yet.
         await docker("cp", join(scratch, directory), `${node}:${dirname(directory)}`);
       }
     } finally {

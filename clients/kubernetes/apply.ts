@@ -25,7 +25,7 @@ export async function applyInOrder(
 async function established(api: KubernetesApi, clock: Clock, definition: Manifest): Promise<void> {
   const deadline = clock.now() + 30_000;
   while (clock.now() < deadline) {
-    // A definition that was just made has `conditions: null`.
+    // A new definition has `conditions: null`.
     const { conditions } = ((await api.get(refOf(definition)))?.status ?? {}) as {
       conditions?: readonly { type: string; status: string }[] | null;
     };

@@ -2,7 +2,7 @@ import { request, type RequestOptions } from "node:https";
 import type * as ClientLibrary from "@kubernetes/client-node";
 import { sentence } from "../../system/sentence";
 
-/** Any Kubernetes object, as the API server takes and gives it. */
+/** Any Kubernetes object, as the API server receives and returns it. */
 export interface Manifest {
   readonly apiVersion: string;
   readonly kind: string;
@@ -13,10 +13,10 @@ export interface Manifest {
     readonly annotations?: Readonly<Record<string, string>>;
     readonly generation?: number;
     readonly uid?: string;
-    /** Another one for each change. */
+    /** A new value for each change. */
     readonly resourceVersion?: string;
     readonly deletionTimestamp?: string;
-    /** Who set which fields last. */
+    /** The manager of each field, as of the last change. */
     readonly managedFields?: readonly ManagedFields[];
   };
   readonly [field: string]: unknown;
@@ -35,7 +35,7 @@ export interface FieldTree {
   readonly [field: string]: FieldTree;
 }
 
-/** Names one object. */
+/** The name of one object. */
 export interface ManifestRef {
   readonly apiVersion: string;
   readonly kind: string;
@@ -43,19 +43,19 @@ export interface ManifestRef {
   readonly namespace?: string;
 }
 
-/** What the lifecycles ask of a Kubernetes API server. */
+/** The calls of the lifecycles to a Kubernetes API server. */
 export interface KubernetesApi {
-  /** Server-side apply of one object; `fieldManager` takes over fields that another one holds. */
+  /** Server-side apply of one object; `fieldManager` takes over fields of other managers. */
   apply(object: Manifest, fieldManager: string): Promise<void>;
-  /** The object, or undefined when it, or its kind, is not there. */
+  /** The object; undefined when the object, or its kind, does not exist. */
   get(ref: ManifestRef): Promise<Manifest | undefined>;
-  /** All objects of a kind; none when the kind is not there. */
+  /** All objects of a kind; empty when the kind does not exist. */
   list(apiVersion: string, kind: string, namespace?: string): Promise<Manifest[]>;
-  /** Sets annotations; nothing happens when the object is not there. */
+  /** Sets annotations; does nothing when the object does not exist. */
   annotate(ref: ManifestRef, annotations: Readonly<Record<string, string>>): Promise<void>;
-  /** Merges into an object (RFC 7386); nothing happens when the object is not there. */
+  /** Merges into an object (RFC 7386); does nothing when the object does not exist. */
   merge(ref: ManifestRef, patch: object): Promise<void>;
-  /** Deletes an object; nothing happens when it is not there. */
+  /** Deletes an object; does nothing when the object does not exist. */
   delete(ref: ManifestRef): Promise<void>;
 }
 
@@ -75,12 +75,12 @@ function failure(code: FailureCode, message: string, cause?: unknown): Kubernete
 }
 
 /**
- * What a `read` that failed says of its resource.
+ * The result of a failed `read` of a resource.
  *
- * @param ownCluster whether this project makes the cluster: then one that does not answer is lost, and is made again.
- *   State of before this was asked does not say it; nothing is forgotten then.
+ * @param ownCluster whether this project makes the cluster: then a cluster that does not answer is lost, and the next
+ *   run makes it again. A state from before this input has no value; then the state keeps the resource.
  * @returns undefined when the resource is gone with its cluster
- * @throws Error when nobody knows: a cluster that is not this project's may answer again
+ * @throws Error when the answer is unknown: a cluster that is not this project's may answer again
  */
 export function goneWith(ownCluster: boolean | undefined, error: unknown): void {
   if (ownCluster === true) return;
@@ -110,7 +110,7 @@ export function refOf(object: Manifest): ManifestRef {
   };
 }
 
-/** How an API server serves a kind. */
+/** The way in which an API server serves a kind. */
 interface Resource {
   readonly kind: string;
   readonly name: string;
@@ -149,9 +149,9 @@ export class KubernetesClient implements KubernetesApi {
   }
 
   /**
-   * Has the API server check an object as if it were applied: schema, unknown fields, admission. Nothing is changed.
+   * Lets the API server check an object as if it applied it: schema, unknown fields, admission. Changes nothing.
    *
-   * @throws Error with what the API server says of it
+   * @throws Error with the API server's message
    */
   async validate(object: Manifest): Promise<void> {
     const query = "fieldManager=validation&force=true&dryRun=All&fieldValidation=Strict";
@@ -206,7 +206,7 @@ export class KubernetesClient implements KubernetesApi {
     const response = path === undefined ? undefined : await this.send("GET", path, operation);
     if (response === undefined || response.status === 404) return [];
     const { items } = JSON.parse(this.refuse(response, operation)) as { items: readonly Manifest[] };
-    // The items of a list of a built-in kind do not say what they are.
+    // The items of a list of a built-in kind have no kind of their own.
     return items.map((item) => ({ ...item, apiVersion, kind }));
   }
 
@@ -218,7 +218,7 @@ export class KubernetesClient implements KubernetesApi {
     await this.patch(ref, "", patch);
   }
 
-  /** Merges into an object's status; nothing happens when the object is not there. */
+  /** Merges into an object's status; does nothing when the object does not exist. */
   async mergeStatus(ref: ManifestRef, status: Readonly<Record<string, unknown>>): Promise<void> {
     await this.patch(ref, "/status", { status });
   }
@@ -240,7 +240,9 @@ export class KubernetesClient implements KubernetesApi {
     if (response.status !== 404) this.refuse(response, operation);
   }
 
-  /** The path of an object, or of a list where the name is empty; undefined when the kind is not served. */
+  /**
+   * The path of an object, or of a list if the name is empty; undefined when the API server does not serve the kind.
+   */
   private async path(ref: ManifestRef, operation: string): Promise<string | undefined> {
     const { apiVersion, kind, name } = ref;
     const prefix = `/${apiVersion.includes("/") ? "apis" : "api"}/${apiVersion}`;
@@ -258,14 +260,14 @@ export class KubernetesClient implements KubernetesApi {
     return `${prefix}${scope}/${resource.name}${name === "" ? "" : `/${encodeURIComponent(name)}`}`;
   }
 
-  /** The body of a response that succeeded. */
+  /** The body of a successful response. */
   private refuse(response: Response, operation: string): string {
     if (response.status < 300) return response.body;
     let message = response.body;
     try {
       message = (JSON.parse(response.body) as { message?: string }).message ?? message;
     } catch {
-      // Not from the API server itself: the text of a proxy says best what it is.
+      // The answer of a proxy, not of the API server: the proxy's text says best what happened.
     }
     const { status } = response;
     const code =
@@ -279,7 +281,7 @@ export class KubernetesClient implements KubernetesApi {
     throw failure(code, sentence(`${operation} ${message.trim() || `HTTP ${status}`}`));
   }
 
-  /** One request; again, for some 3 s in all, while the server says that it is starting or busy. */
+  /** Sends one request, and repeats it for some 3 s in all while the server says that it is starting or busy. */
   private async send(
     method: string,
     path: string,

@@ -1,5 +1,5 @@
 /*
- * Names of registries and images, as Docker, containerd and go-containerregistry take them.
+ * Names of registries and images, as Docker, containerd and go-containerregistry accept them.
  * Source: https://github.com/distribution/reference/blob/main/reference.go
  */
 
@@ -13,7 +13,7 @@ export function isRegistryHost(text: string): boolean {
 /** Whether a text is a host and a path, `host[:port]/path`, without scheme, tag and digest. */
 export function isRepository(text: string): boolean {
   const [host = "", ...path] = text.split("/");
-  // A first part without one of these is taken for a part of a path on Docker Hub.
+  // Docker treats a first part without one of these characters as part of a path on Docker Hub.
   const named = /[.:]/.test(host) || host === "localhost";
   return named && isRegistryHost(host) && isPath(path.join("/")) && text.length <= 255;
 }

@@ -7,20 +7,25 @@ import { run } from "../../tools/command";
 import { isUnknown } from "./oci";
 import { sentence } from "../../system/sentence";
 
-/** Who pulls from a registry. A user name of `<token>` says that the password is an identity token, as Docker does. */
+/**
+ * The user who pulls from a registry. The user name `<token>` says that the password is an identity token, as in
+ * Docker.
+ */
 export interface RegistryLogin {
   readonly username: string;
   readonly password: string;
 }
 
-/** Where Docker keeps its login to Docker Hub. Source: https://docs.docker.com/reference/cli/docker/login/ */
+/**
+ * The key under which Docker keeps its login to Docker Hub. Source: https://docs.docker.com/reference/cli/docker/login/
+ */
 const dockerHub = "https://index.docker.io/v1/";
 
 /**
  * The content of a Secret of type `kubernetes.io/dockerconfigjson`.
  *
  * @param host of the registry, `host[:port]`
- * @param login undefined: whoever uses the Secret pulls as nobody
+ * @param login undefined: the user of the Secret pulls without a login
  */
 export function dockerConfig(host: string, login: RegistryLogin | undefined): string {
   if (login === undefined) return JSON.stringify({ auths: {} });
@@ -43,7 +48,7 @@ export async function dockerLogin(host: string): Promise<RegistryLogin | undefin
   try {
     text = await run("crane", ["auth", "get", host]);
   } catch (error) {
-    // What crane says where there is none, as a credential helper does.
+    // The message of crane when there is no login, which is also the message of a credential helper.
     if (/credentials not found in native keychain/.test((error as Error).message)) return undefined;
     throw new Error(
       `Reading Docker's login to ${host} failed: ${sentence((error as Error).message)} Run "docker login ${host}", or set platform:registry.pullUsername and platform:registry.pullPassword.`,
@@ -58,10 +63,10 @@ export async function dockerLogin(host: string): Promise<RegistryLogin | undefin
 }
 
 /**
- * Asks a registry whether a login may pull from a repository, which need not exist yet.
+ * Asks a registry whether a login may pull from a repository, which may not exist yet.
  *
  * @param repository `host[:port]/path`
- * @returns why not, with the remedy; undefined when it may
+ * @returns the reason for a refusal, with the remedy; undefined when the login may pull
  */
 export async function refusalOf(
   repository: string,

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { list } from "tar";
 import { run } from "../../tools/command";
 
-/** Where artifacts are stored: what the lifecycles ask of an OCI registry. */
+/** The storage of artifacts: the calls of the lifecycles to an OCI registry. */
 export interface OciRegistry {
   /** Pushes the image of an OCI layout directory to `repository` under its digest alone. */
   push(layout: string, repository: string, digest: string): Promise<void>;
@@ -12,7 +12,7 @@ export interface OciRegistry {
   tag(repository: string, digest: string, tag: string): Promise<void>;
   /** The digest (`sha256:…`) behind a tag or digest, or undefined when the registry does not hold it. */
   digest(repository: string, reference: string): Promise<string | undefined>;
-  /** Every tag of a repository; none when there is no such repository. */
+  /** Every tag of a repository; empty when the repository does not exist. */
   tags(repository: string): Promise<string[]>;
   /** Removes a manifest, and the tags that point at it. */
   delete(repository: string, digest: string): Promise<void>;
@@ -20,7 +20,7 @@ export interface OciRegistry {
 
 /** Reads artifacts back. */
 export interface ArtifactReader extends Pick<OciRegistry, "digest"> {
-  /** Files of an artifact that Flux reads: path → text. A path that the artifact does not have is left out. */
+  /** Files of an artifact that Flux reads: path → text. The result leaves out paths that the artifact does not have. */
   files(
     repository: string,
     digest: string,
@@ -109,7 +109,7 @@ export class Crane implements OciRegistry, ArtifactReader {
       return await run("crane", this.insecure ? ["--insecure", ...args] : args);
     } catch (error) {
       const { message } = error as Error;
-      // What crane sends again after a part of it was kept, a full registry takes for a wrong range.
+      // A full registry keeps a part of a blob; when crane sends the blob again, the registry reports a wrong range.
       const full = /no space left on device/.test(message)
         ? "the registry has no space left"
         : /RANGE_INVALID/.test(message)
@@ -125,7 +125,7 @@ export class Crane implements OciRegistry, ArtifactReader {
   }
 }
 
-/** Whether a registry said that it does not hold what was asked for. */
+/** Whether a registry said that it does not hold the requested object. */
 export function isUnknown(error: unknown): boolean {
   return /404 Not Found|MANIFEST_UNKNOWN|NAME_UNKNOWN/.test((error as Error).message);
 }

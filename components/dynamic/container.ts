@@ -39,7 +39,7 @@ class ContainerProvider implements dynamic.ResourceProvider<ContainerSpec, Conta
   }
 }
 
-/** One for all resources: Pulumi serialises each provider object anew. */
+/** One provider for all resources: Pulumi serialises each provider object again. */
 const provider = new ContainerProvider();
 
 /** Arguments of `Container`: `ContainerSpec`, each of which may be an output. */

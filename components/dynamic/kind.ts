@@ -12,9 +12,9 @@ import {
 
 class KindProvider implements dynamic.ResourceProvider<KindInputs, KindOutputs> {
   async check(olds: KindInputs, news: KindInputs): Promise<dynamic.CheckResult<KindInputs>> {
-    // Of a cluster that is in state, `diff` tells what is lost.
+    // For a cluster in state, `diff` reports the loss.
     const isNew = (olds as Partial<KindInputs>).name === undefined;
-    // A Docker Engine that does not answer is told by what needs it.
+    // The resources that need the Docker Engine report that it does not answer.
     const findings = isNew
       ? await this.lifecycle()
           .check(news)
@@ -36,7 +36,7 @@ class KindProvider implements dynamic.ResourceProvider<KindInputs, KindOutputs> 
     const { changes, replaces, reasons } = this.lifecycle().diff(olds, news);
     if (replaces.length > 0) {
       if (!news.allowReplace) {
-        // Pulumi prints the stack of what a `diff` throws.
+        // Pulumi prints the stack of an error that `diff` throws.
         return Promise.reject(Object.assign(new Error(refusal(olds.name, reasons)), { stack: "" }));
       }
       console.warn(warning(olds.name, reasons));
@@ -65,7 +65,7 @@ class KindProvider implements dynamic.ResourceProvider<KindInputs, KindOutputs> 
   }
 }
 
-/** Arguments of `Kind`: `KindInputs`, each of which may be an output. */
+/** Arguments of `Kind`: `KindInputs`; each of them may be an output. */
 export type KindArgs = { readonly [K in keyof KindInputs]: Input<KindInputs[K]> };
 
 /** A Kind cluster. */

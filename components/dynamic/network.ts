@@ -26,10 +26,10 @@ class NetworkProvider implements dynamic.ResourceProvider<NetworkInputs, Network
   }
 }
 
-/** Arguments of `Network`: `NetworkInputs`, each of which may be an output. */
+/** Arguments of `Network`: `NetworkInputs`; each of them may be an output. */
 export type NetworkArgs = { readonly [K in keyof NetworkInputs]: Input<NetworkInputs[K]> };
 
-/** A Docker network that adopts what is there, which `@pulumi/docker` cannot without its state. */
+/** A Docker network that adopts an existing one, which `@pulumi/docker` cannot do without its state. */
 export class Network extends dynamic.Resource {
   declare readonly name: Output<string>;
   /** IPv4, in CIDR form. */

@@ -25,7 +25,7 @@ class SeedProvider implements dynamic.ResourceProvider<SeedInputs, SeedOutputs> 
     return (await lifecycle.exists(state)) ? { id, props: state } : {};
   }
 
-  /** A seed that is there is Flux's to change; another cluster needs its own, another field manager its fields. */
+  /** Flux owns an applied seed; a seed runs again only for another cluster or another field manager. */
   diff(_id: string, olds: SeedOutputs, news: SeedInputs): Promise<dynamic.DiffResult> {
     return Promise.resolve({
       changes:
@@ -53,13 +53,13 @@ class SeedProvider implements dynamic.ResourceProvider<SeedInputs, SeedOutputs> 
   }
 }
 
-/** One for all resources: Pulumi serialises each provider object anew. */
+/** One provider for all resources: Pulumi serialises each provider object again. */
 const provider = new SeedProvider();
 
-/** Arguments of `Seed`: `SeedInputs`, each of which may be an output. */
+/** Arguments of `Seed`: `SeedInputs`; each of them may be an output. */
 export type SeedArgs = { readonly [K in keyof SeedInputs]: Input<NonNullable<SeedInputs[K]>> | undefined };
 
-/** An object of the gitops tree that must be in the cluster before Flux can bring it. */
+/** An object of the gitops tree that the cluster needs before Flux can apply it. */
 export class Seed extends dynamic.Resource {
   constructor(name: string, args: SeedArgs, opts?: CustomResourceOptions) {
     super(
