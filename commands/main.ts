@@ -40,7 +40,7 @@ async function main(args: readonly string[]): Promise<number> {
     await platform.parseAsync(args, { from: "user" });
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
-    // Help was printed: because it was asked for, or because no command was named.
+    // Commander printed help: on request, or because the arguments named no command.
     return error.exitCode === 0 ? exitCodes.done : exitCodes.usage;
   }
   return Number(process.exitCode ?? exitCodes.done);

@@ -6,16 +6,16 @@ import { isSeq, parseAllDocuments, parseDocument } from "yaml";
 import { isImageReference } from "../clients/registry/image-reference";
 import { project } from "./cli/project";
 
-/** The application that a new one starts as a copy of. */
+/** The application whose copy is the start of a new application. */
 const model = "whoami";
 
 /** An application to add. */
 export interface NewApp {
   /** Absolute path of the gitops tree. */
   readonly tree: string;
-  /** Of its folder, namespace, objects and host: a DNS label. */
+  /** The name of its folder, namespace, objects and host: a DNS label. */
   readonly name: string;
-  /** With a tag or digest. @default that of the model */
+  /** With a tag or digest. @default the image of the model */
   readonly image?: string;
 }
 
@@ -23,7 +23,7 @@ export interface NewApp {
  * Adds an application to the tree.
  *
  * @returns the files that were written, relative to the tree
- * @throws Error when the name is taken or cannot be used, or the image cannot; nothing is written then
+ * @throws Error when the name is in use or invalid, or the image is invalid; nothing is written then
  */
 export async function newApp({ tree, name, image }: NewApp): Promise<string[]> {
   const operation = `Adding app "${name}" failed:`;
@@ -65,7 +65,7 @@ export async function newApp({ tree, name, image }: NewApp): Promise<string[]> {
   const files = await Promise.all(
     names.map(async (file): Promise<[string, string]> => {
       const text = await readFile(join(apps, model, file), "utf8");
-      // The image's own name may hold the model's.
+      // The image's own name may contain the model's name.
       const parts = text.split(/^(.*\bimage: )(\S+)$/m);
       const renamed = parts.map((part, index) =>
         index % 3 === 2 ? (image ?? part) : part.replaceAll(model, name),
@@ -84,10 +84,10 @@ export async function newApp({ tree, name, image }: NewApp): Promise<string[]> {
   ];
 }
 
-/** Namespaces of Kubernetes, of Flux and of Kind that are in a cluster whatever the tree says. */
+/** Namespaces of Kubernetes, of Flux and of Kind, which exist in a cluster in addition to those of the tree. */
 const reserved = ["default", "flux-system", "local-path-storage"];
 
-/** Who has the namespace or the host that an application of this name would have, as a sentence; or undefined. */
+/** The current owner of the namespace or the host of an application with this name, as a sentence; or undefined. */
 async function holderOf(name: string, tree: string): Promise<string | undefined> {
   // Source: https://kubernetes.io/docs/concepts/overview/working-with-objects/namespaces/#working-with-namespaces
   if (name.startsWith("kube-")) return `the prefix "kube-" is reserved for Kubernetes' own namespaces`;

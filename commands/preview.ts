@@ -10,6 +10,6 @@ export const preview = pulumiCommand("preview", 'Shows what "up" would change.',
   await readStackConfig(stack, project, process.env);
   const missing = await checkPulumi(thisHost);
   for (const { message } of missing) process.stderr.write(`${message}\n`);
-  // The program itself warns of what else is missing.
+  // The program itself warns of other missing requirements.
   return missing.length > 0 ? 1 : runPulumi("preview", stack, options);
 });

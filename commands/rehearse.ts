@@ -7,7 +7,7 @@ import { project } from "./cli/project";
 
 const defaultTimeout = 120;
 
-/** How a rehearsal is run. */
+/** Options of a rehearsal. */
 interface RehearseOptions {
   /** Leave the platform running until `npx platform stop`. */
   readonly keep?: boolean;
@@ -64,13 +64,13 @@ export async function rehearseStack(
     process.stdout.write(output === "json" ? `${JSON.stringify(result)}\n` : `${summary(result)}\n`);
   };
   const options = { stack, project, timeoutSeconds: timeout, identity };
-  /** The exit code of the signal that ended this command, or 0: what fails after it is its consequence. */
+  /** The exit code of the signal that ended this command, or 0: a later failure is a consequence of the signal. */
   let interrupted = 0;
   let rehearsal: Rehearsal | undefined;
   const interrupt = (signal: NodeJS.Signals) => {
     interrupted = signal === "SIGINT" ? 130 : 143;
     view.line(`stopping on ${signal}`);
-    // What is still starting ends with this process; a kept rehearsal is told by its own handler.
+    // Starting processes end with this process; a kept rehearsal has its own handler.
     if (rehearsal !== undefined) void rehearsal.stop().then(() => process.exit(interrupted));
     else if (!isKept) process.exit(interrupted);
   };

@@ -4,9 +4,9 @@ import type { SecretStore } from "../core/secrets/store";
 import { project } from "./cli/project";
 import { runPulumi } from "./cli/pulumi";
 
-/** How a stack is released after its secrets were encrypted anew. */
+/** Options of the release of a stack after its secrets were encrypted again. */
 export interface ReleaseOptions {
-  /** Commit what was encrypted anew, where the stack is released from a clean tree alone. @default false */
+  /** Commit the encrypted files, if the stack needs a clean tree for a release. @default false */
   readonly commit?: boolean;
   /** Do not ask before the release. @default false */
   readonly yes?: boolean;
@@ -15,10 +15,10 @@ export interface ReleaseOptions {
 }
 
 /**
- * `npx platform up` after its tree is committed, where the stack asks for that: with the files that the secrets' commands
- * write, and no other.
+ * Runs `npx platform up`. If the stack requires a clean tree, it first commits the files that the commands for secrets
+ * write, and no others.
  *
- * @throws Error when something waits for a commit that is the user's to make, or the release fails
+ * @throws Error when other files wait for a commit by the user, or the release fails
  */
 export async function releaseSecrets(
   store: SecretStore,

@@ -13,8 +13,8 @@ import { stackCommand, stackOf } from "./cli/command";
 import { project } from "./cli/project";
 
 /**
- * What only a run knows, as far as the settings tell it. The range of load balancers of a cluster that is yet to be
- * made is one that RFC 5737 keeps for documentation.
+ * The facts that only a run knows, as far as the settings contain them. If the cluster does not exist yet, the range of
+ * its load balancers is a range that RFC 5737 reserves for documentation.
  *
  * @returns values of the ConfigMap `platform-runtime`
  */
@@ -37,8 +37,8 @@ export function presumedRuntime({
 /**
  * Renders charts from this machine.
  *
- * @param tell receives a line for each chart that is not at hand or not whole
- * @param pull fetches what is not at hand
+ * @param tell receives a line for each chart that is not on this machine or not complete
+ * @param pull fetches the missing charts
  */
 export function localCharts(tell: (line: string) => void, pull = false): RenderChart {
   return async (chart) => {

@@ -136,13 +136,13 @@ interface AddOptions {
   readonly type?: string;
 }
 
-/** Options of what releases. */
+/** Options of the commands that release. */
 interface ReleaseChoice {
   readonly commit?: boolean;
   readonly yes?: boolean;
 }
 
-/** npm runs a command in the project's directory; paths of the user are relative to another. */
+/** npm runs a command in the project's directory; paths of the user are relative to the directory of the call. */
 const directory = process.env.INIT_CWD ?? process.cwd();
 
 function collect(value: string, values: string[] = []): string[] {
@@ -161,14 +161,14 @@ function releaseOf(store: SecretStore, { commit, yes }: ReleaseChoice): () => Pr
   return () => releaseSecrets(store, { commit, yes, tell });
 }
 
-/** The store of the stack that a command is about, once its tools are there. */
+/** The store of the stack of a command; builds the needed tools first. */
 async function storeOf(command: Command, argument: string | undefined): Promise<SecretStore> {
   const store = await openStore(await stackOf(command, argument), command.name());
   await ensureTools(["age-keygen", "sops"], { report: tell });
   return store;
 }
 
-/** Runs what changes the secrets of this project while no other process of this user does. */
+/** Runs changes of this project's secrets while no other process of this user changes them. */
 function alone<T>(work: () => Promise<T>): Promise<T> {
   const name = createHash("sha256").update(realpathSync(project)).digest("hex").slice(0, 16);
   return withLock(join(stateDirectory(process.env), "locks", name), work, {
@@ -182,7 +182,7 @@ function tell(line: string): void {
   process.stderr.write(`${line}\n`);
 }
 
-/** The store of a stack, with the identity that its settings hold, where a command uses one. */
+/** The store of a stack, with the identity from its settings if the command uses one. */
 async function openStore(stack: string, command: string): Promise<SecretStore> {
   const { "platform:sops": settings } = await readStackFile(stack, project);
   const { ageKey, generate = "none" } = (settings ?? {}) as { ageKey?: unknown; generate?: unknown };
@@ -196,7 +196,7 @@ async function openStore(stack: string, command: string): Promise<SecretStore> {
   });
 }
 
-/** What only Pulumi can decrypt. `check` does without it, as on a fork. */
+/** The secrets that only Pulumi can decrypt. `check` works without them, as on a fork. */
 async function configSecret(stack: string, command: string): Promise<string | undefined> {
   const { env } = await pulumiEnvironment(process.env, project);
   const args = ["config", "get", "--path", "platform:sops.ageKey", "--stack", stack];
@@ -216,7 +216,7 @@ async function configSecret(stack: string, command: string): Promise<string | un
   }
 }
 
-/** Checks stacks, and tells what was checked and what is wrong. @returns the exit code */
+/** Checks stacks, and prints the checked subjects and the findings. @returns the exit code */
 async function checkStacks(
   stacks: readonly string[],
   options: RepositoryOptions,
@@ -240,7 +240,7 @@ async function checkStacks(
   return all.length === 0 ? 0 : 1;
 }
 
-/** Written at once, before anything is encrypted for the key: who does not get it has lost nothing. */
+/** Writes the key before anything is encrypted for it: if the user does not get the key, nothing is lost. */
 function showRecoveryKey(key: string): void {
   try {
     writeSync(process.stdout.fd, `${key}\n`);

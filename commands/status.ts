@@ -30,14 +30,14 @@ function kubeconfigOf(cluster: ClusterConfig): Promise<string> {
     : readFile(cluster.kubeconfigFile, "utf8");
 }
 
-/** Where the artifacts are, as this machine reaches them. */
+/** The repository of the artifacts, as this machine reaches it. */
 function repositoryOf(registry: PlatformConfig["registry"]): { repository: string; insecure: boolean } {
   return registry.kind === "local"
     ? { repository: `127.0.0.1:${registry.port}/platform`, insecure: false }
     : registry;
 }
 
-/** A status as a person reads it. */
+/** A status as text for a person. */
 export function linesOf(stack: string, { ready, revision, members, problem }: Status): string[] {
   const width = Math.max(0, ...members.map(({ name }) => name.length));
   return [

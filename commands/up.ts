@@ -21,9 +21,9 @@ export const up = pulumiCommand(
 );
 
 /**
- * Runs `pulumi up` on a stack that has all it needs.
+ * Runs `pulumi up` on a stack if its requirements are met.
  *
- * @param options of `pulumi up`, beside the stack
+ * @param options of `pulumi up`, without the stack
  * @returns the exit code
  */
 export async function examineAndUp(stack: string, options: readonly string[]): Promise<number> {
@@ -32,7 +32,7 @@ export async function examineAndUp(stack: string, options: readonly string[]): P
   return findings.length > 0 ? 1 : runPulumi("up", stack, options);
 }
 
-/** Takes the user's consent out of the arguments: "--replace" without the URN that Pulumi's own takes. */
+/** Takes the user's consent out of the arguments: "--replace" without the URN that belongs to Pulumi's own option. */
 export function splitConsent(args: readonly string[]): { consent: boolean; options: readonly string[] } {
   const isConsent = (arg: string, at: number) => arg === "--replace" && (args[at + 1] ?? "-").startsWith("-");
   return { consent: args.some(isConsent), options: args.filter((arg, at) => !isConsent(arg, at)) };

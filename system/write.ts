@@ -2,9 +2,9 @@ import { open, realpath, rename, rm } from "node:fs/promises";
 import { sentence } from "./sentence";
 
 /**
- * Writes a file at once: whoever reads it, and whoever comes after a kill, finds the old content or the new one. What
- * a kill leaves beside it, `<path>.new`, is of the same mode and is overwritten by the next write. A symbolic link
- * stays one: the file that it leads to is written.
+ * Writes a file as a whole: a reader finds the old content or the new content, after a kill too. A kill may leave
+ * `<path>.new` next to the file, with the same mode; the next write overwrites it. A symbolic link stays: the write
+ * changes the file that it leads to.
  *
  * @param mode of the file. @default 0o644
  * @throws Error when the file cannot be written; the file then has its old content

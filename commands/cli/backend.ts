@@ -9,8 +9,9 @@ import { stateDirectory } from "../../core/settings/config";
 import { cacheDirectory } from "../../system/cache";
 
 /**
- * Where Pulumi keeps state and how it encrypts secrets, when the user has chosen no backend: files of this user and an
- * empty passphrase, which is enough for a cluster on this machine. Any other backend keeps its own passphrase.
+ * The place of Pulumi's state and the encryption of its secrets, when the user has chosen no backend: files of this
+ * user and an empty passphrase, which is enough for a cluster on this machine. Any other backend keeps its own
+ * passphrase.
  *
  * @param chosen the user's backend, as a URL; undefined when there is none
  */
@@ -26,7 +27,7 @@ export function pulumiDefaults(env: NodeJS.ProcessEnv, chosen: string | undefine
   };
 }
 
-/** How Pulumi is run on this project. */
+/** The environment and the backend of Pulumi for this project. */
 export interface PulumiEnvironment {
   readonly env: NodeJS.ProcessEnv;
   /** The directory of a file backend, absolute; undefined for any other backend. */
@@ -40,7 +41,7 @@ export interface PulumiEnvironment {
  */
 export async function pulumiEnvironment(env: NodeJS.ProcessEnv, project: string): Promise<PulumiEnvironment> {
   const chosen = await chosenBackend(env, project);
-  // Node keeps what it compiled: the program and its providers start 0.5 s sooner.
+  // Node keeps compiled code: the program and its providers start 0.5 s sooner.
   const compiled = { NODE_COMPILE_CACHE: join(cacheDirectory(env), "node") };
   const complete: NodeJS.ProcessEnv = { ...compiled, ...env, ...pulumiDefaults(env, chosen) };
   const directory = directoryOf(chosen ?? complete.PULUMI_BACKEND_URL ?? "", project);
@@ -73,7 +74,7 @@ function loggedInTo(env: NodeJS.ProcessEnv): string | undefined {
 /**
  * The directory of a file backend. Source: `massageBlobPath` in pulumi/pulumi, pkg/backend/diy/backend.go
  *
- * @param base what a relative path is relative to: Pulumi's working directory
+ * @param base the start of a relative path: Pulumi's working directory
  */
 function directoryOf(backend: string, base: string): string | undefined {
   if (!backend.startsWith("file://")) return undefined;
@@ -96,7 +97,7 @@ interface Lock {
  *
  * @param directory of the file backend, absolute
  * @returns a sentence for each lock that was removed
- * @throws Error naming the process that holds a live lock, or a lock of which nobody can tell
+ * @throws Error naming the process that holds a live lock, or a lock whose holder is unknown
  */
 export async function removeStaleLocks(directory: string, project: string, stack: string): Promise<string[]> {
   const locks = join(directory, ".pulumi", "locks", "organization", project, stack);
@@ -127,7 +128,7 @@ export async function removeStaleLocks(directory: string, project: string, stack
   );
 }
 
-/** A lock that was cut off while it was written, by a run that died then, is none. */
+/** An incomplete lock counts as no lock: its run died while it wrote the lock. */
 function parseLock(text: string): Lock | undefined {
   try {
     return JSON.parse(text) as Lock;
@@ -138,7 +139,7 @@ function parseLock(text: string): Lock | undefined {
 
 /**
  * Whether the holder of a lock with this host's name may still run: as a process here, in a container below this
- * system, or beside this container. Times tell nothing: clocks are set, and stand still while a machine sleeps.
+ * system, or next to this container. Times do not help: users set clocks, and clocks stop while a machine sleeps.
  */
 function mayHold(pid: number, directory: string): boolean {
   if (isAlive(pid) && isPulumi(processStatus(pid))) return true;
@@ -153,15 +154,15 @@ function isAlive(pid: number): boolean {
   }
 }
 
-/** What the system tells of a process: its program, its state, its id in each container that it is in. */
+/** The facts of the system about a process: its program, its state, its id in each container that it is in. */
 interface ProcessStatus {
   readonly program: string;
   readonly isZombie: boolean;
-  /** From this system's to the innermost container's. Empty where the system knows no containers. */
+  /** From the id in this system to the id in the innermost container. Empty if the system knows no containers. */
   readonly pids: readonly number[];
 }
 
-/** Undefined when it cannot be told. Source: proc_pid_status(5) */
+/** Undefined if the system does not say. Source: proc_pid_status(5) */
 function processStatus(pid: number): ProcessStatus | undefined {
   try {
     if (process.platform === "linux") {
@@ -184,7 +185,7 @@ function processStatus(pid: number): ProcessStatus | undefined {
   }
 }
 
-/** Whether a process may be Pulumi; another program only has the id of one that ended. */
+/** Whether a process may be Pulumi; another program only has the id of a process that ended. */
 function isPulumi(status: ProcessStatus | undefined): boolean {
   return status === undefined || (!status.isZombie && /pulumi/i.test(status.program));
 }
@@ -199,7 +200,7 @@ function isInContainer(pid: number): boolean {
 }
 
 /**
- * Whether this is a container, and the directory comes from outside it: what runs there cannot be seen from here.
+ * Whether this is a container whose directory comes from outside: this process cannot see the processes outside.
  *
  * Source of the number of the first PID namespace: PROC_PID_INIT_INO (0xeffffffc) in linux/proc_ns.h
  */

@@ -3,15 +3,15 @@ import { stacksOf } from "../../core/settings/config";
 import { sentence } from "../../system/sentence";
 import { project } from "./project";
 
-/** How a command ends; 130 and 143 tell of SIGINT and SIGTERM. */
+/** Exit codes of a command; 130 and 143 stand for SIGINT and SIGTERM. */
 export const exitCodes = { done: 0, failed: 1, usage: 2 } as const;
 
-/** How a user calls a command: `npx platform secrets add`. */
+/** The words with which a user calls a command: `npx platform secrets add`. */
 export function calledAs(command: Command): string {
   return command.parent === null ? `npx ${command.name()}` : `${calledAs(command.parent)} ${command.name()}`;
 }
 
-/** A command was given arguments that it does not take; nothing was run. */
+/** A command got arguments that it does not accept; it ran nothing. */
 export class UsageError extends Error {
   constructor(command: Command, reason: string) {
     const whole = reason.endsWith("?") ? reason : sentence(reason);
@@ -19,7 +19,9 @@ export class UsageError extends Error {
   }
 }
 
-/** Makes a command and its subcommands throw a `UsageError` where Commander would print one and end the process. */
+/**
+ * Makes a command and its subcommands throw a `UsageError`; otherwise Commander prints the error and ends the process.
+ */
 export function throwing(command: Command): Command {
   command.configureOutput({ outputError: () => undefined }).helpCommand(false);
   command.exitOverride((error: CommanderError) => {
@@ -52,8 +54,8 @@ export function outputOption(): Option {
 /**
  * The stack that a command is about.
  *
- * @param argument what it was given as its last argument
- * @throws UsageError when none is named, or two are
+ * @param argument the last argument of the command
+ * @throws UsageError when the arguments name no stack, or two stacks
  */
 export async function stackOf(command: Command, argument: string | undefined): Promise<string> {
   const { stack } = command.opts<{ stack?: string }>();
@@ -61,7 +63,7 @@ export async function stackOf(command: Command, argument: string | undefined): P
     throw new UsageError(command, "the stack is named twice, as an argument and with --stack. Name it once");
   }
   const named = argument ?? stack;
-  // The value of a secret that was typed here is not shown.
+  // The message does not show a value that may be a secret.
   if (named !== undefined && !/^[\w.-]+$/.test(named)) {
     throw new UsageError(command, "the name of the stack has a character that no name of a stack has");
   }
@@ -69,10 +71,10 @@ export async function stackOf(command: Command, argument: string | undefined): P
   throw new UsageError(command, `no stack is named. Stacks here are ${(await stacksOf(project)).join(", ")}`);
 }
 
-/** Ends the process with a command's exit code; an error is told as its sentence, without a stack trace. */
+/** Ends the process with a command's exit code; an error is shown as its sentence, without a stack trace. */
 export function exitWith(command: Promise<number>): void {
   const exit = (code: number) => {
-    // What was printed into a pipe is not yet written.
+    // A pipe may not have received all the output yet.
     process.stdout.write("", () => process.exit(code));
   };
   command.then(exit, (error: unknown) => {

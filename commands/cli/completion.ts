@@ -2,7 +2,7 @@ import { Argument, type Command } from "commander";
 import { stacksOf } from "../../core/settings/config";
 import { project } from "./project";
 
-/** What a shell runs to complete a line: it asks the program itself. */
+/** The code that a shell runs to complete a line: it asks the program itself. */
 const scripts = {
   bash: `_platform() {
   local IFS=$'\\n'
@@ -20,7 +20,7 @@ compdef _platform platform
 `,
 };
 
-/** Adds what shells complete the program's lines with. */
+/** Adds the commands with which shells complete the program's lines. */
 export function addCompletion(program: Command): void {
   program
     .command("completion")
@@ -42,9 +42,9 @@ export function addCompletion(program: Command): void {
 }
 
 /**
- * What may follow the words of a line.
+ * The possible next words of a line.
  *
- * @param words without the program's own name, up to the one that is completed
+ * @param words without the program's own name, up to the word to complete
  */
 export async function candidates(program: Command, words: readonly string[]): Promise<string[]> {
   let command = program;

@@ -3,21 +3,21 @@ import { Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { isKey, noKey } from "../../core/secrets/add";
 
-/** How long the lines of one paste may take to arrive, in milliseconds: less than anybody needs for a key. */
+/** The time in milliseconds in which the lines of one paste arrive: less than a person needs for a key. */
 const paste = 20;
 
 /** A question on the terminal. */
 interface Question {
-  /** What is asked for, as errors name it. */
+  /** The subject of the question, for errors. */
   readonly what: string;
   readonly text: string;
   /** Do not show the answer. @default false */
   readonly hidden?: boolean;
-  /** What to do with an answer of several lines. */
+  /** The remedy for an answer of several lines. */
   readonly otherwise: string;
 }
 
-/** Asks on the terminal for one line after the other. */
+/** Asks on the terminal for one line after another. */
 class Prompt {
   private readonly terminal: Interface;
   private readonly answers: AsyncIterator<string, unknown>;
@@ -34,11 +34,11 @@ class Prompt {
     });
     this.terminal = createInterface({
       ...{ input: process.stdin, output, terminal: true },
-      // The arrow keys would bring back an answer, and show it.
+      // Otherwise the arrow keys bring back an answer, and show it.
       historySize: 0,
     });
     this.terminal.on("line", () => {
-      // What is pasted behind a line may be a secret too.
+      // Text that is pasted after a line may be a secret too.
       this.muted = true;
       this.lines++;
     });
@@ -89,8 +89,7 @@ export async function askForSecret(question: Question): Promise<string> {
 }
 
 /**
- * Asks for the keys and values of a Secret; a value is not shown, and one that is given again takes the place of the
- * one before.
+ * Asks for the keys and values of a Secret and does not show the values. A second value of a key replaces the first.
  *
  * @throws Error as `Prompt.ask`
  */

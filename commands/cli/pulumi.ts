@@ -11,7 +11,7 @@ import { stackOf } from "./command";
 import { project } from "./project";
 
 /**
- * A command of Pulumi about one stack. What follows the stack is Pulumi's own.
+ * A command of Pulumi for one stack. The arguments after the stack go to Pulumi.
  *
  * @param work returns the exit code
  */
@@ -28,7 +28,7 @@ export function pulumiCommand(
     .option("-s, --stack <name>", "the stack, instead of the argument")
     .allowUnknownOption()
     .action(async () => {
-      // Commander takes the first option that it does not know for the stack, where no stack comes first.
+      // If no stack comes first, Commander takes the first unknown option for the stack.
       const [first, ...rest] = command.args;
       const isNamed = first?.startsWith("-") === false;
       const stack = await stackOf(command, isNamed ? first : undefined);
@@ -41,9 +41,9 @@ export function pulumiCommand(
 type PulumiCommand = "up" | "preview" | "destroy";
 
 /**
- * Runs a command of Pulumi on a stack; one that changes something removes the lock of a run that was killed before.
+ * Runs a command of Pulumi on a stack. A command that changes the stack first removes the lock of a killed run.
  *
- * @param options of Pulumi, beside the stack
+ * @param options of Pulumi, without the stack
  * @returns Pulumi's exit code
  */
 export async function runPulumi(
@@ -59,7 +59,7 @@ export async function runPulumi(
   const program = await pulumiProgram(env);
   const scratch = new ScratchDirectory(join(stateDirectory(process.env), "tmp", randomUUID()));
   try {
-    // Pulumi's Kubernetes plugin writes the kubeconfig into a temporary file and leaves it there.
+    // Pulumi's Kubernetes plugin writes the kubeconfig into a temporary file and does not remove it.
     const inScratch = {
       cwd: project,
       env: { ...directLoopback(env), PATH: program.path, TMPDIR: scratch.path },
@@ -79,8 +79,8 @@ export async function runPulumi(
 /**
  * The Pulumi CLI, and the PATH on which it finds its language hosts.
  *
- * npm puts a script of its package "pulumi" first on PATH. That script passes no signal on to the CLI and ends before
- * it, so what it would run is run instead.
+ * npm puts a script of its package "pulumi" first on PATH. That script passes no signal to the CLI and ends before the
+ * CLI, so this function runs the program behind the script instead.
  *
  * @throws Error when that package cannot install the CLI
  */

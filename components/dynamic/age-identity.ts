@@ -37,7 +37,7 @@ class AgeIdentityProvider implements dynamic.ResourceProvider<IdentityInputs, Id
 /** Arguments of `AgeIdentity`: `IdentityInputs`, each of which may be an output. */
 export type AgeIdentityArgs = { readonly [K in keyof IdentityInputs]: Input<NonNullable<IdentityInputs[K]>> };
 
-/** The age identity of a stack; depends on nothing, so that a wrong one is refused before anything is made. */
+/** The age identity of a stack; it depends on nothing, so a run refuses a wrong identity before it makes anything. */
 export class AgeIdentity extends dynamic.Resource {
   /** The public halves, `age1…`. */
   declare readonly recipients: Output<string[]>;

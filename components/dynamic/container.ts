@@ -17,7 +17,7 @@ class ContainerProvider implements dynamic.ResourceProvider<ContainerSpec, Conta
     return Promise.resolve({
       changes: this.lifecycle().diff(olds, news),
       replaces: olds.name === news.name ? [] : ["name"],
-      // Two of them cannot hold one port.
+      // Two containers cannot hold one port.
       deleteBeforeReplace: true,
     });
   }
@@ -45,7 +45,7 @@ const provider = new ContainerProvider();
 /** Arguments of `Container`: `ContainerSpec`, each of which may be an output. */
 export type ContainerArgs = { readonly [K in keyof ContainerSpec]: Input<ContainerSpec[K]> };
 
-/** A container that adopts what is there, which `@pulumi/docker` cannot without its state. */
+/** A container that adopts an existing one, which `@pulumi/docker` cannot do without its state. */
 export class Container extends dynamic.Resource {
   declare readonly name: Output<string>;
   /** `host:port` as this machine reaches it. */

@@ -22,7 +22,7 @@ class FluxNamespaceProvider implements dynamic.ResourceProvider<FluxNamespaceInp
   diff(_id: string, olds: FluxNamespaceOutputs, news: FluxNamespaceInputs): Promise<dynamic.DiffResult> {
     const told = ({ kubeconfig, ownCluster, owner, owned }: FluxNamespaceInputs) =>
       JSON.stringify([kubeconfig, ownCluster, owner, owned.map(nameOf)]);
-    // State of before there were owners has none.
+    // A state from before owners existed has no owner.
     const changes = (olds as Partial<FluxNamespaceOutputs>).owned === undefined || told(olds) !== told(news);
     return Promise.resolve({ changes });
   }
@@ -50,7 +50,7 @@ export type FluxNamespaceArgs = { readonly [K in keyof FluxNamespaceInputs]: Inp
 /** The namespace of Flux, which is cleared when it is stuck in its own deletion. */
 export class FluxNamespace extends dynamic.Resource {
   declare readonly name: Output<string>;
-  /** Another one means that all that was in the namespace is lost. */
+  /** A different value means that all objects of the namespace are lost. */
   declare readonly uid: Output<string>;
 
   constructor(name: string, args: FluxNamespaceArgs, opts?: CustomResourceOptions) {

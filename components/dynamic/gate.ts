@@ -35,8 +35,8 @@ class GateProvider implements dynamic.ResourceProvider<GateInputs, GateOutputs> 
 export type GateArgs = { readonly [K in keyof GateInputs]: Input<GateInputs[K]> };
 
 /**
- * The release gate: every layer Ready at the digest, or the channel back at the last good one. Deleting it changes
- * nothing in the cluster: what runs goes on.
+ * The release gate: every layer Ready at the digest, or the channel back at the last good digest. The deletion of this
+ * resource changes nothing in the cluster.
  */
 export class Gate extends dynamic.Resource {
   /** Whether every layer is Ready at the digest. */

@@ -16,11 +16,11 @@ export interface ContainerOutputs extends ContainerSpec {
   readonly hostAddress: string;
   /** `host:port` as the containers of its network reach it. */
   readonly networkAddress: string;
-  /** Whether, as last seen, it was of this spec, ran and answered. */
+  /** Whether, at the last look, the container had this spec, ran and answered. */
   readonly running: boolean;
 }
 
-/** The label that says which spec a container was made of. */
+/** The label with the spec of a container. */
 const fingerprintLabel = "platform.pulumi.com/fingerprint";
 
 /** Makes, adopts, replaces and deletes a container that serves HTTP and whose data is on a volume. */
@@ -32,7 +32,7 @@ export class ContainerLifecycle {
     private readonly clock: Clock,
   ) {}
 
-  /** Makes the container, or takes the one that is there as far as it is of the same spec, and waits until it answers. */
+  /** Makes the container, or adopts an existing one of the same spec, and waits until it answers. */
   async create(spec: ContainerSpec): Promise<ContainerOutputs> {
     await this.bring(spec, 2);
     await this.untilAnswers(spec);
@@ -40,9 +40,9 @@ export class ContainerLifecycle {
   }
 
   /**
-   * A container that is stopped, does not answer or is of another spec is there: it says that it does not run.
+   * A container that is stopped, does not answer or has another spec exists: the result says that it does not run.
    *
-   * @returns undefined when the container is gone, or is somebody else's
+   * @returns undefined when the container is gone, or has another owner
    */
   async read(state: ContainerOutputs): Promise<ContainerOutputs | undefined> {
     const found = await this.docker.container(state.name);
@@ -75,7 +75,7 @@ export class ContainerLifecycle {
     await this.docker.removeContainer(name);
   }
 
-  /** @param tries how often a container of this name may come to be meanwhile */
+  /** @param tries how often another run may create a container of this name meanwhile */
   private async bring(spec: ContainerSpec, tries: number): Promise<void> {
     const found = await this.docker.container(spec.name);
     if (found !== undefined) this.refuseForeign("Adopting", spec, found);
@@ -97,7 +97,7 @@ export class ContainerLifecycle {
     const { hostAddress } = outputs(spec);
     if (await answersInTime(this.answers, this.clock, hostAddress)) return;
     const words = (await this.docker.logs(spec.name).catch(() => "")).trim().split("\n").join(" ");
-    // What does not answer is not kept: the next run makes it again, and its data is on the volume.
+    // A container that does not answer is removed: the next run makes it again, and its data is on the volume.
     await this.docker.removeContainer(spec.name).catch(() => undefined);
     const said = words === "" ? "It wrote nothing." : `Its last words: ${sentence(words.slice(-600))}`;
     throw new Error(
@@ -108,10 +108,10 @@ export class ContainerLifecycle {
   /** @returns whether a container of this very spec runs again */
   private async revive(spec: ContainerSpec, found: FoundContainer): Promise<boolean> {
     const { labels } = found;
-    // Docker cannot change a label: what has that of an earlier version is made again.
+    // Docker cannot change a label: a container with the label of an earlier version is made again.
     if (labels?.[ownerLabel] !== spec.owner || labels[fingerprintLabel] !== fingerprint(spec)) return false;
     if (found.status === "running") return true;
-    // One that does not start, such as when its volume or network is another one now, is made again.
+    // A container that does not start is made again, for example because its volume or network has changed.
     try {
       await (found.status === "paused" ? this.docker.unpause(spec.name) : this.docker.start(spec.name));
       return true;
@@ -125,7 +125,7 @@ export class ContainerLifecycle {
       await this.docker.run(spec, { [ownerLabel]: spec.owner, [fingerprintLabel]: fingerprint(spec) });
     } catch (error) {
       const { message } = error as Error;
-      // The container of a run that was killed came to be meanwhile: it is looked at again.
+      // The container of a killed run appeared meanwhile: it is checked again.
       if (/is already in use by container/.test(message)) {
         if (tries > 0) {
           await this.bring(spec, tries - 1);

@@ -3,23 +3,23 @@ import { sentence } from "../../system/sentence";
 import { answerMilliseconds, answersInTime, type Docker } from "../../clients/docker/client";
 import { isOwn } from "../../clients/docker/ownership";
 
-/** A registry container whose garbage is collected. */
+/** A registry container and its garbage collection. */
 export interface GarbageInputs {
   /** Name of the container. */
   readonly container: string;
-  /** Whose it is: `project/stack`. */
+  /** The owner of the container: `project/stack`. */
   readonly owner: string;
   /** `host:port` as this machine reaches the registry. */
   readonly address: string;
-  /** Another value, such as the digest of the next release, collects again. */
+  /** A new value, such as the digest of the next release, starts another collection. */
   readonly after: string;
 }
 
 /**
- * Frees the space of what was deleted from a registry, with the registry's own garbage collection.
+ * Frees the space of deleted content in a registry, with the registry's own garbage collection.
  *
- * The collection deletes blobs of a push that is in flight, and a registry that runs meanwhile goes on to answer for
- * deleted blobs out of its memory. So the registry is stopped while it runs. Source:
+ * The collection deletes blobs of a push in progress, and a running registry still answers for deleted blobs from its
+ * memory. So the registry is stopped during the collection. Source:
  * https://distribution.github.io/distribution/about/garbage-collection/
  */
 export class GarbageLifecycle {
@@ -30,7 +30,7 @@ export class GarbageLifecycle {
     private readonly clock: Clock,
   ) {}
 
-  /** Collects where there is something to collect. A collection that fails is told, and the next one does its work. */
+  /** Collects if there is garbage. A failed collection is reported, and the next collection does its work. */
   async create(inputs: GarbageInputs): Promise<GarbageInputs> {
     const { container, owner, address, after } = inputs;
     try {

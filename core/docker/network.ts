@@ -1,14 +1,14 @@
 import type { Docker, FoundNetwork } from "../../clients/docker/client";
 import { foreign, isOwn } from "../../clients/docker/ownership";
 
-/** A Docker network as it is asked for. */
+/** The Docker network that the stack wants. */
 export interface NetworkInputs {
   readonly name: string;
-  /** Whose it is: `project/stack`. */
+  /** The owner of the network: `project/stack`. */
   readonly owner: string;
 }
 
-/** A Docker network that is there. */
+/** A Docker network that exists. */
 export interface NetworkOutputs extends NetworkInputs {
   /** IPv4, in CIDR form. */
   readonly subnet: string;

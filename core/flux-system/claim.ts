@@ -6,26 +6,27 @@ import {
   type ManifestRef,
 } from "../../clients/kubernetes/client";
 
-/** The field manager of everything that Pulumi owns in a cluster, whatever state it has. */
+/** The field manager of all objects that Pulumi owns in a cluster, for every state. */
 export const fieldManager = "platform";
 
-/** The annotation of what Pulumi owns in a cluster: `project/stack`. */
+/** The annotation of objects that Pulumi owns in a cluster: `project/stack`. */
 export const ownerAnnotation = "platform.pulumi.com/owner";
 
-/** The annotation of what is made again with the namespace of Flux: the uid of that namespace. */
+/** The annotation of objects that are remade with the namespace of Flux: the uid of that namespace. */
 export const namespaceUidAnnotation = "platform.pulumi.com/namespace-uid";
 
-/** How Pulumi's Kubernetes provider names a field manager for itself, another one for each state. */
+/** The pattern of the names that Pulumi's Kubernetes provider gives its field managers, a new name for each state. */
 const formerFieldManager = "pulumi-kubernetes-";
 
 /**
- * Makes sure that an object is this stack's, or not there, before Pulumi's Kubernetes provider applies it with force.
+ * Makes sure that an object belongs to this stack or does not exist, before Pulumi's Kubernetes provider applies it
+ * with force.
  *
- * What a former state applied becomes the work of `fieldManager`: a field that the stack drops is not kept by a
- * manager that nobody is any more.
+ * `fieldManager` takes over the fields of former states: otherwise a field that the stack drops would stay with a
+ * manager that no longer exists.
  *
  * @param owner `project/stack`
- * @throws Error when somebody else made the object
+ * @throws Error when the object has another owner
  */
 export async function claim(
   api: Pick<KubernetesApi, "get" | "merge">,
@@ -36,7 +37,7 @@ export async function claim(
   if (found === undefined) return;
   const { annotations = {}, managedFields = [], resourceVersion } = found.metadata;
   const made = annotations[ownerAnnotation];
-  // What was made before there were owners carries the uid of its namespace.
+  // Objects from before owners existed carry the uid of their namespace.
   if (made !== owner && (made !== undefined || !(namespaceUidAnnotation in annotations))) {
     const whose = made === undefined ? `it lacks the annotation ${ownerAnnotation}` : `it is of "${made}"`;
     throw new Error(

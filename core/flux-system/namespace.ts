@@ -8,37 +8,37 @@ import {
 import { claim, fieldManager } from "./claim";
 import { fluxNamespace, releaseFinalizers, suspendFlux } from "../../clients/flux/finalizers";
 
-/** Where the namespace of Flux is. */
+/** The place of the namespace of Flux. */
 export interface FluxNamespaceInputs {
   readonly kubeconfig: string;
   /** Whether this project makes the cluster; see `goneWith`. */
   readonly ownCluster: boolean;
   /** Project and stack, as `ownerAnnotation` names them. */
   readonly owner: string;
-  /** What Pulumi's Kubernetes provider applies into the namespace. */
+  /** The objects that Pulumi's Kubernetes provider applies into the namespace. */
   readonly owned: readonly ManifestRef[];
 }
 
-/** The namespace of Flux as it is there. */
+/** The existing namespace of Flux. */
 export interface FluxNamespaceOutputs extends FluxNamespaceInputs {
   readonly name: string;
-  /** Another one means that all that was in the namespace is lost. */
+  /** A different value means that all objects of the namespace are lost. */
   readonly uid: string;
 }
 
-/** What the lifecycle asks of a Kubernetes API server. */
+/** The calls of the lifecycle to a Kubernetes API server. */
 export type FluxNamespaceApi = Pick<KubernetesApi, "apply" | "get" | "list" | "merge" | "delete">;
 
 const ref: ManifestRef = { apiVersion: "v1", kind: "Namespace", name: fluxNamespace };
-/** How long a namespace may take to go once nothing of Flux holds it. */
+/** The time in which a namespace must disappear when no object of Flux holds it any more. */
 const goneMilliseconds = 120_000;
 const pollMilliseconds = 500;
 
 /**
  * Makes, adopts and deletes the namespace of Flux.
  *
- * One that is being deleted stays for ever by itself: its objects wait for controllers that went with it. It is
- * cleared and made anew.
+ * A namespace in deletion stays for ever by itself, because its objects wait for controllers that were deleted with it.
+ * The lifecycle clears it and makes a new one.
  */
 export class FluxNamespaceLifecycle {
   constructor(
@@ -49,15 +49,15 @@ export class FluxNamespaceLifecycle {
   async create(inputs: FluxNamespaceInputs): Promise<FluxNamespaceOutputs> {
     if (isGoing(await this.api.get(ref))) await this.clear("Clearing");
     const { name } = ref;
-    // Flux and its operator label this namespace too; only its existence is applied.
+    // Flux and its operator label this namespace too, so only its existence is applied.
     await this.api.apply({ ...{ apiVersion: "v1", kind: "Namespace" }, metadata: { name } }, fieldManager);
     for (const object of inputs.owned) await claim(this.api, object, inputs.owner);
     return { ...inputs, name, uid: (await this.api.get(ref))?.metadata.uid ?? "" };
   }
 
   /**
-   * @returns undefined when the namespace is gone or going, or its cluster is
-   * @throws Error when a cluster that is not this project's does not say
+   * @returns undefined when the namespace is gone or in deletion, or its cluster is gone
+   * @throws Error when a cluster that is not this project's does not answer
    */
   async read(state: FluxNamespaceOutputs): Promise<FluxNamespaceOutputs | undefined> {
     let found: Manifest | undefined;
@@ -71,7 +71,7 @@ export class FluxNamespaceLifecycle {
     return { ...state, uid: found.metadata.uid ?? "" };
   }
 
-  /** Stops Flux, and removes it with its namespace; what it brought stays. */
+  /** Stops Flux, and removes it with its namespace; the objects that Flux applied stay. */
   async delete(): Promise<void> {
     if ((await this.api.get(ref)) === undefined) return;
     await suspendFlux(this.api);
@@ -99,7 +99,7 @@ function isGoing(namespace: Manifest | undefined): boolean {
   return namespace?.metadata.deletionTimestamp !== undefined;
 }
 
-/** What the namespace controller says it waits for. */
+/** The reasons for the delay, from the namespace controller. */
 function remaining(namespace: Manifest | undefined): string {
   const { conditions = [] } = (namespace?.status ?? {}) as {
     conditions?: readonly { type: string; status: string; message?: string }[];

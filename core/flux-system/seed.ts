@@ -8,65 +8,67 @@ import { renderCluster } from "../tree/render";
 import { refuseOtherNetwork, type NetworkSetting } from "../cluster/existing/network";
 import { chartOf, type ChartRenderer } from "../../clients/helm/chart";
 
-/** What is seeded: an object of the tree. */
+/** The input of a seed: an object of the tree. */
 export interface SeedInputs {
   readonly kubeconfig: string;
   /** Whether this project makes the cluster; see `goneWith`. */
   readonly ownCluster: boolean;
-  /** Of the namespace of Flux: in another one the seed is not there, whatever a refresh saw. */
+  /** The uid of the namespace of Flux: a new namespace does not have the seed, even if a refresh still saw it. */
   readonly namespaceUid: string;
   /** Absolute path of the gitops tree. */
   readonly tree: string;
   readonly cluster: string;
-  /** A HelmRelease, whose chart is rendered and applied, or any other object, which is applied itself. */
+  /** A HelmRelease, whose rendered chart is applied, or any other object, which is applied itself. */
   readonly object: { readonly kind: string; readonly namespace: string; readonly name: string };
   /** Values of the variables that Flux substitutes: name → value. */
   readonly variables: Readonly<Record<string, string>>;
-  /** Where the object is the network of a cluster of somebody else; see `refuseOtherNetwork`. */
+  /** Whether the object is the network of an existing cluster; see `refuseOtherNetwork`. */
   readonly network?: NetworkSetting;
-  /** Stands in for every chart source; see `Helm`. */
+  /** Replaces every chart source; see `Helm`. */
   readonly chartMirror?: string;
 }
 
-/** A seed's traces: `sentinel` tells whether it is still there. */
+/** A seed's traces: `sentinel` shows whether the seed still exists. */
 export interface SeedOutputs {
   readonly kubeconfig: string;
   readonly ownCluster?: boolean;
   readonly namespaceUid: string;
   readonly sentinel: ManifestRef;
-  /** The field manager of what was applied; state of before fields had the names of their takers lacks it. */
+  /**
+   * The field manager of the applied objects; state from before fields had the names of their later managers lacks it.
+   */
   readonly fieldManager?: string;
-  /** SHA-256 of what was applied; the objects themselves are not kept. */
+  /** SHA-256 of the applied objects; the state does not keep the objects themselves. */
   readonly fingerprint: string;
 }
 
 /**
- * The field manager of a seed: that of the controller that takes it over (`controllerName` in its main.go), so that a
- * field that the controller stops applying goes away.
+ * The field manager of a seed: the name of the controller that takes the seed over (`controllerName` in its main.go).
+ * So a field disappears when the controller stops applying it.
  */
 export function fieldManagerOf(kind: string): string {
   return kind === "HelmRelease" ? "helm-controller" : "kustomize-controller";
 }
 
-/** The field manager of all seeds until they had those of their takers. */
+/** The field manager of all seeds before they had the names of their later managers. */
 const formerFieldManager = "platform-seed";
 
-/** Labels by which Flux says that an object is its own. */
+/** Labels with which Flux marks an object as its own. */
 const ownership = ["helm.toolkit.fluxcd.io/name", kustomizationLabel];
 
-/** The layer that holds what Flux itself needs. */
+/** The layer of the objects that Flux itself needs. */
 const seedLayer = "controllers";
 
-/** Workloads tell best whether a seed is there. */
+/** A workload shows best whether a seed exists. */
 const workloads = ["Deployment", "DaemonSet"];
 
 /**
- * Brings into a cluster what Flux needs before it can run, out of the same files that Flux uses later, and
- * leaves it alone as soon as it is Flux's.
+ * Applies the objects that Flux needs before it can run, from the same files that Flux uses later, and leaves them
+ * alone as soon as Flux owns them.
  */
 export class SeedLifecycle {
   constructor(
-    /** The cluster, as its objects see it that name no namespace and get this one. */
+    /** The cluster for objects that name no namespace: they get this namespace. */
     private readonly api: (namespace: string) => KubernetesApi,
     private readonly charts: ChartRenderer,
     private readonly clock: Clock,
@@ -88,7 +90,8 @@ export class SeedLifecycle {
       }
       await applyInOrder(api, this.clock, objects, fieldManager);
     }
-    // What is applied together has the same managers; the sentinel comes last, for it tells whether all is done.
+    // Objects that are applied together have the same managers; the sentinel comes last, because it shows whether all
+    // is done.
     if (applies(found, formerFieldManager)) {
       const others = objects.filter((object) => object !== sentinel);
       await Promise.all(others.map((object) => disown(api, refOf(object), fieldManager)));
@@ -105,9 +108,9 @@ export class SeedLifecycle {
   }
 
   /**
-   * Whether the seed, or what Flux made of it, is there.
+   * Whether the seed exists, or the object that Flux made of it.
    *
-   * @throws Error when a cluster that is not this project's does not say
+   * @throws Error when a cluster that is not this project's does not answer
    */
   async exists({ sentinel, ownCluster }: SeedOutputs): Promise<boolean> {
     try {
@@ -118,7 +121,7 @@ export class SeedLifecycle {
     }
   }
 
-  /** What is applied, and the namespace of what names none. */
+  /** The objects to apply, and the namespace of objects that name none. */
   private async objects(inputs: SeedInputs): Promise<{ namespace: string; objects: Manifest[] }> {
     const { kind, namespace, name } = inputs.object;
     const { layers } = await renderCluster(inputs.tree, inputs.cluster, {
@@ -142,7 +145,7 @@ export class SeedLifecycle {
   }
 }
 
-/** Whether an object was seeded, or is Flux's. */
+/** Whether an object was seeded, or belongs to Flux. */
 function isOurs(object: Manifest, fieldManager: string): boolean {
   return ownedByFlux(object) || applies(object, fieldManager) || applies(object, formerFieldManager);
 }
@@ -159,14 +162,14 @@ function applies(object: Manifest | undefined, fieldManager: string): boolean {
 }
 
 /**
- * Gives up the fields of the former field manager: what the taker applies too stays, the rest goes. Where the taker
- * does not apply server-side nothing is given up, for it would take fields away that it counts on.
+ * Gives up the fields of the former field manager. Fields that the new manager applies too stay, the others are
+ * removed. If the new manager does not use server-side apply, nothing is given up, because it needs those fields.
  */
 async function disown(api: KubernetesApi, ref: ManifestRef, taker: string): Promise<void> {
   const found = await api.get(ref);
   if (!applies(found, formerFieldManager) || !applies(found, taker)) return;
   const { apiVersion, kind, ...metadata } = ref;
-  // With a uid the API server refuses to make an object that went meanwhile.
+  // With a uid, the API server refuses to create an object that was deleted meanwhile.
   const { uid } = found?.metadata ?? {};
   await api.apply(
     { apiVersion, kind, metadata: { ...metadata, ...(uid === undefined ? {} : { uid }) } },

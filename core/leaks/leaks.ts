@@ -1,26 +1,26 @@
-/** Something in a text that nobody but its owner may know. */
+/** A text that only its owner may know. */
 export interface Leak {
-  /** What it is: "a private key". */
+  /** The name of the leak: "a private key". */
   readonly what: string;
-  /** Its first characters, which say its kind and nothing else. */
+  /** Its first characters, which show only its kind. */
   readonly start: string;
 }
 
 /** The comment that excuses its line from all but the search for private keys. */
 export const notASecret = "platform:not-a-secret";
 
-/** What no comment excuses. */
+/** The kind of leak that no comment excuses. */
 export const privateKey = "a private key";
 
-/** A kind of secret that is known by its form. Every pattern starts with what is looked for before it is run. */
+/** A kind of secret with a known form. Every pattern starts with the text of its quick search. */
 interface Form {
   readonly what: string;
-  /** What every text of this form holds: a search for it costs next to nothing. */
+  /** A text that every match contains: the search for it costs almost nothing. */
   readonly holds: readonly string[];
   readonly pattern: RegExp;
-  /** How much of it may be shown. */
+  /** The number of characters that a message may show. */
   readonly shown: number;
-  /** Whether a match is none, told by its groups. @default none but examples of documentation */
+  /** Whether a match is harmless, by its groups. @default only examples of documentation are harmless */
   readonly isNone?: (groups: readonly string[]) => boolean;
 }
 
@@ -30,7 +30,7 @@ interface Form {
  * document for theirs; RFC 7519; gitleaks' rules `anthropic-api-key`, `openai-api-key` and `telegram-bot-api-token`;
  * TruffleHog's detector `discordwebhook`; the `auths` of Docker's config.json.
  *
- * They are made in a function: Pulumi serialises no RegExp of a module.
+ * A function makes them, because Pulumi does not serialise a RegExp of a module.
  */
 function forms(): readonly Form[] {
   const key = privateKey;
@@ -103,24 +103,24 @@ function forms(): readonly Form[] {
   ];
 }
 
-/** The Base64 of every text that starts so: whole characters alone, which no later byte changes. */
+/** The Base64 of every text with this start: only the complete characters, which no later byte changes. */
 function base64Start(text: string): string {
   return Buffer.from(text)
     .toString("base64")
     .slice(0, Math.floor((text.length * 8) / 6));
 }
 
-/** Names that are nobody's. Source: RFC 2606. */
+/** Names that belong to no owner. Source: RFC 2606. */
 function isExampleHost(host: string): boolean {
   return /(?:^|\.)(?:example\.(?:com|org|net|test)|localhost)$|^127\.0\.0\.1$/i.test(host);
 }
 
 /**
- * Looks for what nobody may know in a text: keys and tokens by their form, and values of names such as "password"
- * that look made up by a machine. What SOPS encrypted is none, nor is an example of documentation, nor, but for private
- * keys, what stands in a line with the comment `platform:not-a-secret`.
+ * Looks for secrets in a text: keys and tokens by their form, and values of names such as "password" with a random,
+ * machine-made look. Ciphers of SOPS and examples of documentation are no leaks. A line with the comment
+ * `platform:not-a-secret` holds no leak either, except a private key.
  *
- * @returns one for each kind that is found
+ * @returns one leak for each kind
  */
 export function leaksIn(text: string): Leak[] {
   const found: Leak[] = [];
@@ -139,7 +139,7 @@ export function leaksIn(text: string): Leak[] {
   return found;
 }
 
-/** As AWS ends the keys of its documentation. */
+/** The end of the keys in AWS's documentation. */
 function isExample(value: string): boolean {
   return /EXAMPLE(?:KEY)?$/.test(value);
 }
@@ -156,13 +156,13 @@ function randomValueIn(text: string): string | undefined {
   for (let match = hint.exec(text); match !== null; match = hint.exec(text)) {
     const start = text.lastIndexOf("\n", match.index) + 1;
     const end = lineEnd(match.index);
-    // The next one of this line is in what is looked at now.
+    // The match for the next name of this line would be in the current text.
     hint.lastIndex = end;
     const line = text.slice(start, end);
     const found = [...line.matchAll(assignment)];
     if (line.includes("name")) found.push(...text.slice(start, lineEnd(end + 1)).matchAll(pair));
     for (const [, name = "", value = ""] of found) {
-      // What SealedSecrets encrypted starts with the length of a key in 16 bits.
+      // A cipher of SealedSecrets starts with the length of a key in 16 bits.
       if (
         promisesSecret(name) &&
         isRandom(value) &&
@@ -175,7 +175,7 @@ function randomValueIn(text: string): string | undefined {
   return undefined;
 }
 
-/** Whether a name is that of a secret itself, not of what names, places or sums one. */
+/** Whether a name is the name of a secret itself, not the name of its name, place or checksum. */
 function promisesSecret(name: string): boolean {
   const last = name.split(/[/.]/).at(-1) ?? "";
   return (
@@ -189,7 +189,7 @@ function promisesSecret(name: string): boolean {
   );
 }
 
-/** Whether a value may be known though it is random: a checksum, a UUID, an example of documentation. */
+/** Whether a value is public though it is random: a checksum, a UUID, an example of documentation. */
 function isPublic(value: string): boolean {
   return (
     /^sha\d{1,3}[-:]/i.test(value) ||
@@ -199,7 +199,7 @@ function isPublic(value: string): boolean {
 }
 
 /**
- * Whether a text looks made up by a machine: letters and digits mixed, as no name or path is, with much
+ * Whether a text looks machine-made: letters and digits mixed, unlike a name or path, with much
  * information for its length. 3 bits a character tell hexadecimal digits (at most 4) from words with a number.
  */
 export function isRandom(value: string): boolean {

@@ -13,7 +13,7 @@ export function publicValuesIn(content: string): string[] {
   const isMarked = (node: unknown) => isNode(node) && (node.comment ?? "").includes(notASecret);
   const found: string[] = [];
   for (const document of parseAllDocuments(content, { logLevel: "error" })) {
-    // What does not parse is kustomize's to refuse.
+    // kustomize refuses a file that does not parse.
     if (document.errors.length > 0) continue;
     visit(document, {
       Map: (_, map) => {

@@ -7,17 +7,17 @@ import { isUnknown } from "../../clients/registry/oci";
 import { mirrorName, registryName } from "../registry/names";
 import type { PlatformConfig } from "../settings/config";
 
-/** Something that a stack needs and this machine lacks. */
+/** A requirement of a stack that this machine does not meet. */
 export interface Finding {
-  /** What is missing, why it matters, and how to get it: one sentence each. */
+  /** The missing requirement, its purpose, and the way to meet it: one sentence each. */
   readonly message: string;
-  /** Without it there can be no real cluster here, but a rehearsal still can. */
+  /** Without it, a real cluster is not possible here, but a rehearsal is. */
   readonly rehearsable: boolean;
 }
 
-/** What the checks ask of a machine. */
+/** The calls of the checks to a machine. */
 export interface Host {
-  /** Runs a command and returns its output. @throws Error when it is missing or fails */
+  /** Runs a command and returns its output. @throws Error when the command is missing or fails */
   run(command: string, ...args: string[]): Promise<string>;
   /** The content of a file, or undefined. */
   read(path: string): Promise<string | undefined>;
@@ -27,7 +27,7 @@ export interface Host {
   freeBytes(path: string): Promise<number>;
   /** The API server behind a kubeconfig. */
   readonly kubernetes: (kubeconfig: string) => Pick<KubernetesClient, "ready" | "allows">;
-  /** Runs `crane`, which reaches a registry as a release does. @throws as `run` does */
+  /** Runs `crane`, which reaches a registry in the same way as a release. @throws as `run` does */
   crane(...args: string[]): Promise<string>;
 }
 
@@ -38,16 +38,16 @@ const inotify = { max_user_watches: 524_288, max_user_instances: 512 } as const;
 const diskBytes = 12 * 1024 ** 3;
 
 /**
- * Checks what `pulumi up` of a stack needs, before anything is made: this machine, a cluster that is there already, and
- * a registry somewhere else. The pinned tools are not among it: the program builds them.
+ * Checks the requirements of `pulumi up` for a stack, before the run makes anything: this machine, an existing cluster,
+ * and a remote registry. The pinned tools are not checked: the program builds them.
  *
- * @returns what is missing; nothing when the stack can be made here
+ * @returns the missing requirements; empty when the stack can be made here
  */
 export async function examine(config: PlatformConfig, host: Host): Promise<Finding[]> {
   const { cluster, registry, stack, owner } = config;
   const local = cluster.kind === "kind" || registry.kind === "local";
   const docker = local ? await checkDocker(host) : [];
-  // Without Docker nothing else can be asked of it.
+  // Without Docker, the other questions to Docker make no sense.
   const checks = [
     checkPulumi(host),
     ...(local && docker.length === 0 ? [checkDisk(host)] : []),
@@ -79,7 +79,7 @@ export async function examine(config: PlatformConfig, host: Host): Promise<Findi
   return [docker, ...(await Promise.all(checks))].flat();
 }
 
-/** Whether the Pulumi CLI is there. */
+/** Whether the Pulumi CLI is installed. */
 export async function checkPulumi(host: Host): Promise<Finding[]> {
   try {
     await host.run("pulumi", "version");
@@ -108,7 +108,7 @@ async function checkDocker(host: Host): Promise<Finding[]> {
   }
 }
 
-/** What layer 0 applies to a cluster: verb, API group, resource, namespace. */
+/** The objects that layer 0 applies to a cluster: verb, API group, resource, namespace. */
 const needed = [
   ["create", "", "namespaces"],
   ["patch", "", "secrets", "flux-system"],
@@ -117,12 +117,12 @@ const needed = [
   ["patch", "apiextensions.k8s.io", "customresourcedefinitions"],
   ["patch", "rbac.authorization.k8s.io", "clusterroles"],
   ["patch", "rbac.authorization.k8s.io", "clusterrolebindings"],
-  // A role may be bound, and given rights, only by who has them or these two verbs.
+  // Only a user with the role's rights, or with these two verbs, may bind a role and give it rights.
   ["bind", "rbac.authorization.k8s.io", "clusterroles"],
   ["escalate", "rbac.authorization.k8s.io", "clusterroles"],
 ] as const;
 
-/** A cluster that is there already: its kubeconfig, its API server, and what its user may do. */
+/** An existing cluster: its kubeconfig, its API server, and the rights of its user. */
 async function checkCluster(host: Host, file: string): Promise<Finding[]> {
   const finding = (message: string) => [{ message, rehearsable: true }];
   const kubeconfig = await host.read(file);
@@ -151,7 +151,7 @@ async function checkCluster(host: Host, file: string): Promise<Finding[]> {
   }
 }
 
-/** A registry somewhere else: whether it answers, and takes this user's credentials. */
+/** A remote registry: whether it answers, and accepts this user's credentials. */
 async function checkRegistry(
   host: Host,
   { repository, insecure }: Extract<PlatformConfig["registry"], { kind: "remote" }>,
@@ -162,7 +162,7 @@ async function checkRegistry(
     return [];
   } catch (error) {
     const { message } = error as Error;
-    // Not built yet: the program builds it, and has this examined again before it makes anything.
+    // crane is not built yet: the program builds it, and repeats this check before it makes anything.
     if (message.startsWith("Unable to execute")) return [];
     // The first release makes the repository.
     if (isUnknown(error)) return [];
@@ -210,7 +210,7 @@ async function checkDisk(host: Host): Promise<Finding[]> {
   ];
 }
 
-/** A Kind cluster of that name that another made would have to be deleted for this one. */
+/** A Kind cluster of that name with another owner would have to be deleted for this one. */
 async function checkOwner(host: Host, cluster: string, owner: string): Promise<Finding[]> {
   const nodes = await host.run(
     ...(["docker", "ps", "--all", "--filter", `label=io.x-k8s.kind.cluster=${cluster}`] as const),
@@ -233,7 +233,7 @@ async function checkOwner(host: Host, cluster: string, owner: string): Promise<F
   ];
 }
 
-/** Docker hands out a volume of that name whoever made it, and Pulumi would delete it with the stack. */
+/** Docker returns an existing volume of that name, of any owner, and Pulumi would delete it with the stack. */
 async function checkVolume(host: Host, volume: string, owner: string): Promise<Finding[]> {
   const format = `{{index .Labels "${ownerLabel}"}}`;
   const label = await host
@@ -248,16 +248,16 @@ async function checkVolume(host: Host, volume: string, owner: string): Promise<F
   ];
 }
 
-/** The owner's label as a template of Docker prints it: nothing, or "<no value>", for none. */
+/** The owner's label as a template of Docker prints it: empty, or "<no value>", if there is none. */
 function labelled(printed: string): Labels {
   const label = printed.trim();
   return ["", "<no value>"].includes(label) ? {} : { [ownerLabel]: label };
 }
 
-/** @param container the one of this project that may hold the port */
+/** @param container the container of this project that may hold the port */
 async function checkPort(host: Host, port: number, setting: string, container: string): Promise<Finding[]> {
   if (!(await host.portTaken(port))) return [];
-  // What the container was asked to publish: one that is just starting holds a port before it shows it.
+  // The ports in the container's configuration: a starting container holds a port before it shows the port.
   const format = "{{range .HostConfig.PortBindings}}{{range .}}{{.HostPort}} {{end}}{{end}}";
   const own = await host
     .run("docker", "inspect", "--type", "container", "--format", format, container)

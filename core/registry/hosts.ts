@@ -3,22 +3,22 @@ import { mirrorName } from "./names";
 /** Port of every registry inside its container. */
 export const internalPort = 5000;
 
-/** Hosts whose images are served from another address than their name. */
+/** Hosts whose images have another address than their name. */
 export const upstreams: Readonly<Record<string, string>> = { "docker.io": "registry-1.docker.io" };
 
-/** What the nodes of a cluster must know of its registry and its mirrors. */
+/** The facts about the registry and its mirrors that the nodes of a cluster need. */
 export interface RegistryHostsArgs {
   /** Host name of the registry in the network of the nodes. */
   readonly containerName: string;
-  /** Registries whose images are kept here, by host: `ghcr.io`. @default none */
+  /** Registries whose images the volume keeps, by host: `ghcr.io`. @default none */
   readonly mirrors?: readonly string[];
-  /** Mirrors serve what they hold, and nothing is asked of any other registry. @default false */
+  /** Mirrors serve only the images that they hold, and no request goes to any other registry. @default false */
   readonly airGapped?: boolean;
 }
 
 /**
- * How the nodes' containerd reaches images: `hosts.toml` by registry host. The stack's own registry speaks plain
- * HTTP; a mirror is asked before its upstream, or, air-gapped, instead of it, and any other registry not at all.
+ * The way of the nodes' containerd to images: `hosts.toml` by registry host. The stack's own registry speaks plain
+ * HTTP. containerd asks a mirror before its upstream. Air-gapped, it asks only the mirror, and asks no other registry.
  *
  * Source: https://github.com/containerd/containerd/blob/main/docs/hosts.md
  */

@@ -3,7 +3,7 @@ export function registryName(stack: string): string {
   return `platform-${stack}-registry`;
 }
 
-/** The container of a mirror beside a registry. @param host of the registry that it mirrors, `host[:port]` */
+/** The container of a registry's mirror. @param host of the upstream registry, `host[:port]` */
 export function mirrorName(registry: string, host: string): string {
   return `${registry}-${host.replaceAll(":", "-")}`;
 }

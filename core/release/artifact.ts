@@ -6,21 +6,21 @@ import { isEncrypted } from "../../clients/sops/secret-file";
 import { packTree } from "../tree/build";
 import type { Provenance } from "../tree/source";
 
-/** What an artifact is made of. */
+/** The inputs of an artifact. */
 export interface ArtifactInputs extends Provenance {
   /** Absolute path of the gitops tree. */
   readonly tree: string;
   /** The cluster whose part of the tree is checked; the artifact holds the whole tree. */
   readonly cluster: string;
-  /** Files that replace those of the tree: path relative to it → content. */
+  /** Files that replace files of the tree: path relative to it → content. */
   readonly files: Readonly<Record<string, string>>;
   /** Repository as this machine reaches it: `host[:port]/path`. */
   readonly repository: string;
   /** The registry speaks plain HTTP. */
   readonly insecure: boolean;
-  /** Release the last commit, whatever is on the disk. @default false */
+  /** Release the last commit, without changes on the disk. @default false */
   readonly requireClean?: boolean;
-  /** `Tree.content` of the tree: what makes a change of its files a change of the resource. */
+  /** `Tree.content` of the tree: with it, a change of the files is a change of the resource. */
   readonly content: string;
 }
 
@@ -68,7 +68,7 @@ export class ArtifactLifecycle {
     }
   }
 
-  /** Whether a new artifact is due. The tree's place and the commit's time are not part of it. */
+  /** Whether a new artifact is due. The tree's path and the commit's time do not count. */
   diff(olds: ArtifactInputs, news: ArtifactInputs): boolean {
     const identity = (inputs: ArtifactInputs) =>
       JSON.stringify([

@@ -24,12 +24,12 @@ import {
   type Trouble,
 } from "./look";
 
-/** A release: which artifact a channel serves, with which facts, and where it must become Ready. */
+/** A release: the artifact of a channel, its facts, and the cluster in which it must become Ready. */
 export interface GateInputs {
   readonly kubeconfig: string;
   /** Whether this project makes the cluster; see `goneWith`. */
   readonly ownCluster: boolean;
-  /** Of the namespace of Flux: in another one nothing is released, whatever a refresh saw. */
+  /** The uid of the namespace of Flux: a new namespace has no release, even if a refresh still saw one. */
   readonly namespaceUid: string;
   /** Repository as this machine reaches it: `host[:port]/path`. */
   readonly repository: string;
@@ -40,15 +40,15 @@ export interface GateInputs {
   readonly digest: string;
   /** Data of ConfigMap `platform-runtime`, which Flux substitutes: a changed fact is a release. */
   readonly variables: Readonly<Record<string, string>>;
-  /** How long the release may take until every layer is Ready, in seconds. */
+  /** The time in which every layer must become Ready, in seconds. */
   readonly timeoutSeconds: number;
-  /** How many revisions of the channel the registry keeps; 0 keeps them all. */
+  /** The number of revisions of the channel that the registry keeps; 0 keeps them all. */
   readonly keep: number;
 }
 
-/** How a layer came to be Ready. */
+/** The way of a layer to Ready. */
 export interface LayerResult {
-  /** Of the Kustomization; outside the namespace of Flux, `namespace/name`. */
+  /** The name of the Kustomization; outside the namespace of Flux, `namespace/name`. */
   readonly name: string;
   readonly ready: boolean;
   /** From the start of the release until Ready, in seconds. */
@@ -59,7 +59,7 @@ export interface LayerResult {
 
 /** A release that is Ready. */
 export interface GateOutputs extends GateInputs {
-  /** Whether every layer is Ready at `digest`, as last seen. */
+  /** Whether every layer is Ready at `digest`, at the last look. */
   readonly ready: boolean;
   readonly layers: readonly LayerResult[];
 }
@@ -73,21 +73,21 @@ const runtimeRef: ManifestRef = {
   ...{ name: runtimeName, namespace: fluxNamespace },
 };
 
-/** How often the cluster is asked, and how often a layer that failed for a passing reason is tried again. */
+/** The interval of the requests to the cluster, and of the retries of a layer that failed for a temporary reason. */
 const pollMilliseconds = 100;
 const retryMilliseconds = 2_000;
-/** How long a cluster does not answer before the run says that it still waits. */
+/** The time without an answer of the cluster after which the run says that it still waits. */
 const silenceMilliseconds = 30_000;
 
-/** A digest and the facts that go with it. */
+/** A digest and its facts. */
 interface Target {
   readonly digest: string;
   readonly variables: Readonly<Record<string, string>>;
 }
 
 /**
- * The release gate: moves the channel to a digest, waits until everything that comes from it is Ready, and returns
- * channel and facts to the last good release when that fails.
+ * The release gate: it moves the channel to a digest and waits until every object of the release is Ready. If that
+ * fails, it returns channel and facts to the last good release.
  *
  * The last good digest is the tag `<channel>-ready` of the same repository: it is lost only with the artifacts. The
  * facts of the last good release are in Pulumi's state.
@@ -100,8 +100,8 @@ export class GateLifecycle {
   ) {}
 
   /**
-   * @param last the release that was Ready before, where it is known
-   * @throws Error that names the object that failed, its message, and where the channel stands now
+   * @param last the release that was Ready before, if it is known
+   * @throws Error that names the failed object, its message, and the current digest of the channel
    */
   async release(inputs: GateInputs, last?: GateOutputs): Promise<GateOutputs> {
     const { repository, channel, digest } = inputs;
@@ -125,15 +125,15 @@ export class GateLifecycle {
   }
 
   /**
-   * What the cluster runs now.
+   * The release that the cluster runs now.
    *
    * @returns undefined when the cluster holds no Flux source, or is gone: the release is gone
-   * @throws Error when a cluster that is not this project's does not say
+   * @throws Error when a cluster that is not this project's does not answer
    */
   async read(state: GateOutputs): Promise<GateOutputs | undefined> {
     try {
       const [tag, observed, runtime] = await Promise.all([
-        // A registry that does not answer serves another digest: the next release says what is wrong.
+        // A registry that does not answer counts as another digest: the next release says what is wrong.
         this.registry.digest(state.repository, state.channel).catch(() => undefined),
         observe(this.api),
         this.api.get(runtimeRef),
@@ -141,7 +141,7 @@ export class GateLifecycle {
       const seen = look(observed, expected(state, state));
       if (seen === undefined) return undefined;
       const facts = (runtime?.data ?? {}) as Readonly<Record<string, string>>;
-      // A state of before the facts were a part of the release has none.
+      // A state from before facts were a part of the release has none.
       const same = (state as Partial<GateOutputs>).variables === undefined || isSame(facts, state.variables);
       return { ...state, ready: seen.settled && tag === state.digest && same };
     } catch (error) {
@@ -164,7 +164,7 @@ export class GateLifecycle {
     );
   }
 
-  /** What a failed release returns to; undefined when nothing was Ready before, or it was this very release. */
+  /** The target of a failed release's return; undefined when no release was Ready before, or only this very release. */
   private async lastGood(inputs: GateInputs, last: GateOutputs | undefined): Promise<Target | undefined> {
     const { repository, channel } = inputs;
     const facts = (last as Partial<GateOutputs> | undefined)?.variables;
@@ -179,7 +179,7 @@ export class GateLifecycle {
       : { digest, variables };
   }
 
-  /** Returns channel and facts to the last good release, whatever fails on the way; says what came of it. */
+  /** Returns channel and facts to the last good release, despite failures on the way; reports the result. */
   private async goBack(inputs: GateInputs, good: Target | undefined): Promise<string> {
     const { repository, channel, digest } = inputs;
     if (good === undefined) return "There is no earlier good digest to return to; the channel stays.";
@@ -187,7 +187,7 @@ export class GateLifecycle {
     const facts = await this.restoreFacts(inputs.variables, good.variables).catch(
       (error: unknown) => ` Its facts are not: ${sentence((error as Error).message)}`,
     );
-    // Where the repository itself is new, the old one was left as it is.
+    // If the repository itself is new, the old one stayed as it was.
     const isHere = good.variables.artifact_repository === inputs.variables.artifact_repository;
     if (isHere) {
       try {
@@ -217,7 +217,7 @@ export class GateLifecycle {
     return `${returned} ${sentence(back)}${facts}`;
   }
 
-  /** @returns what to add to the report: nothing where the facts are the same, or are back */
+  /** @returns the addition to the report: empty if the facts are the same, or are back */
   private async restoreFacts(tried: Target["variables"], good: Target["variables"]): Promise<string> {
     if (isSame(tried, good)) return "";
     const removed = Object.fromEntries(Object.keys(tried).map((key) => [key, null]));
@@ -229,8 +229,8 @@ export class GateLifecycle {
   }
 
   /**
-   * Removes the oldest revisions of the channel, but none that a tag of another meaning points at: the channel's
-   * own, the last good one, and what other channels serve.
+   * Removes the oldest revisions of the channel, except revisions with a tag of another meaning: the channel's own, the
+   * last good one, and the revisions of other channels.
    */
   private async prune({ repository, channel, keep }: GateInputs): Promise<void> {
     if (keep === 0) return;
@@ -253,11 +253,11 @@ export class GateLifecycle {
   }
 
   /**
-   * Waits until everything that comes from a release is Ready, and asks Flux to look again whenever waiting would
-   * only wait for its next interval. Only what no waiting changes ends it before its time.
+   * Waits until every object of a release is Ready, and asks Flux to reconcile instead of waiting for its next
+   * interval. Only a failure that no waiting can fix ends it early.
    *
-   * @param before the versions of what layers substitute, as they were before the release
-   * @returns undefined when Ready, or why it is not
+   * @param before the versions of the objects that layers substitute, from before the release
+   * @returns undefined when Ready, or the reason why not
    */
   private async untilReady(
     inputs: GateInputs,
@@ -270,7 +270,7 @@ export class GateLifecycle {
     const wanted = expected(inputs, target);
     const isHere = target.variables.artifact_repository === inputs.variables.artifact_repository;
     const requests = new Requests(this.api, this.clock);
-    /** What must follow a request before it counts: key → the last request that it had followed by then. */
+    /** The requests that count only when they are followed: key → the last request that was followed before. */
     let outdated = new Map<string, string>();
     const suspects = new Map<string, string>();
     let versions = before;
@@ -289,7 +289,7 @@ export class GateLifecycle {
         observed = await observe(this.api);
         silence = undefined;
       } catch (error) {
-        // The API server may restart under us, as when its own layer is released.
+        // The API server may restart meanwhile, for example when its own layer is released.
         const now = this.clock.now();
         silence ??= { since: now, reason: (error as Error).message, told: false };
         if (!silence.told && now - silence.since > silenceMilliseconds) {
@@ -304,11 +304,11 @@ export class GateLifecycle {
       seen = look(observed, wanted);
       const { members = [], served = false } = seen ?? {};
       if (first) {
-        // What runs this digest already may run it with other facts.
+        // A layer that runs this digest already may run it with other facts.
         outdated = new Map([...members, ...(seen?.strays ?? [])].map(({ key, handled }) => [key, handled]));
         first = false;
       }
-      /** Ready, and not only with what was there before. */
+      /** Ready, and not only with the state from before. */
       const isDone = ({ key, ready, handled, layer }: Member) =>
         ready && (!layer || outdated.get(key) === undefined || outdated.get(key) !== handled);
       const done = new Set(members.filter(isDone).map(({ key }) => key));
@@ -367,7 +367,7 @@ export class GateLifecycle {
       for (const member of members) {
         const due = member.layer && member.dependsOn.every((key) => done.has(key));
         if (!due || done.has(member.key)) continue;
-        // Once for each set of dependencies that came to be Ready, and again after a failure that may pass.
+        // Once for each set of dependencies that became Ready, and again after a failure that may be temporary.
         if (outdated.get(member.key) === member.handled) {
           await requests.once(member.ref, `outdated ${member.handled}`);
         } else if (member.dependsOn.length > 0 && !member.ready) {
@@ -385,7 +385,7 @@ export class GateLifecycle {
     return `it was not Ready within ${inputs.timeoutSeconds} s. ${said}`;
   }
 
-  /** What the operator works on; none where the cluster does not answer, which the next look tells. */
+  /** The instance of the operator; undefined if the cluster does not answer, which the next look reports. */
   private async instances(): Promise<Manifest[]> {
     return this.api.list(operatorApi, "FluxInstance", fluxNamespace).catch(() => []);
   }
@@ -414,7 +414,7 @@ export async function observe(api: Pick<KubernetesApi, "get" | "list">): Promise
 /** Name of a ConfigMap or Secret → its version, empty where there is none. */
 type Versions = ReadonlyMap<string, string>;
 
-/** Whether what a layer substitutes changed; what was not there before cannot have been read before it was. */
+/** Whether an object that a layer substitutes changed; the layer cannot have read an object that did not exist. */
 function isOutdated({ substitutes }: Member, before: Versions, now: Versions): boolean {
   return substitutes.some(({ ref, optional }) => {
     const [old, current] = [before.get(nameOf(ref)) ?? "", now.get(nameOf(ref)) ?? ""];
@@ -422,7 +422,7 @@ function isOutdated({ substitutes }: Member, before: Versions, now: Versions): b
   });
 }
 
-/** Requests to reconcile; a cluster that does not answer one is told by the next look. */
+/** Requests to reconcile; if the cluster does not answer a request, the next look reports that. */
 class Requests {
   private readonly times = new Map<string, number>();
   private readonly made = new Set<string>();
@@ -432,13 +432,13 @@ class Requests {
     private readonly clock: Clock,
   ) {}
 
-  /** Asks once for a purpose. */
+  /** Sends one request for a purpose. */
   async once(ref: ManifestRef, purpose: string): Promise<void> {
     const key = `${nameOf(ref)} ${purpose}`;
     if (!this.made.has(key) && (await this.again(ref))) this.made.add(key);
   }
 
-  /** Asks as often as a retry makes sense. @returns whether the cluster took the request */
+  /** Sends a request as often as a retry makes sense. @returns whether the cluster accepted the request */
   async again(ref: ManifestRef): Promise<boolean> {
     const now = this.clock.now();
     if (now - (this.times.get(nameOf(ref)) ?? -Infinity) < retryMilliseconds) return false;
@@ -470,7 +470,7 @@ function isSame(one: Target["variables"], other: Target["variables"]): boolean {
   return a === b;
 }
 
-/** The tag of the digest that a channel was last Ready at. */
+/** The tag of the last Ready digest of a channel. */
 export function readyTag(channel: string): string {
   return `${channel}-ready`;
 }

@@ -2,11 +2,11 @@ import { kustomizationLabel } from "../../clients/flux/kinds";
 import { nameOf, refOf, type Manifest, type ManifestRef } from "../../clients/kubernetes/client";
 import { fluxNamespace } from "../../clients/flux/finalizers";
 
-/** What the cluster should run. */
+/** The release that the cluster should run. */
 export interface Expected {
   /** As Flux writes it: `<channel>@sha256:…`. */
   readonly revision: string;
-  /** Address that Flux's source should follow, `oci://…`; undefined when the stack does not say. */
+  /** Address that Flux's source should follow, `oci://…`; undefined when the stack does not specify it. */
   readonly url?: string;
 }
 
@@ -18,29 +18,29 @@ export interface Observed {
   readonly helmReleases: readonly Manifest[];
 }
 
-/** What a look at the cluster told of one release. */
+/** The result of a look at the cluster for one release. */
 export interface Look {
   /** Whether Flux's source serves the expected revision, from the expected address. */
   readonly served: boolean;
-  /** Everything that comes from the release; empty while the source does not serve it. */
+  /** Every object of the release; empty while the source does not serve it. */
   readonly members: readonly Member[];
   /** Every member is Ready at the release. */
   readonly ready: boolean;
-  /** Every member runs the release, as far as is known while Flux reconciles it again. */
+  /** Every member runs the release, as far as this is known while Flux reconciles the member again. */
   readonly settled: boolean;
-  /** Members that run what another address served, while the source still follows that one. */
+  /** Members that run a revision from another address, while the source still follows that address. */
   readonly strays: readonly Member[];
-  /** Why the source does not serve the release, and whether waiting can help. */
+  /** The reason why the source does not serve the release, and whether waiting can help. */
   readonly source: Trouble;
 }
 
-/** Why something is not Ready. */
+/** The reason why an object is not Ready. */
 export interface Trouble {
-  /** In the words of Flux; empty when it says nothing. */
+  /** Flux's message; empty when Flux gives none. */
   readonly message: string;
-  /** `final`: no retry can help. `suspected`: it looks so, but Flux may have looked before its cause was gone. */
+  /** `final`: no retry can help. `suspected`: probably final, but Flux may have checked before the cause was gone. */
   readonly verdict: "passing" | "suspected" | "final";
-  /** The last request to reconcile that was followed. */
+  /** The last request to reconcile that Flux followed. */
   readonly handled: string;
 }
 
@@ -49,15 +49,15 @@ export interface Member extends Trouble {
   readonly ref: ManifestRef;
   /** `Kustomization namespace/name`. */
   readonly key: string;
-  /** It is a Kustomization. */
+  /** Whether the member is a Kustomization. */
   readonly layer: boolean;
-  /** Keys of the Kustomizations that it waits for. */
+  /** Keys of the Kustomizations that the member waits for. */
   readonly dependsOn: readonly string[];
   readonly ready: boolean;
   readonly settled: boolean;
-  /** It was tried and failed; waiting for something else is no failure. */
+  /** The member was tried and failed; waiting for another object is not a failure. */
   readonly failing: boolean;
-  /** The Kustomization that brings it has applied this release: what it says is said of this release. */
+  /** The Kustomization that brings the member has applied this release: the member's status belongs to this release. */
   readonly current: boolean;
   /** Objects in its inventory. */
   readonly objects: number;
@@ -67,7 +67,7 @@ export interface Member extends Trouble {
 /** A ConfigMap or Secret whose values a Kustomization substitutes. */
 export interface Substitute {
   readonly ref: ManifestRef;
-  /** It may be missing. */
+  /** The object may be missing. */
   readonly optional: boolean;
 }
 
@@ -110,10 +110,10 @@ export const requestAnnotation = "reconcile.fluxcd.io/requestedAt";
 const rootKey = `Kustomization ${fluxNamespace}/${fluxNamespace}`;
 
 /**
- * Judges what a cluster says of a release. A member is a Kustomization of the release's source, in any namespace, and
- * every Kustomization and HelmRelease that a member brings, whatever its source.
+ * Compares the state of a cluster with a release. A member is a Kustomization of the release's source, in any
+ * namespace, and every Kustomization and HelmRelease that a member brings, from any source.
  *
- * @returns undefined when there is no source: nothing was ever released here
+ * @returns undefined when there is no source: this cluster never had a release
  */
 export function look(observed: Observed, expected: Expected): Look | undefined {
   const { source } = observed;
@@ -134,7 +134,7 @@ export function look(observed: Observed, expected: Expected): Look | undefined {
   };
 }
 
-/** What the operator says of the instance that should bring Flux; undefined when it is content. */
+/** The operator's complaint about the instance of Flux; undefined when there is none. */
 export function instanceTrouble(instances: readonly Manifest[]): Trouble | undefined {
   const failed = instances.find((instance) => condition(instance, "Ready")?.status === "False");
   if (failed === undefined) return undefined;
@@ -145,7 +145,7 @@ export function instanceTrouble(instances: readonly Manifest[]): Trouble | undef
   };
 }
 
-/** What HelmReleases that a failure names say themselves: Flux's message of a failed health check has only their names. */
+/** The messages of HelmReleases that a failure names: Flux's message of a failed health check has only their names. */
 export function reasonsOf(failure: string, helmReleases: readonly Manifest[]): string[] {
   return helmReleases
     .filter((release) => isStalled(release) && failure.includes(release.metadata.name))
@@ -180,7 +180,7 @@ function membersOf({ kustomizations, helmReleases }: Observed, revision: string)
     .filter((object) => isMember(object))
     .flatMap((object) => {
       const owner = byKey.get(ownerKey(object) ?? "");
-      // What the release no longer holds is being pruned.
+      // Flux still prunes objects that the release no longer holds.
       if (isGoing(object) && owner !== undefined && !holds(owner, object)) return [];
       return [memberOf(object, owner === undefined || hasApplied(owner, revision), revision)];
     });
@@ -210,7 +210,8 @@ function memberOf(object: Manifest, current: boolean, revision: string): Member 
       (dependency) => `Kustomization ${dependency.namespace ?? namespace}/${dependency.name}`,
     ),
     ready: applied && ready?.status === "True",
-    // Flux sets Unknown whenever it reconciles, and False on what waits for a dependency that is being reconciled.
+    // Flux sets Unknown whenever it reconciles, and False on objects that wait for a dependency during its
+    // reconciliation.
     settled: applied && (ready?.status === "True" || ready?.status === "Unknown" || isWaiting(ready)),
     objects: status.inventory?.entries?.length ?? 0,
     substitutes: substitutesOf(object),
@@ -231,7 +232,9 @@ function memberOf(object: Manifest, current: boolean, revision: string): Member 
   };
 }
 
-/** A retry cannot help a stalled HelmRelease; a Kustomization is worth one more, for its causes lie in other objects. */
+/**
+ * A retry cannot help a stalled HelmRelease; a Kustomization gets one more, because its causes lie in other objects.
+ */
 function verdictOf(object: Manifest, failing: boolean): Trouble["verdict"] {
   if (object.kind !== "Kustomization") return isStalled(object) ? "final" : "passing";
   if (!failing) return "passing";
@@ -239,7 +242,7 @@ function verdictOf(object: Manifest, failing: boolean): Trouble["verdict"] {
   const permanent =
     isStalled(object) ||
     reason === "BuildFailed" ||
-    // Of a failed health check, this alone is not a matter of time.
+    // Of all causes of a failed health check, only this one does not depend on time.
     /failed early due to stalled resources|kustomization path not found/.test(message) ||
     /\((Invalid|BadRequest)\)|is immutable|is invalid:|strict decoding error|field not declared in schema/.test(
       message,
@@ -317,7 +320,7 @@ function isFailure(object: Manifest): boolean {
   );
 }
 
-/** Whether a Kustomization has applied what it holds of a release, though it may still wait for its health. */
+/** Whether a Kustomization has applied its objects of a release; it may still wait for their health. */
 function hasApplied(object: Manifest, revision: string): boolean {
   const { lastAppliedRevision, lastAttemptedRevision } = statusOf(object);
   if (!isOfRelease(object)) return isCurrent(object);

@@ -4,28 +4,28 @@ import { sentence } from "../../system/sentence";
 import { observe } from "./gate";
 import { look } from "./look";
 
-/** What a stack's cluster runs. */
+/** The state of a stack's cluster. */
 export interface Status {
-  /** Everything that comes from the release which the channel serves is Ready. */
+  /** Whether every object of the release that the channel serves is Ready. */
   readonly ready: boolean;
   /** The release that the channel serves, `<channel>@sha256:…`; undefined when nothing was released. */
   readonly revision: string | undefined;
-  /** Kustomizations and HelmReleases of the release; none while the cluster does not run it. */
+  /** Kustomizations and HelmReleases of the release; empty while the cluster does not run it. */
   readonly members: readonly {
     /** `Kustomization namespace/name`. */
     readonly name: string;
     readonly ready: boolean;
-    /** In Flux's words. */
+    /** Flux's message. */
     readonly message: string;
     /** Objects in its inventory. */
     readonly objects: number;
   }[];
-  /** Why the cluster does not run the release, one sentence; undefined when it does. */
+  /** The reason why the cluster does not run the release, one sentence; undefined when it does. */
   readonly problem: string | undefined;
 }
 
 /**
- * Compares what a cluster runs with what the registry serves, and changes nothing.
+ * Compares the cluster with the registry, and changes nothing.
  *
  * @param repository as this machine reaches it
  * @param channel the tag that the cluster follows

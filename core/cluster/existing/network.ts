@@ -1,7 +1,7 @@
 import { renderCluster } from "../../tree/render";
 import { nameOf, refOf, type KubernetesApi, type Manifest } from "../../../clients/kubernetes/client";
 
-/** The cluster's network, as `platform:cluster.cni` of an existing cluster asks for it. */
+/** The choice of the cluster's network, from `platform:cluster.cni` of an existing cluster. */
 export type NetworkSetting = "auto" | "cilium";
 
 /** Networks by the DaemonSet that their own manifests and charts bring. */
@@ -23,11 +23,11 @@ const networks: Readonly<Record<string, string>> = {
 };
 
 /**
- * Refuses to bring a network into a cluster of somebody else that has one.
+ * Refuses to bring a network into an existing cluster that has a network.
  *
- * @param objects what would be applied
- * @param setting "cilium" refuses networks that are known by name; "auto" any, told by nodes that are Ready
- * @param isOurs whether an object was seeded before, or is Flux's
+ * @param objects the objects to apply
+ * @param setting "cilium" refuses networks with a known name; "auto" refuses any network, which Ready nodes reveal
+ * @param isOurs whether an object was seeded before, or belongs to Flux
  * @throws Error naming the network, and the setting that leaves it alone
  */
 export async function refuseOtherNetwork(
@@ -47,7 +47,7 @@ export async function refuseOtherNetwork(
   const ready = (await api.list("v1", "Node")).find(isReady);
   if (ready === undefined) return;
   const found = await Promise.all(objects.map((object) => api.get(refOf(object))));
-  // What was ours, and lost only a part, leaves its nodes Ready too.
+  // Nodes are also Ready when our own network lost only a part of its objects.
   if (found.some((object) => object !== undefined && isOurs(object))) return;
   throw refusal(`node ${ready.metadata.name} is Ready without Cilium`);
 }
@@ -66,9 +66,9 @@ function isReady(node: Manifest): boolean {
 }
 
 /**
- * What is wrong with the tree of a cluster that keeps its own network: it brings Cilium all the same.
+ * The faults in the tree of a cluster that keeps its own network: the tree brings Cilium all the same.
  *
- * @returns findings; none for a tree that cannot be built, of which others say more
+ * @returns findings; empty for a tree that does not build, which other checks report
  */
 export async function findSecondNetwork(tree: string, cluster: string): Promise<string[]> {
   const { layers } = await renderCluster(tree, cluster).catch(() => ({ layers: [] }));

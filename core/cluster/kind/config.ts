@@ -26,29 +26,29 @@ export interface Mount {
   readonly readOnly?: boolean;
 }
 
-/** What shapes Kind's configuration. */
+/** The inputs of Kind's configuration. */
 export interface KindConfigArgs {
-  /** Absolute path of a directory for what the API server writes on this machine; no part of the cluster's identity. */
+  /** Absolute path of a directory for the log of the API server on this machine; not part of the cluster's identity. */
   readonly directory: string;
-  /** Nodes beside the control plane. @default 0 */
+  /** Nodes in addition to the control plane. @default 0 */
   readonly workers?: number;
   /** @default 10.244.0.0/16 */
   readonly podSubnet?: string;
   /** @default 10.96.0.0/16 */
   readonly serviceSubnet?: string;
-  /** `cilium`: the cluster comes without CNI and kube-proxy, both of which Cilium is. @default cilium */
+  /** `cilium`: the cluster starts without CNI and kube-proxy, because Cilium replaces both. @default cilium */
   readonly cni?: "cilium" | "kindnet";
   /** @default none */
   readonly ports?: readonly PortMapping[];
   /** @default none */
   readonly mounts?: readonly Mount[];
-  /** Kind's `kubeadmConfigPatches` on top of this project's own. @default none */
+  /** Kind's `kubeadmConfigPatches` in addition to this project's own. @default none */
   readonly kubeadmConfigPatches?: readonly string[];
 }
 
-/** What shapes the files that the API server reads. */
+/** The inputs of the API server's files. */
 export interface ApiServerArgs {
-  /** What namespaces enforce that do not say: a level of the Pod Security Standards. @default baseline */
+  /** The level of namespaces that name none: a level of the Pod Security Standards. @default baseline */
   readonly podSecurity?: "privileged" | "baseline" | "restricted";
 }
 
@@ -116,13 +116,13 @@ function apiServerPatches(): string[] {
   ];
 }
 
-/** The namespaces whose pods are the node's own, such as its network. */
+/** The namespaces whose pods belong to the node, such as its network. */
 const exempt = ["kube-system", "local-path-storage"];
 
 /**
- * What the API server reads: absolute path in its node → content.
+ * The files that the API server reads: absolute path in its node → content.
  *
- * The audit policy keeps who changed what, without the values of Secrets. Sources:
+ * The audit policy records the author of each change, without the values of Secrets. Sources:
  * https://kubernetes.io/docs/tasks/debug/debug-cluster/audit/ and
  * https://kubernetes.io/docs/tasks/configure-pod-container/enforce-standards-admission-controller/
  */

@@ -8,10 +8,10 @@ import type { KubernetesApi } from "../../../clients/kubernetes/client";
 import { sentence } from "../../../system/sentence";
 import type { Kind, KindNode } from "../../../clients/kind/client";
 
-/** A Kind cluster as it is asked for. */
+/** The Kind cluster that the stack wants. */
 export interface KindInputs {
   readonly name: string;
-  /** Whose it is: `project/stack`. */
+  /** The owner of the cluster: `project/stack`. */
   readonly owner: string;
   /** Docker network of the nodes. */
   readonly network: string;
@@ -19,11 +19,14 @@ export interface KindInputs {
   readonly image: string;
   /** Pull the image when the Docker Engine does not hold it. */
   readonly pull: boolean;
-  /** Kind's own configuration, YAML, without the image. Kind cannot change a cluster in place: another replaces it. */
+  /**
+   * Kind's own configuration, YAML, without the image. Kind cannot change it in place: another configuration replaces
+   * the cluster.
+   */
   readonly config: string;
-  /** Files of the API server, which the image of the nodes holds: absolute path in a node → content. */
+  /** Files of the API server, from the image of the nodes: absolute path in a node → content. */
   readonly files: Readonly<Record<string, string>>;
-  /** The user agrees that a cluster which cannot be changed in place is deleted with all that its volumes hold. */
+  /** The user agrees to delete a cluster that Kind cannot change in place, with all data of its volumes. */
   readonly allowReplace: boolean;
   /** containerd's `hosts.toml` by registry host; changed in place. */
   readonly hosts: Readonly<Record<string, string>>;
@@ -31,20 +34,21 @@ export interface KindInputs {
   readonly mergeKubeconfig: boolean;
 }
 
-/** A Kind cluster that is there. */
+/** A Kind cluster that exists. */
 export interface KindOutputs extends KindInputs {
   /** Admin kubeconfig; a secret output. */
   readonly kubeconfig: string;
-  /** Whether, as last seen, every node ran and said what it was made of. */
+  /** Whether, at the last look, every node ran and had its description of the cluster. */
   readonly running: boolean;
 }
 
-/** Where a node has the files of the API server, and where the API server writes its log. */
+/** The path of the API server's files in a node, and the path of the API server's log. */
 export const inNode = { config: "/etc/kubernetes/platform", log: "/var/log/kubernetes" } as const;
 
 /**
- * Holds what a node says of itself: `settings`, what its cluster was made of; and `unfinished`, from the image, which
- * goes when the cluster is whole and comes back when its deletion begins.
+ * The directory in which a node describes its cluster: `settings`, the settings that the cluster was made from; and
+ * `unfinished`, from the image. The lifecycle removes `unfinished` when the cluster is complete, and writes it again
+ * when the deletion begins.
  */
 const marksDirectory = "/kind/platform";
 const unfinished = {
@@ -52,13 +56,15 @@ const unfinished = {
     "This cluster is being made or deleted: nothing in it is kept when a run of this project finds this file.\n",
 };
 const certs = "/etc/containerd/certs.d";
-/** How long an API server may take to answer after its node was started. */
+/** The time in which an API server must answer after its node was started. */
 const answerMilliseconds = 90_000;
 
-/** What stands for a value that a preview does not know yet. Source: `unknownValue` in `@pulumi/pulumi/runtime/rpc` */
+/**
+ * The placeholder for a value that a preview does not know yet. Source: `unknownValue` in `@pulumi/pulumi/runtime/rpc`
+ */
 const unknownValue = "04da6b54-80e4-46f7-96ec-b56ff0331ba9";
 
-/** What only another cluster can have. Paths of this machine that are this project's own are no part of it. */
+/** The settings that only another cluster can have, without this project's own paths on this machine. */
 interface Settings {
   readonly network: string;
   readonly image: string;
@@ -67,15 +73,15 @@ interface Settings {
   readonly files: Readonly<Record<string, string>>;
 }
 
-/** What the nodes of a cluster say of it. */
+/** The description of a cluster, from its nodes. */
 interface Marks {
-  /** The cluster is half-made or half-deleted: nothing in it is worth keeping. */
+  /** The cluster is half-made or half-deleted: it holds nothing of value. */
   readonly unfinished: boolean;
-  /** What it was made of; undefined when no node says so. */
+  /** The settings that the cluster was made from; undefined when no node has them. */
   readonly settings: Settings | undefined;
   /** The mark of a cluster that an earlier version of this project made: a hash. */
   readonly fingerprint: string | undefined;
-  /** Every node says what it was made of. */
+  /** Every node has the settings of the cluster. */
   readonly complete: boolean;
 }
 
@@ -87,7 +93,7 @@ export class KindLifecycle {
     private readonly clock: Clock,
   ) {}
 
-  /** What speaks against creating the cluster, in sentences; nothing is changed. */
+  /** The reasons against the creation of the cluster, in sentences; changes nothing. */
   async check(inputs: KindInputs): Promise<string[]> {
     const nodes = await this.kind.nodes(inputs.name);
     if (nodes.length === 0 || !nodes.every(({ labels }) => isOwn(labels, inputs.owner))) return [];
@@ -115,9 +121,9 @@ export class KindLifecycle {
   }
 
   /**
-   * A cluster that is stopped is there: it says that it does not run.
+   * A stopped cluster exists: the result says that it does not run.
    *
-   * @returns undefined when the cluster is gone, half-made, half-deleted, or somebody else's
+   * @returns undefined when the cluster is gone, half-made, half-deleted, or has another owner
    */
   async read(state: KindOutputs): Promise<KindOutputs | undefined> {
     const nodes = await this.kind.nodes(state.name);
@@ -127,7 +133,7 @@ export class KindLifecycle {
     const running = nodes.every(({ status }) => status === "running");
     return {
       ...state,
-      // It may have been made again behind the back of this state.
+      // Another run may have remade the cluster without this state.
       ...(found.settings === undefined || differences(found.settings, settingsOf(state)).length === 0
         ? {}
         : { ...found.settings, config: stringify(found.settings.config) }),
@@ -136,7 +142,7 @@ export class KindLifecycle {
     };
   }
 
-  /** The inputs that changed, those that replace the cluster apart, and why in words. */
+  /** The changed inputs, separately those that replace the cluster, and the reason in words. */
   diff(
     olds: KindInputs & Partial<KindOutputs>,
     news: KindInputs,
@@ -154,14 +160,14 @@ export class KindLifecycle {
         changed("hosts") ||
         changed("mergeKubeconfig") ||
         olds.running === false ||
-        // State of an earlier version, whose code and marks give way to those of this one.
+        // State of an earlier version, whose code and marks this version replaces.
         (olds as Partial<KindInputs>).allowReplace === undefined,
       replaces,
       reasons: replaces.flatMap((key) => reasonsOf(key, before[key], after[key])),
     };
   }
 
-  /** Starts what is stopped, and changes what can be changed in place. */
+  /** Starts stopped nodes, and makes all changes that are possible in place. */
   async update(inputs: KindInputs): Promise<KindOutputs> {
     const nodes = await this.kind.nodes(inputs.name);
     if (nodes.some(({ status }) => status !== "running")) await this.revive(inputs, nodes);
@@ -177,14 +183,14 @@ export class KindLifecycle {
     await this.kind.removeImages(state.network);
   }
 
-  /** Deletes a cluster; when the run is killed meanwhile, the next one finds it half-deleted. */
+  /** Deletes a cluster; after a kill, the next run finds the cluster half-deleted. */
   private async remove(name: string, nodes: readonly KindNode[]): Promise<void> {
-    // A node that takes no file any more is not kept from its deletion.
+    // A node that accepts no file any more must not block its deletion.
     for (const node of nodes) await this.kind.copyFiles(node.name, unfinished).catch(() => undefined);
     await this.kind.delete(name);
   }
 
-  /** Why a cluster that is there cannot become the one that is asked for; nothing for one that is to be adopted, or made again. */
+  /** The reasons why an existing cluster cannot become the wanted cluster; empty if it is adopted or made again. */
   private async lossOf(inputs: KindInputs, nodes: readonly KindNode[]): Promise<string[]> {
     const found = await this.look(inputs.name, nodes);
     if (found.unfinished) return [];
@@ -259,7 +265,7 @@ export class KindLifecycle {
         await this.kind.writeFile(node.name, `${marksDirectory}/settings`, settings);
       }
     }
-    // From the first node without this mark on the cluster is whole; all that it holds comes later.
+    // The removal of this mark on the first node makes the cluster complete; all its data comes later.
     for (const node of nodes) await this.kind.removeFile(node.name, `${marksDirectory}/unfinished`);
     if (inputs.mergeKubeconfig) await this.kind.mergeKubeconfig(inputs.name);
     const { name, owner, network, image, pull, config, files, allowReplace, mergeKubeconfig } = inputs;
@@ -282,8 +288,8 @@ export class KindLifecycle {
   }
 
   /**
-   * The kubeconfig, with a comment that changes whenever a node starts: a Kubernetes provider that found no cluster
-   * behind a kubeconfig takes it for lost until it is given another text.
+   * The kubeconfig, with a comment that changes whenever a node starts. A Kubernetes provider that found no cluster
+   * behind a kubeconfig treats the cluster as lost until the text of the kubeconfig changes.
    */
   private async kubeconfig(name: string, nodes: readonly KindNode[]): Promise<string> {
     const starts = nodes.map(({ startedAt }) => startedAt).sort();
@@ -296,7 +302,7 @@ export class KindLifecycle {
     return {
       unfinished:
         found.some((files) => "unfinished" in files) ||
-        // Without the node that stored the objects of Kubernetes, what is left holds no cluster.
+        // The remaining nodes are no cluster without the node that stored the objects of Kubernetes.
         !nodes.some(({ name }) => name === `${cluster}-control-plane`),
       settings: settings.find((one) => one !== undefined),
       fingerprint: found.map((files) => files.fingerprint?.trim()).find((one) => one !== undefined),
@@ -313,12 +319,12 @@ function refuseForeign(operation: string, { name, owner }: KindInputs, nodes: re
   );
 }
 
-/** What is lost, and how to agree to it. */
+/** The loss, and the way to agree to it. */
 export function refusal(name: string, reasons: readonly string[]): string {
   return `Replacing Kind cluster "${name}" was refused: all that its volumes hold would be lost, because Kind cannot change in place ${reasons.join(", ")}. Set it back; or, to lose it, run "npx platform up" with --replace or set platform:cluster.allowReplace to true.`;
 }
 
-/** What is lost, where it was agreed to. */
+/** The loss to which the user agreed. */
 export function warning(name: string, reasons: readonly string[]): string {
   return `Kind cluster "${name}" is replaced, with all that its volumes hold: Kind cannot change in place ${reasons.join(", ")}.`;
 }
@@ -355,7 +361,7 @@ function settingsOf({ network, image, config, files }: KindInputs): Settings {
   };
 }
 
-/** Settings as a node holds them; undefined when it holds none. */
+/** The settings from a node; undefined when the node holds none. */
 function parsed(text: string | undefined): Settings | undefined {
   try {
     return JSON.parse(text ?? "") as Settings;
@@ -364,7 +370,7 @@ function parsed(text: string | undefined): Settings | undefined {
   }
 }
 
-/** Directories of this machine that the API server writes its log into. */
+/** Directories of this machine for the log of the API server. */
 function logsOf(config: string): string[] {
   return ((parse(config) as KindConfig).nodes ?? [])
     .flatMap(({ extraMounts = [] }) => extraMounts)
@@ -372,7 +378,7 @@ function logsOf(config: string): string[] {
     .map(({ hostPath }) => hostPath);
 }
 
-/** The mark that an earlier version would have left, which mounted the files from beside the log. */
+/** The mark of an earlier version, which mounted the files from the directory next to the log. */
 function earlierFingerprint({ network, image, config, files }: KindInputs): string {
   const { nodes: [first, ...rest] = [], ...whole } = parse(config) as KindConfig;
   const from = join(dirname(logsOf(config)[0] ?? ""), "api-server");
@@ -384,7 +390,7 @@ function earlierFingerprint({ network, image, config, files }: KindInputs): stri
     .digest("hex");
 }
 
-/** The image of a cluster's nodes, in the Docker Engine alone. */
+/** The image of a cluster's nodes, which only the Docker Engine holds. */
 function imageTag({ name, image }: KindInputs): string {
   return `platform-node-${name}:${createHash("sha256").update(image).digest("hex").slice(0, 12)}`;
 }
@@ -394,9 +400,9 @@ function withImage(config: string, image: string): string {
   return stringify({ ...parsed, nodes: parsed.nodes.map((node) => ({ ...node, image })) });
 }
 
-/** Why one of the settings replaces a cluster; nothing when it is the same. */
+/** The reason why a setting replaces a cluster; empty when the setting is the same. */
 function reasonsOf(key: string, olds: unknown, news: unknown): string[] {
-  // A preview does not know a network that is still to be made.
+  // A preview does not know a network that does not exist yet.
   if (news === unknownValue || differences(olds, news).length === 0) return [];
   if (key === "config") return differences(olds, news);
   return key === "files" ? ["files of the API server"] : differences(olds, news, key);
@@ -416,7 +422,7 @@ function differences(olds: unknown, news: unknown, path = ""): string[] {
   );
 }
 
-/** What to do about a cluster that could not be made, from what Docker and Kind say. */
+/** The remedy after a failed creation of a cluster, from the messages of Docker and Kind. */
 function remedy(message: string, { image, pull }: KindInputs): string {
   if (/port is already allocated|address already in use/.test(message)) {
     return "Stop what listens on that port, or change platform:cluster.ports.";
