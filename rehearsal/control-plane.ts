@@ -28,10 +28,10 @@ export const controlPlaneTools = [
   "kustomize-controller",
 ] as const;
 
-/** One of {@link controlPlaneTools}. */
+/** The name of a tool in {@link controlPlaneTools}. */
 export type ControlPlaneTool = (typeof controlPlaneTools)[number];
 
-/** A Flux controller that may run beside the control plane. */
+/** A Flux controller that may run next to the control plane. */
 export type FluxController =
   "source-controller" | "kustomize-controller" | "helm-controller" | "notification-controller";
 
@@ -44,19 +44,19 @@ export interface ControlPlaneArgs {
   readonly directory: string;
   /** Absolute path of each program. */
   readonly tools: Readonly<Record<ControlPlaneTool, string>>;
-  /** Receives a line for each milestone and for each process that ends unasked. @default nothing is told */
+  /** Receives a line for each milestone and for each process that ends unexpectedly. @default nothing is reported */
   readonly report?: (line: string) => void;
-  /** Stops what is being started. @default never */
+  /** Stops the start. @default never */
   readonly signal?: AbortSignal;
-  /** How many nodes there are. @default 2 */
+  /** The number of nodes. @default 2 */
   readonly nodes?: number;
-  /** Whether the API server writes every patch that it is sent to {@link ControlPlane.auditLog}. @default false */
+  /** Whether the API server writes every patch that it receives to {@link ControlPlane.auditLog}. @default false */
   readonly audit?: boolean;
 }
 
 /**
  * A real Kubernetes control plane as local processes on 127.0.0.1, with simulated nodes and pods (KWOK), a registry
- * and, when asked, the real Flux controllers. It ends with this process, whatever ends that.
+ * and, on request, the real Flux controllers. It ends with this process, after any end of this process.
  */
 export class ControlPlane {
   /** `host:port` of the registry, which speaks plain HTTP and allows deletion. */
@@ -67,8 +67,8 @@ export class ControlPlane {
   readonly auditLog: string;
 
   /**
-   * Resolves when a process ends unasked after its start and is not started again, to an error with its last words:
-   * what waits for the control plane waits in vain.
+   * Resolves when a process ends unexpectedly after its start and is not started again. The error has the last lines of
+   * the process; code that waits for the control plane waits in vain.
    */
   readonly broken: Promise<Error>;
 
@@ -76,7 +76,7 @@ export class ControlPlane {
   readonly #report: (line: string) => void;
   readonly #group: ProcessGroup;
   readonly #api: string;
-  /** Of its own: a proxy of the environment (NODE_USE_ENV_PROXY) is the global agent's. */
+  /** An agent of its own: the global agent takes a proxy of the environment (NODE_USE_ENV_PROXY). */
   readonly #agent = new Agent({ keepAlive: true });
   readonly #token = randomBytes(32).toString("hex");
   #break: (reason: string) => void = () => undefined;
@@ -104,14 +104,14 @@ export class ControlPlane {
 
   /**
    * Starts everything but Flux and waits until the API server and the registry answer; `ready` waits for the rest.
-   * @throws when a process ends or is not ready in time, with its last words; nothing is left behind then.
+   * @throws when a process ends or is not ready in time, with its last lines; nothing is left behind then.
    */
   static async start(args: ControlPlaneArgs): Promise<ControlPlane> {
     return retryOnTakenPort(async () => {
       const ports = await freePorts("api", "registry");
       args.signal?.throwIfAborted();
       const controlPlane = new ControlPlane(args, ports);
-      // What dies of it tells what waits for it.
+      // The failure of a process is a better message than the failures of the code that waits for the process.
       const stop = () => void controlPlane.#group.stop(0);
       args.signal?.addEventListener("abort", stop);
       try {
@@ -138,8 +138,8 @@ export class ControlPlane {
   }
 
   /**
-   * Starts the Flux controllers and waits until they are ready: source and kustomize always, helm and notification
-   * where they are found. Flux's CRDs must be in the cluster.
+   * Starts the Flux controllers and waits until they are ready: source and kustomize always, helm and notification if
+   * they are available. Flux's CRDs must be in the cluster.
    * @returns the names of the controllers that run.
    */
   async startFlux(flags: FluxFlags): Promise<FluxController[]> {
@@ -158,7 +158,7 @@ export class ControlPlane {
 
   /** Ends every process and removes the directory. */
   async stop(): Promise<void> {
-    // All state is thrown away: nothing is gained by letting them end in an orderly way.
+    // All state is temporary, so an orderly end brings no advantage.
     await this.#group.stop(0);
   }
 
@@ -175,13 +175,13 @@ export class ControlPlane {
     const apiServer = this.#startApiServer();
     await this.#ready(apiServer, () => this.#readCertificate());
     this.#writeKubeconfig();
-    // These wait for the API server by themselves; it answers them before it calls itself ready.
+    // These processes wait for the API server by themselves; it answers them before it says that it is ready.
     await apiServer.ready(() => this.#answers("/livez/ping"));
     this.#milestone("API server answers");
     this.#startControllers();
     this.#startKwok();
     this.#nodesReady = this.#awaitNodes(apiServer);
-    // Who waits for it is told; until then it is nobody's failure.
+    // Every caller that waits for it gets the failure; until then it is no unhandled rejection.
     this.#nodesReady.catch(() => undefined);
     await this.#ready(registry, httpProbe({ url: `http://${this.registry}/v2/` }));
   }
@@ -206,7 +206,7 @@ export class ControlPlane {
   }
 
   /**
-   * Etcd listens on sockets in the directory, which is this user's alone: it asks nobody who they are, and holds the
+   * Etcd listens on sockets in the directory, which only this user can read: etcd checks no identity, and holds the
    * Secrets of a stack that is rehearsed with its identity.
    */
   async #startEtcd(): Promise<void> {
@@ -296,7 +296,7 @@ export class ControlPlane {
     ]);
   }
 
-  /** The stages that KWOK's own `fast` set takes, with its plain heartbeat: two of them would compete. */
+  /** The stages of KWOK's own `fast` set, with its plain heartbeat: two heartbeats would compete. */
   async #writeStages(): Promise<void> {
     const wanted =
       /^kustomize\/stage\/(node\/fast\/node-|node\/heartbeat\/node-|pod\/fast\/pod-)[a-z-]+\.yaml$/;
@@ -421,8 +421,7 @@ export class ControlPlane {
   }
 
   /**
-   * A program that keeps nothing, and that gives up where the API server takes long to start: it is started again
-   * when it ends.
+   * Runs a program without state that gives up if the API server takes long to start. It is started again when it ends.
    */
   #keep(name: string, command: string, args: readonly string[]): void {
     this.#group.keep({ name, command, args }, restarts, (sentence, again) => {
@@ -431,7 +430,7 @@ export class ControlPlane {
     });
   }
 
-  /** Waits until a program is ready; when it ends unasked later, the control plane is broken. */
+  /** Waits until a program is ready; if the program ends unexpectedly later, the control plane is broken. */
   async #ready(supervised: SupervisedProcess, probe: Probe, options?: ReadyOptions): Promise<void> {
     await supervised.ready(probe, options);
     supervised.endedUnasked((sentence) => {
@@ -451,7 +450,7 @@ export class ControlPlane {
     return JSON.parse((await this.#request("GET", path)).text) as T;
   }
 
-  /** One request; a plain one, because this runs before a client library would have been loaded. */
+  /** Sends one request with plain Node, because this code runs before a client library is loaded. */
   #request(method: string, path: string, body?: unknown): Promise<{ status: number; text: string }> {
     const headers = { authorization: `Bearer ${this.#token}`, "content-type": "application/json" };
     return new Promise((resolve, reject) => {
@@ -490,7 +489,7 @@ interface FluxProcess {
   readonly name: FluxController;
   readonly command: string;
   readonly args: readonly string[];
-  /** `host:port` of its probes. */
+  /** `host:port` of the controller's probes. */
   readonly health: string;
 }
 
@@ -501,16 +500,16 @@ const fluxControllers = [
   "notification-controller",
 ] as const;
 
-/** A socket in the directory that every process runs in: a whole path may be longer than a socket's may be. */
+/** A socket in the directory in which every process runs: a whole path may be too long for a socket. */
 const etcdServer = "unix://etcd-socket";
 
-// On this machine, so that what a webhook's ClusterIP should serve can be served by a local process.
+// Addresses on this machine, so that a local process can answer for a webhook's ClusterIP.
 const serviceCidr = "127.96.0.0/16";
-/** How often a program that gives up is started again: the controller-manager waits 10 s for an API server. */
+/** The number of restarts of a program that gives up: the controller-manager waits 10 s for an API server. */
 const restarts = 10;
 const podCidr = "10.244.0.0/16";
 
-/** Controllers of kube-controller-manager for kubelets, clouds, disks and metrics, of which there are none. */
+/** Controllers of kube-controller-manager for kubelets, clouds, disks and metrics, which do not exist here. */
 const idleControllers = [
   "bootstrap-signer-controller",
   "token-cleaner-controller",
@@ -537,7 +536,9 @@ function isReady({ status }: Node): boolean {
   );
 }
 
-/** A node for KWOK to keep, of the size of a usual server. The first has the control plane's role, untainted. */
+/**
+ * A node for KWOK to keep alive, of the size of a usual server. The first node has the control plane's role, untainted.
+ */
 function node(name: string, index: number): object {
   const size = { cpu: "8", memory: "32Gi", pods: "110", "ephemeral-storage": "100Gi" };
   return {
@@ -561,8 +562,8 @@ function node(name: string, index: number): object {
 type Ports<Name extends string> = Readonly<Record<Name, number>>;
 
 /**
- * Ports of 127.0.0.1 that nobody listens on, below those that systems give to outgoing connections (from 32768 on
- * Linux, 49152 on macOS), so that no connection takes one before it is used.
+ * Free ports of 127.0.0.1, below those that systems give to outgoing connections (from 32768 on Linux, 49152 on macOS),
+ * so that no connection takes a port before a process does.
  */
 async function freePorts<Name extends string>(...names: readonly Name[]): Promise<Ports<Name>> {
   const ports = new Set<number>();
@@ -588,7 +589,7 @@ function isFree(port: number): Promise<boolean> {
   });
 }
 
-/** Tries again, with other ports, when a process found one taken that was free a moment before. */
+/** Tries again with other ports, when a process found a port in use that was free a moment before. */
 async function retryOnTakenPort<T>(work: () => Promise<T>): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     try {

@@ -8,13 +8,13 @@ import { withLock } from "../system/lock";
 import { identify, isRunning, type ProcessIdentity } from "../system/process-identity";
 import { Rehearsal, type RehearsalOptions, type RehearsalResult } from "./rehearsal";
 
-/** A rehearsal that goes on in the background. */
+/** A rehearsal that continues in the background. */
 export interface Kept {
   readonly kubeconfigPath: string;
   readonly result: RehearsalResult;
 }
 
-/** What the background process tells the one that started it. */
+/** The messages of the background process to the process that started it. */
 type KeeperMessage =
   | { readonly kind: "line"; readonly line: string }
   | { readonly kind: "started"; readonly kubeconfig: string }
@@ -22,7 +22,7 @@ type KeeperMessage =
   | { readonly kind: "failed"; readonly message: string };
 
 /**
- * Where the background process of a checkout is written down, and its log: one at a time for each.
+ * The record of a checkout's background process, and its log: each checkout has one at most.
  *
  * @param project absolute path of the directory that holds Pulumi.yaml
  */
@@ -50,11 +50,11 @@ async function readRecord(project: string): Promise<Record | undefined> {
 }
 
 /**
- * Rehearses in a process of its own, which goes on with the simulated controllers until `stopKept`.
+ * Rehearses in a separate process, which continues with the simulated controllers until `stopKept`.
  *
  * @param report takes a line of progress
- * @param started is told the kubeconfig as soon as the control plane answers
- * @throws Error when one of this checkout is kept already, or the rehearsal fails
+ * @param started gets the kubeconfig as soon as the control plane answers
+ * @throws Error when this checkout has a kept rehearsal already, or the rehearsal fails
  */
 export async function keep(
   options: Omit<RehearsalOptions, "report">,
@@ -63,7 +63,7 @@ export async function keep(
 ): Promise<Kept> {
   const directory = keptDirectory(options.project);
   await mkdir(directory, { recursive: true, mode: 0o700 });
-  // Two that begin at the same moment both find that nothing runs.
+  // Two processes that start at the same moment both find no running rehearsal.
   const child = await withLock(directory, () => startKeeper(options));
   const interrupt = () => child.kill("SIGTERM");
   process.once("SIGINT", interrupt).once("SIGTERM", interrupt);
@@ -89,7 +89,7 @@ export async function keep(
   }
 }
 
-/** Starts the background process and writes it down. @throws Error when one of this checkout runs already */
+/** Starts the background process and records it. @throws Error when this checkout has one already */
 async function startKeeper({ stack, project }: Omit<RehearsalOptions, "report">): Promise<ChildProcess> {
   const running = await readRecord(project);
   if (running !== undefined) {
@@ -110,7 +110,7 @@ async function startKeeper({ stack, project }: Omit<RehearsalOptions, "report">)
 }
 
 /**
- * Ends what `keep` left running for a checkout, waits until it is gone, and says what it did.
+ * Ends the rehearsal that `keep` left running for a checkout, waits until it is gone, and reports what it did.
  *
  * @param project absolute path of the directory that holds Pulumi.yaml
  */
@@ -155,7 +155,7 @@ async function keeper(options: Omit<RehearsalOptions, "report">): Promise<void> 
     tell({ kind: "started", kubeconfig });
     const result = { ...(await rehearsal.up()), seconds: (Date.now() - start) / 1000 };
     tell({ kind: "kept", kept: { kubeconfigPath, result } });
-    // What nobody waits for must not end what is Ready; the log of this process tells.
+    // A failure without a waiting caller must not end a Ready platform; the log of this process has the failure.
     await rehearsal.completeCrds().catch((error: unknown) => {
       console.error((error as Error).message);
     });

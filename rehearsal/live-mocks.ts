@@ -4,34 +4,34 @@ import type { dynamic } from "@pulumi/pulumi";
 import { runtime } from "@pulumi/pulumi";
 import { KubernetesClient, type Manifest } from "../clients/kubernetes/client";
 
-/** A resource as the last run left it. */
+/** A resource in the state of the last run. */
 export interface ResourceState {
   readonly id: string;
   readonly state: Readonly<Record<string, unknown>>;
 }
 
-/** Every resource of a stack, by type and name: what Pulumi's own state would hold. */
+/** Every resource of a stack, by type and name: the content of Pulumi's own state. */
 export type StackState = Record<string, ResourceState>;
 
-/** What stands in for a resource that cannot be made here. */
+/** The stand-in of a resource that cannot be made here. */
 export interface StandIn {
   /** The resource's type token. */
   readonly type: string;
-  /** What the person reads: "Kind cluster local". */
+  /** The name for a person: "Kind cluster local". */
   describe(inputs: Readonly<Record<string, unknown>>): string;
   state(inputs: Readonly<Record<string, unknown>>): ResourceState;
 }
 
 /**
- * Pulumi mocks that are live: dynamic resources run the provider that Pulumi would store in state, Kubernetes
- * resources are applied, and what is left is a stand-in, by name.
+ * Live Pulumi mocks: dynamic resources run the provider that Pulumi would store in state, Kubernetes resources are
+ * applied, and every other resource has a stand-in, by name.
  *
  * A second run with the same `state` goes through `read`, `diff` and `update`, as `pulumi up` with `refresh`.
  */
 export class LiveMocks implements runtime.Mocks {
-  /** What was not made but stood in for. */
+  /** The resources with stand-ins. */
   readonly simulated: string[] = [];
-  /** Whether the program came as far as its first resource. */
+  /** Whether the program reached its first resource. */
   started = false;
   /** The first resource that failed, and why. */
   failure: Error | undefined;
@@ -72,7 +72,7 @@ export class LiveMocks implements runtime.Mocks {
       this.simulated.push(standIn.describe(inputs));
       const kept = this.state[key];
       const keepers = (of: Readonly<Record<string, unknown>>) => JSON.stringify(of.keepers ?? {});
-      // As with `@pulumi/random`: other keepers make another value.
+      // As in `@pulumi/random`, new keepers make a new value.
       const same = kept !== undefined && keepers(kept.state) === keepers(inputs);
       const { id, state } = same ? kept : standIn.state(inputs);
       return { id, state: { ...inputs, ...state } };
@@ -126,7 +126,7 @@ export class LiveMocks implements runtime.Mocks {
     return keep(found.id, (updated?.outs ?? inputs) as Record<string, unknown>);
   }
 
-  /** `read` by the provider that made the resource, as in state. */
+  /** Runs `read` of the provider that made the resource, as Pulumi does with its state. */
   private async refresh(old: ResourceState): Promise<{ id?: string; props?: Record<string, unknown> }> {
     const provider = deserialise(old.state.__provider as string);
     if (provider.read === undefined) return { id: old.id, props: { ...old.state } };
@@ -152,7 +152,7 @@ export class LiveMocks implements runtime.Mocks {
   }
 }
 
-/** Takes Pulumi's marks of secrets off a value, at any depth. */
+/** Removes Pulumi's marks of secrets from a value, at any depth. */
 function unwrap(value: unknown): unknown {
   const plain: unknown = runtime.isRpcSecret(value) ? runtime.unwrapRpcSecret(value) : value;
   if (Array.isArray(plain)) return plain.map(unwrap);
@@ -162,7 +162,7 @@ function unwrap(value: unknown): unknown {
   return plain;
 }
 
-/** The provider that Pulumi serialised into `code`, as its own dynamic-provider host makes it. */
+/** The provider that Pulumi serialised into `code`, built as in its own dynamic-provider host. */
 function deserialise(code: string): dynamic.ResourceProvider<object, object> {
   const filename = join(__dirname, "..", "provider.js");
   const loaded = new Module(filename) as Module & { _compile(code: string, filename: string): void };

@@ -4,12 +4,12 @@ import program from "../index";
 import type { LayerResult } from "../core/release/gate";
 import { LiveMocks, type StackState, type StandIn } from "./live-mocks";
 
-/** What the parent asks of a run of the program. */
+/** The parent's request for a run of the program. */
 export interface ProgramRequest {
   readonly stack: string;
   /** Every setting, `namespace:key` → text. */
   readonly config: Readonly<Record<string, string>>;
-  /** The stack as the last run left it. It holds secrets, and is kept in memory alone. */
+  /** The state of the stack after the last run. It holds secrets, and stays in memory. */
   readonly state: StackState;
   /** The control plane that stands in for a cluster. */
   readonly kubeconfig: string;
@@ -17,11 +17,11 @@ export interface ProgramRequest {
   readonly registry: string;
 }
 
-/** What a run tells its parent: progress, and in the end a result. */
+/** The messages of a run to its parent: progress, and a result at the end. */
 export type ProgramMessage =
   { readonly kind: "progress"; readonly line: string } | (ProgramResult & { readonly state: StackState });
 
-/** How a run ended. */
+/** The result of a run. */
 type ProgramResult =
   | {
       readonly kind: "done";
@@ -30,10 +30,10 @@ type ProgramResult =
       readonly layers: readonly LayerResult[];
       readonly simulated: readonly string[];
     }
-  /** Nothing is simulated where the program refused before its first resource. */
+  /** Nothing is simulated if the program refused before its first resource. */
   | { readonly kind: "failed"; readonly message: string; readonly simulated?: readonly string[] };
 
-/** Stand-ins of what needs Docker, or that only a cloud of one's own has. */
+/** Stand-ins of resources that need Docker, or that only the user's own cloud has. */
 function standIns(request: ProgramRequest): StandIn[] {
   return [
     {
@@ -95,7 +95,7 @@ function send(message: ProgramMessage): void {
   process.send?.(message);
 }
 
-/** Runs the project's own program, `index.ts`, once, and changes `state` as Pulumi would its own. */
+/** Runs the project's own program, `index.ts`, once, and changes `state` as Pulumi changes its own state. */
 async function run(request: ProgramRequest, state: StackState): Promise<ProgramResult> {
   const mocks = new LiveMocks(state, [...standIns(request), password], (line) => {
     send({ kind: "progress", line });
@@ -125,11 +125,11 @@ async function run(request: ProgramRequest, state: StackState): Promise<ProgramR
   }
 }
 
-// Without its parent nobody reads the result, and the parent's directory is being removed.
+// Without the parent, the result has no reader, and the parent's directory is being removed.
 process.once("disconnect", () => process.kill(-process.pid, "SIGKILL"));
 
 process.once("message", (request: ProgramRequest) => {
-  // Pulumi rejects every output of a resource that failed; the first failure is the one that is reported.
+  // Pulumi rejects every output of a failed resource; only the first failure is reported.
   process.on("unhandledRejection", () => undefined);
   const state = { ...request.state };
   void run(request, state).then((result) => {

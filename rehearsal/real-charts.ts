@@ -8,12 +8,12 @@ import { KubernetesClient, type Manifest } from "../clients/kubernetes/client";
 import { upstreamChart } from "../tools/upstream";
 
 /**
- * Charts that a real helm-controller installs: those that a Go module carries whole, and that need no webhook to be
- * served, which nodes without containers cannot do.
+ * Charts that a real helm-controller installs: a Go module carries the whole chart, and the chart needs no webhook,
+ * which nodes without containers cannot serve.
  */
 const realCharts = ["cilium"] as const;
 
-/** The label of chart sources and HelmReleases that stay simulated beside a real helm-controller. */
+/** The label of chart sources and HelmReleases that stay simulated next to a real helm-controller. */
 export const simulatedLabel = "platform.pulumi.com/simulated";
 
 /** A source or release that a Kustomization brought: the root source of Flux is never redirected. */
@@ -26,8 +26,8 @@ const isReal =
   "? object.spec.url.endsWith('/' + chart) : object.spec.?chartRef.name.orValue('') == chart)";
 
 /**
- * Puts the real charts into the rehearsal's registry, and has the API server send their sources there. Admission
- * does it, so that neither the tree nor its digest changes and Flux sees no drift.
+ * Puts the real charts into the rehearsal's registry, and makes the API server send their sources there. Admission does
+ * this, so neither the tree nor its digest changes, and Flux sees no drift.
  *
  * @param directory scratch directory, absolute
  * @param registry `host:port`

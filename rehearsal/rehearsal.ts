@@ -20,12 +20,12 @@ import { SimulatedControllers } from "./simulated-controllers";
 import { directLoopback } from "../system/proxy";
 import { upstreamChart, upstreamCrds } from "../tools/upstream";
 
-/** What is rehearsed, and how. */
+/** Options of a rehearsal. */
 export interface RehearsalOptions {
   readonly stack: string;
   /** Absolute path of the directory that holds Pulumi.yaml. */
   readonly project: string;
-  /** Open the encrypted secrets with the stack's own identity instead of making values up. @default false */
+  /** Open the encrypted secrets with the stack's own identity instead of generating values. @default false */
   readonly identity?: boolean;
   /** How long one run may take until every layer is Ready. @default 120 */
   readonly timeoutSeconds?: number;
@@ -38,15 +38,15 @@ export interface RehearsalOptions {
 /** A run of the program that ended with every layer Ready. */
 export interface RehearsalResult {
   readonly stack: string;
-  /** What the layers are Ready at: `<channel>@sha256:…`. */
+  /** The revision at which the layers are Ready: `<channel>@sha256:…`. */
   readonly revision: string;
   readonly ready: boolean;
-  /** From the start of the run. */
+  /** Seconds from the start of the run. */
   readonly seconds: number;
   readonly layers: readonly LayerResult[];
-  /** Everything that was stood in for, by name. */
+  /** Every simulated object, by name. */
   readonly simulated: readonly string[];
-  /** Objects of all layers together. */
+  /** The number of objects of all layers. */
   readonly objects: number;
 }
 
@@ -59,14 +59,14 @@ const tools = [
 
 /**
  * The platform on a throw-away control plane: the project's own program on a real API server, with the real Flux
- * controllers and a real registry. Everything is in one temporary directory and gone after `stop`.
+ * controllers and a real registry. Everything is in one temporary directory, which `stop` removes.
  */
 export class Rehearsal {
-  /** Loaded, and waiting for its first request. */
+  /** A loaded program that waits for its first request. */
   private program: ChildProcess | undefined;
-  /** The run under way, or the last one. */
+  /** The current run, or the last one. */
   private running: ChildProcess | undefined;
-  /** The stack as the last run left it, with its secrets: in memory alone. */
+  /** The state of the stack after the last run, with its secrets: only in memory. */
   state: Readonly<StackState> = {};
 
   private constructor(
@@ -145,12 +145,12 @@ export class Rehearsal {
     }
   }
 
-  /** Absolute path of everything that the rehearsal writes. */
+  /** Absolute path of the directory of all files of the rehearsal. */
   get directory(): string {
     return this.scratch.path;
   }
 
-  /** Everything that was stood in for so far, by name. */
+  /** Every object simulated so far, by name. */
   get simulated(): string[] {
     return ["pods and nodes (KWOK)", "volumes", ...this.simulation.simulated].sort();
   }
@@ -187,7 +187,7 @@ export class Rehearsal {
     };
   }
 
-  /** Brings what a run left out because nobody waits for it. */
+  /** Applies the definitions that a run left out because no object waits for them. */
   async completeCrds(): Promise<void> {
     await this.simulation.completeCrds();
   }
@@ -200,7 +200,7 @@ export class Rehearsal {
     await this.scratch.remove();
   }
 
-  /** The objects of all layers; none where the tree or a setting is bad, which is the program's to refuse. */
+  /** The objects of all layers; empty if the tree or a setting is bad, which the program refuses. */
   private async objects({ stack, config }: ProgramRequest): Promise<readonly Manifest[]> {
     try {
       const { gitops } = parseConfig(stack, config, await contextOf(this.options.project));
@@ -283,7 +283,7 @@ export class Rehearsal {
   }
 }
 
-/** A directory that is gone as soon as this process is, from its first moment on. */
+/** A directory that disappears with this process, from the first moment on. */
 function temporaryDirectory(): ScratchDirectory {
   try {
     return new ScratchDirectory(join(tmpdir(), `platform-rehearsal-${randomBytes(4).toString("hex")}`));
@@ -328,7 +328,7 @@ export async function readDefinitions(directory: string): Promise<Manifest[]> {
   return found.flat().filter(({ kind }) => kind === "CustomResourceDefinition");
 }
 
-/** What a rehearsal writes: etcd, the registry, Flux's copies of artifacts, logs. */
+/** The files of a rehearsal: etcd, the registry, Flux's copies of artifacts, logs. */
 const diskBytes = 512 * 1024 ** 2;
 
 async function checkDisk(): Promise<void> {
@@ -346,8 +346,8 @@ async function checkDisk(): Promise<void> {
 }
 
 /**
- * The program writes its temporary files where the rehearsal's own are, to be gone with them; the tools that it runs
- * are in its process group, to end with it.
+ * The program writes its temporary files into the rehearsal's directory, so that they disappear with it. The tools that
+ * the program runs are in its process group, so that they end with it.
  */
 function forkProgram(directory: string): ChildProcess {
   const program = fork(join(__dirname, "program.ts"), [], {
@@ -356,7 +356,7 @@ function forkProgram(directory: string): ChildProcess {
     stdio: ["ignore", "ignore", "inherit", "ipc"],
     env: { ...directLoopback(process.env), TMPDIR: directory },
   });
-  // A program that still loads does not hear that its parent is gone, and writes into a directory that was removed.
+  // A loading program does not notice the end of its parent, and would write into a removed directory.
   const end = () => {
     if (program.pid !== undefined) killGroup(program.pid);
   };
@@ -368,7 +368,7 @@ function forkProgram(directory: string): ChildProcess {
 /**
  * The charts of the seeds in one directory, by name.
  *
- * @returns the charts that are stand-ins: the Flux Operator's is in no Go module, its CRDs are
+ * @returns the names of the stand-in charts: no Go module has the Flux Operator's chart, only its CRDs
  */
 async function prepareCharts(directory: string): Promise<string[]> {
   const charts = join(directory, "charts");

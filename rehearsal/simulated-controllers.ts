@@ -16,7 +16,7 @@ import type { FluxController, FluxFlags } from "./control-plane";
 import { simulatedLabel } from "./real-charts";
 import { fluxDistribution, upstreamCrds, type CrdComponent } from "../tools/upstream";
 
-/** What the simulated controllers need of the rehearsal around them. */
+/** The needs of the simulated controllers in their rehearsal. */
 export interface SimulationOptions {
   readonly kubeconfig: string;
   /**
@@ -24,13 +24,13 @@ export interface SimulationOptions {
    * its own to report: it is not tried again.
    */
   readonly startFlux: (flags: FluxFlags) => Promise<void>;
-  /** Whether the helm-controller runs for real; what stays simulated beside it carries a label. */
+  /** Whether the helm-controller runs for real; objects that stay simulated carry a label. */
   readonly helm: boolean;
   /** Whether the notification-controller runs for real. */
   readonly notification: boolean;
-  /** Where the charts come from that bring definitions which no Go module has. */
+  /** The source of the charts that bring definitions which no Go module has. */
   readonly charts: ChartRenderer;
-  /** Definitions that the settings of the stack name, beside those of the charts. */
+  /** Definitions that the settings of the stack name, in addition to those of the charts. */
   readonly definitions: readonly Manifest[];
   readonly report: (line: string) => void;
 }
@@ -41,20 +41,20 @@ const sources = { apiVersion: sourceApi, kind: "OCIRepository" };
 const claims = { apiVersion: "v1", kind: "PersistentVolumeClaim" };
 type Served = typeof fluxInstances;
 
-/** What a source-controller makes Ready; the root source of Flux is real. */
+/** Kinds that a source-controller makes Ready; the root source of Flux is real. */
 const sourceKinds: readonly Served[] = [
   sources,
   ...["HelmRepository", "GitRepository", "Bucket", "HelmChart", "ExternalArtifact"].map((kind) => ({
     ...{ apiVersion: sourceApi, kind },
   })),
 ];
-/** What a notification-controller makes Ready, where none is on PATH; Alerts and Providers have no status. */
+/** Kinds that a notification-controller makes Ready, if none is on PATH; Alerts and Providers have no status. */
 const receivers = { apiVersion: receiverApi, kind: "Receiver" };
-/** Built into every API server, whatever charts there are. Source: `kubectl api-versions` of a bare cluster */
+/** API groups of every API server, with any charts. Source: `kubectl api-versions` of a bare cluster */
 const builtInGroup =
   /^([^.]*|(admissionregistration|apiextensions|authentication|authorization|certificates|coordination|discovery|events|flowcontrol\.apiserver|internal\.apiserver|networking|node|rbac\.authorization|resource|scheduling|storage|storagemigration)\.k8s\.io|apiregistration\.k8s\.io)$/;
 
-/** The last part of a chart's address → what its HelmRelease would install that others need. */
+/** The last part of a chart's address → the objects of its HelmRelease that other objects need. */
 const chartCrds: Readonly<Record<string, CrdComponent>> = {
   cilium: "cilium",
   "cert-manager": "cert-manager",
@@ -64,20 +64,20 @@ const chartCrds: Readonly<Record<string, CrdComponent>> = {
   "prometheus-operator-crds": "prometheus-operator",
 };
 
-/** Sources that no Kustomization applied: what the real source-controller is left with. */
+/** Sources that no Kustomization applied: the real source-controller handles only these. */
 export const rootSourcesOnly = "--watch-label-selector=!kustomize.toolkit.fluxcd.io/name";
 
 const pollMilliseconds = 100;
-/** How many looks in a row fail in the same way before it is told: 3 s. */
+/** The number of equal failures in a row before a failure is reported: 3 s. */
 const looksBeforeWord = 30;
 
 /**
- * Does what the Flux Operator, the helm-controller and the charts of a tree would do, as far as others wait for it:
- * a FluxInstance becomes the objects that the operator makes of it, a HelmRelease brings its chart's CRDs, and both
- * are marked Ready. Everything that it marks is in `simulated`.
+ * Does the work of the Flux Operator, the helm-controller and the charts of a tree, as far as other objects wait for
+ * it. A FluxInstance becomes the objects that the operator makes of it, a HelmRelease brings its chart's CRDs, and both
+ * are marked Ready. Every marked object is in `simulated`.
  */
 export class SimulatedControllers {
-  /** What was marked Ready without being so: "HelmRelease kube-system/cilium". */
+  /** The objects that were only marked Ready: "HelmRelease kube-system/cilium". */
   readonly simulated = new Set<string>();
   private readonly api: KubernetesClient;
   private readonly done = new Set<string>();
@@ -104,8 +104,8 @@ export class SimulatedControllers {
   }
 
   /**
-   * What to add to the failure of a run that lacks a definition, which a simulated HelmRelease would have brought; or
-   * nothing.
+   * The addition to the failure of a run that lacks a definition, which a simulated HelmRelease would have brought; or
+   * an empty text.
    */
   explain(message: string): string {
     const [, kind] = /no matches for kind "([^"]+)"/.exec(message) ?? [];
@@ -129,7 +129,7 @@ export class SimulatedControllers {
     clearTimeout(this.timer);
   }
 
-  /** One look at everything that waits for a controller that does not run. */
+  /** One look at every object that waits for a missing controller. */
   private async look(): Promise<void> {
     try {
       const { helm, notification } = this.options;
@@ -144,7 +144,7 @@ export class SimulatedControllers {
           return false;
         }),
         this.each(helmReleases, async (release) => {
-          // Beside a real helm-controller too: Cilium's definitions come from its pods, which are simulated.
+          // With a real helm-controller too: Cilium's definitions come from its pods, which are simulated.
           await this.bringCrds(release);
           return !helm || has(release, simulatedLabel);
         }),
@@ -156,8 +156,8 @@ export class SimulatedControllers {
         ...(notification ? [] : [this.each(receivers, () => Promise.resolve(true))]),
       ]);
     } catch (error) {
-      // The API server may be starting, or Flux may apply a moment later what this waits for: only what persists is
-      // worth a word.
+      // The API server may be starting, or Flux may apply the missing object a moment later: only a lasting failure is
+      // worth a message.
       const { message } = error as Error;
       this.looks = message === this.lastError ? this.looks + 1 : 1;
       this.lastError = message;
@@ -168,7 +168,7 @@ export class SimulatedControllers {
   /**
    * Handles each generation of each object of a kind, once.
    *
-   * @param handle says whether the object is this class's to mark Ready
+   * @param handle says whether this class must mark the object Ready
    */
   private async each(served: Served, handle: (object: Manifest) => Promise<boolean>): Promise<void> {
     const objects = await this.api.list(served.apiVersion, served.kind);
@@ -203,8 +203,8 @@ export class SimulatedControllers {
   }
 
   /**
-   * Brings the definitions of a chart that the tree has objects of. The others cost the API server seconds and
-   * 300 MB (Kyverno alone has 22) and nobody waits for them: `completeCrds` brings them to who stays.
+   * Applies the definitions of a chart that the tree has objects of. The others cost the API server seconds and 300 MB
+   * (Kyverno alone has 22) and no object waits for them: `completeCrds` applies them for `--keep`.
    */
   private async bringCrds(release: Manifest): Promise<void> {
     const component = chartCrds[await this.chartName(release)];
@@ -220,7 +220,7 @@ export class SimulatedControllers {
         const chart = await this.options.charts.template(chartOf(release, objects));
         await this.define(chart.filter(({ kind }) => kind === "CustomResourceDefinition").filter(isUsed));
       } catch (error) {
-        // Its chart may be out of reach, and may define nothing: who misses a kind is told.
+        // Its chart may not be available, and may define nothing: a missing kind is reported elsewhere.
         this.unrendered.set(name, sentence((error as Error).message));
       }
     }
@@ -280,13 +280,13 @@ export class SimulatedControllers {
       namespace: chartRef?.namespace ?? release.metadata.namespace ?? "",
     };
     const source = await this.api.get(ref);
-    // Flux may apply the source a moment later; a look that fails is repeated.
+    // Flux may apply the source a moment later; a failed look is repeated.
     if (source === undefined) throw new Error(`${nameOf(refOf(release))} waits for ${nameOf(ref)}.`);
     const { url = "" } = source.spec as { url?: string };
     return url.slice(url.lastIndexOf("/") + 1);
   }
 
-  /** Brings the definitions that `bringCrds` left out. */
+  /** Applies the definitions that `bringCrds` left out. */
   async completeCrds(): Promise<void> {
     for (const component of this.components) await this.define(await this.definitionsOf(component));
   }
@@ -302,7 +302,10 @@ export class SimulatedControllers {
     await applyInOrder(this.api, new SystemClock(), definitions, "helm-controller");
   }
 
-  /** What the Flux Operator makes of a FluxInstance, but for the Deployments: their processes run here instead. */
+  /**
+   * The objects that the Flux Operator makes of a FluxInstance, without the Deployments: their processes run here
+   * instead.
+   */
   private async install(instance: Manifest): Promise<void> {
     const objects = await this.fluxObjects(instance);
     const of = (...kinds: readonly string[]) => objects.filter(({ kind }) => kinds.includes(kind));
@@ -317,7 +320,9 @@ export class SimulatedControllers {
     ]);
   }
 
-  /** The operator's own manifests with the sync objects of its template, patched by kustomize as it does. */
+  /**
+   * The operator's own manifests with the sync objects of its template; kustomize patches them as the operator does.
+   */
   private async fluxObjects(instance: Manifest): Promise<Manifest[]> {
     const { sync, kustomize } = instance.spec as {
       sync: { url: string; ref: string; path: string; kind: string };
@@ -330,7 +335,7 @@ export class SimulatedControllers {
         apiVersion: sources.apiVersion,
         kind: sources.kind,
         metadata,
-        // The registry of a rehearsal speaks plain HTTP, whatever the stack's own does.
+        // The registry of a rehearsal speaks plain HTTP, even if the stack's own registry does not.
         spec: { interval: "1m", url: sync.url, ref: { tag: sync.ref }, insecure: true },
       },
       {
@@ -372,7 +377,7 @@ export function groupKind({ apiVersion, kind }: Manifest): string {
   return `${apiVersion.split("/")[0] ?? ""}/${kind}`;
 }
 
-/** `group/Kind` of what a CustomResourceDefinition defines. */
+/** `group/Kind` that a CustomResourceDefinition defines. */
 export function groupKindOf(definition: Manifest): string {
   const { group, names } = definition.spec as { group: string; names: { kind: string } };
   return `${group}/${names.kind}`;

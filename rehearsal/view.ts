@@ -1,12 +1,12 @@
 import { kustomizeApi } from "../clients/flux/kinds";
 import { KubernetesClient, type Manifest } from "../clients/kubernetes/client";
 
-/** A layer as a person sees it. */
+/** The state of a layer for a person. */
 interface Row {
   readonly name: string;
   readonly ready: boolean;
   readonly message: string;
-  /** Seconds from the start of the view until it was first seen Ready. */
+  /** Seconds from the start of the view until the first look that found it Ready. */
   readonly seconds: number;
   readonly dependsOn: readonly string[];
 }
@@ -14,8 +14,8 @@ interface Row {
 const pollMilliseconds = 250;
 
 /**
- * Progress on a terminal: finished steps above, the tree of layers below, drawn anew as it changes. On anything
- * else, such as a CI log, one line for each step and each layer that becomes Ready.
+ * Progress on a terminal: finished steps above, the tree of layers below, redrawn on every change. On any other output,
+ * such as a CI log, one line for each step and each layer that becomes Ready.
  */
 export class View {
   private readonly start = Date.now();
@@ -26,7 +26,7 @@ export class View {
 
   constructor(private readonly out: NodeJS.WriteStream) {}
 
-  /** A step that is done or under way. */
+  /** A finished or current step. */
   line(text: string): void {
     this.clear();
     this.out.write(`${this.clock()}  ${text}\n`);
@@ -49,7 +49,7 @@ export class View {
     this.timer = setTimeout(() => void next(), pollMilliseconds);
   }
 
-  /** Shows what became Ready since the last look, and ends the watch. */
+  /** Shows the layers that became Ready since the last look, and ends the watch. */
   async finish(): Promise<void> {
     await this.look();
     this.close();
@@ -93,14 +93,14 @@ export class View {
     rows.forEach(({ name, ready, message, seconds }, index) => {
       const branch = index === rows.length - 1 ? "└─" : "├─";
       const text = ready ? `Ready  ${seconds.toFixed(1)} s` : `…      ${message.split("\n")[0] ?? ""}`;
-      // A row that wraps could not be drawn over.
+      // A wrapped row could not be redrawn.
       const row = `  ${branch} ${name.padEnd(width)}  ${text}`.slice(0, (this.out.columns || 80) - 1);
       this.out.write(`${row}\n`);
     });
     this.drawn = rows.length;
   }
 
-  /** How many layers come before one. */
+  /** The number of layers before a layer. */
   private depth({ name, dependsOn }: Row): number {
     if (name === "flux-system") return -1;
     const before = dependsOn

@@ -5,7 +5,7 @@ import { cacheDirectory } from "../system/cache";
 import { readGoModule } from "./go-module";
 
 /**
- * Hash of every go.mod of this folder, 12 hex digits: two checkouts with other pins each have tools of their own.
+ * Hash of every go.mod of this folder, 12 hex digits: checkouts with different pins have separate tools.
  * Providers keep it in state, as text.
  */
 const pins = pinsOf(__dirname);
@@ -26,8 +26,8 @@ export function binDirectory(env: NodeJS.ProcessEnv = process.env): string {
 }
 
 /**
- * The directory where the tools of the last run of any checkout are linked: what `read` and `delete` of older code in
- * state look for is here, and what the user puts here is found.
+ * The directory of links to the tools of the last run of any checkout: `read` and `delete` of older code in state look
+ * for their tools here, and the user may put tools here.
  */
 export function sharedBinDirectory(env: NodeJS.ProcessEnv = process.env): string {
   return join(cacheDirectory(env), "bin");

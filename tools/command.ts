@@ -4,19 +4,19 @@ import { delimiter } from "node:path";
 import { noCore } from "../system/terminal";
 import { binDirectory, sharedBinDirectory } from "./bin";
 
-/** How a command is run. */
+/** Options of a command. */
 export interface RunOptions {
   /** Text for standard input: the way for secrets, which must never be arguments. */
   readonly input?: string;
   /** Working directory. @default the process's own */
   readonly cwd?: string;
-  /** Variables added to what the tool gets of the user's (`environmentOf`). @default none */
+  /** Variables in addition to the user's variables that the tool gets (`environmentOf`). @default none */
   readonly env?: Readonly<Record<string, string | undefined>>;
   /** Deadline in milliseconds. @default 120 000 */
   readonly timeout?: number;
 }
 
-/** What every tool gets of the user's variables; `*` stands for any ending. */
+/** The user's variables that every tool gets; `*` stands for any ending. */
 const everyTool = [
   ...["PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "LANG", "LC_*", "TZ", "XDG_*"],
   ...[
@@ -32,23 +32,26 @@ const everyTool = [
   ...["SSL_CERT_FILE", "SSL_CERT_DIR"],
 ];
 
-/** The login to registries: Docker's settings, and what its credential helpers ask a cloud or a keyring with. */
+/**
+ * The login to registries: Docker's settings, and the variables with which its credential helpers ask a cloud or a
+ * keyring.
+ */
 const login = [
   ...["DOCKER_*", "REGISTRY_AUTH_FILE", "AWS_*", "AZURE_*", "CLOUDSDK_*", "GOOGLE_*"],
   ...["DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "GNUPGHOME", "GPG_TTY", "PASSWORD_STORE_*"],
 ];
 
 /**
- * What else a tool gets of the user's variables. The rest would change what it does: `SOPS_KMS_ARN` encrypts for others,
- * `GIT_DIR` names another repository, `HELM_NAMESPACE` and `GOFLAGS` are meant for other work.
+ * The user's variables that a tool gets in addition. The others would change its work: `SOPS_KMS_ARN` encrypts for
+ * other recipients, `GIT_DIR` names another repository, `HELM_NAMESPACE` and `GOFLAGS` are meant for other work.
  */
 const byTool: Readonly<Record<string, readonly string[]>> = {
   crane: login,
   "platform-tree": login,
   docker: [...login, "SSH_AUTH_SOCK"],
-  // Kind reads and writes the user's own kubeconfig, where it is asked to.
+  // Kind reads and writes the user's own kubeconfig, on request.
   kind: [...login, "SSH_AUTH_SOCK", "KUBECONFIG"],
-  // Who commits, and with which signature. SUDO_UID tells Git whose repositories root may read.
+  // The author of a commit, and its signature. SUDO_UID tells Git whose repositories root may read.
   git: [
     ...[
       "GIT_AUTHOR_*",
@@ -60,7 +63,7 @@ const byTool: Readonly<Record<string, readonly string[]>> = {
     ],
     ...["GNUPGHOME", "GPG_TTY", "SSH_AUTH_SOCK", "SUDO_UID"],
   ],
-  // Where modules come from and are kept. GOFLAGS, GOOS and GOARCH are for the user's own builds.
+  // The source and the store of modules. GOFLAGS, GOOS and GOARCH are for the user's own builds.
   go: [
     ...[
       "GOPROXY",
@@ -92,7 +95,7 @@ const byTool: Readonly<Record<string, readonly string[]>> = {
   pulumi: ["*"],
 };
 
-/** What a tool gets of an environment. A tool that is not listed gets what every tool gets. */
+/** The part of an environment that a tool gets. A tool that is not listed gets the variables of every tool. */
 export function environmentOf(tool: string, env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   const wanted = [...everyTool, ...(byTool[tool] ?? [])];
   const isWanted = (name: string) =>
@@ -108,14 +111,14 @@ export function toolPath(env: NodeJS.ProcessEnv): string {
 }
 
 /**
- * Runs an official tool and returns its standard output. Of the user's variables it gets those that it needs.
+ * Runs an official tool and returns its standard output. The tool gets only the variables that it needs.
  *
  * The pinned tools that `tools/` builds come first on PATH. The arguments are an array: no shell reads them.
  *
  * Plain `Error`s only: a subclass of a built-in loses its message when Pulumi serialises a provider.
  *
- * @throws Error with one sentence: the command, why it failed, what to do when it is missing. Its `cause` is
- *   what the command wrote to standard error, whole.
+ * @throws Error with one sentence: the command, the reason of the failure, and the remedy if it is missing. Its `cause`
+ *   is the whole standard error of the command.
  */
 export function run(command: string, args: readonly string[], options: RunOptions = {}): Promise<string> {
   const running = endWithEngine();
@@ -156,20 +159,20 @@ export function run(command: string, args: readonly string[], options: RunOption
       },
     );
     running.add(child);
-    // A tool that exits before it has read its input closes the pipe; its exit code tells the story.
+    // A tool that exits before it has read its input closes the pipe; its exit code has the reason.
     child.stdin?.on("error", () => undefined);
     child.stdin?.end(options.input ?? "");
   });
 }
 
 /**
- * Ends this process, and the commands that it runs, as soon as Pulumi's engine is gone: a provider whose engine was
- * killed would go on, and undo behind the back of the next run what that run does.
+ * Ends this process and its commands as soon as Pulumi's engine is gone: otherwise a provider of a killed engine would
+ * continue, and undo the work of the next run.
  *
- * The engine holds the other end of a provider's standard input. Providers are serialised, so what is kept for the
- * process is kept in `globalThis`.
+ * The engine holds the other end of a provider's standard input. Providers are serialised, so values that live as long
+ * as the process are in `globalThis`.
  *
- * @returns the commands that run
+ * @returns the running commands
  */
 function endWithEngine(): Set<ChildProcess> {
   const shared = globalThis as { platformCommands?: Set<ChildProcess> };

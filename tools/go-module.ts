@@ -2,17 +2,17 @@ import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
-/** A `go.mod` of this folder, with its `go.sum`: the one place where a version is pinned. */
+/** A `go.mod` of this folder, with its `go.sum`: the only place that pins a version. */
 export interface GoModule {
   /** Absolute path of the directory that holds both files. */
   readonly directory: string;
-  /** The Go version it asks for, such as `1.26.0`. */
+  /** The Go version that it requires, such as `1.26.0`. */
   readonly go: string;
   /** Version by module path, such as `v1.36.3` by `k8s.io/kubernetes`. */
   readonly versions: ReadonlyMap<string, string>;
   /** Checksum (`h1:…`) by `<module path> <version>`. */
   readonly sums: ReadonlyMap<string, string>;
-  /** Hash of both files and of the Go files beside them, 64 hex digits. */
+  /** Hash of both files and of the Go files next to them, 64 hex digits. */
   readonly hash: string;
 }
 
@@ -29,7 +29,7 @@ export function readGoModule(directory: string): GoModule {
   };
 }
 
-/** The version of a program whose source is in this folder: its hash tells one from another. */
+/** The version of a program whose source is in this folder: the hash of the source. */
 const ownVersion = "v0.0.0";
 
 /** The Go files of a directory, without tests. */
@@ -44,7 +44,7 @@ function hashOf(texts: readonly string[]): string {
   return hash.digest("hex");
 }
 
-/** The version of the module that a package is part of: that of the longest module path it begins with. */
+/** The version of the module that a package belongs to: the module with the longest matching path. */
 export function versionOf(module: GoModule, packagePath: string): string | undefined {
   for (let path = packagePath; path !== ""; path = path.slice(0, Math.max(0, path.lastIndexOf("/")))) {
     const version = module.versions.get(path);

@@ -22,17 +22,17 @@ import { readGoModule, versionOf, type GoModule } from "./go-module";
 import { withLock } from "../system/lock";
 
 interface Tool {
-  /** Folder of the go.mod that pins it. */
+  /** Folder of the go.mod that pins the tool. */
   readonly module: "cli" | "control-plane" | "monitoring" | "policies" | "tree";
-  /** The Go package it is built from. */
+  /** The Go package of the tool. */
   readonly package: string;
   /** CPU seconds of a first build, after the tools above it (measured, Go 1.26). */
   readonly cost: number;
-  /** Build tags that leave out what is not used. @default none */
+  /** Build tags that leave unused parts out. @default none */
   readonly tags?: readonly string[];
-  /** What makes it print its version; without it, one on PATH cannot be told from any other and is not used. */
+  /** Arguments that print its version; without them, a tool on PATH cannot be recognised and is not used. */
   readonly versionArgs?: readonly string[];
-  /** Go variable that the linker sets to the version, where upstream's own build does. */
+  /** Go variable that the linker sets to the version, as upstream's own build does. */
   readonly versionVariable?: string;
 }
 
@@ -163,17 +163,17 @@ const tools = {
 /** A tool that a go.mod of this folder pins. */
 export type ToolName = keyof typeof tools;
 
-/** Every tool there is, in the order they are built. */
+/** Every tool, in the order of the builds. */
 export const toolNames = Object.keys(tools) as readonly ToolName[];
 
-/** A controller that no Go module offers: used where it is found. */
+/** A controller that no Go module offers: used if it is installed. */
 export type OptionalToolName = "helm-controller" | "notification-controller" | "reloader";
 
 /** Options of {@link ensureTools}. */
 export interface EnsureToolsOptions {
-  /** Receives a line whenever there is progress to tell. @default nothing is told */
+  /** Receives a line of progress. @default nothing is reported */
   readonly report?: (line: string) => void;
-  /** `PATH`, `HOME` and `XDG_CACHE_HOME` are read from it; Go gets what it needs of it. @default process.env */
+  /** Gives `PATH`, `HOME` and `XDG_CACHE_HOME`, and the variables that Go needs. @default process.env */
   readonly env?: NodeJS.ProcessEnv;
 }
 
@@ -182,7 +182,7 @@ export function pinnedVersion(name: ToolName): string {
   return pin(name, moduleReader()).version;
 }
 
-/** The path of a controller on PATH or in {@link sharedBinDirectory}; `undefined` when it is in neither. */
+/** The path of a controller on PATH or in {@link sharedBinDirectory}; `undefined` when both lack it. */
 export function findOptional(
   name: OptionalToolName,
   env: NodeJS.ProcessEnv = process.env,
@@ -191,11 +191,11 @@ export function findOptional(
 }
 
 /**
- * Makes the pinned version of each tool available and returns its absolute path by name. A tool on PATH that says
- * it is of the pinned version is used as it is; any other is built with Go, once for all of the user's checkouts.
- * With everything there already it reads a few files and starts no process.
+ * Makes the pinned version of each tool available and returns its absolute path by name. A tool on PATH that reports
+ * the pinned version is used as it is. Any other tool is built with Go, once for all of the user's checkouts. If
+ * everything is built already, the call reads a few files and starts no process.
  *
- * @throws when a tool cannot be built: Go missing or too old, a refused download, no disk space.
+ * @throws when a tool cannot be built: Go is missing or too old, a download is refused, the disk is full.
  */
 export async function ensureTools<Name extends ToolName>(
   names: readonly Name[],
@@ -249,7 +249,7 @@ function pin(name: ToolName, read: ModuleReader): PinnedTool {
   return { ...tool, name, version, goModule };
 }
 
-/** Where a tool belongs. All that changes the binary is in the path, so what is there never needs a check. */
+/** The path of a tool. All inputs of the binary are in the path, so an existing file never needs a check. */
 function installedPath(tool: PinnedTool, env: NodeJS.ProcessEnv): string {
   const flags = [...linkerFlags(tool), ...(tool.tags ?? [])];
   const recipe = [tool.goModule.hash, process.platform, process.arch, ...flags].join("\n");
@@ -262,7 +262,7 @@ function isInstalled(tool: PinnedTool, env: NodeJS.ProcessEnv): boolean {
   const target = statSync(path, { throwIfNoEntry: false });
   if (!target?.isFile()) return false;
   const own = lstatSync(path);
-  // A file of PATH that changed after it was linked may be of another version by now.
+  // A file of PATH that changed after it was linked may have another version now.
   return !own.isSymbolicLink() || target.ctimeMs < own.mtimeMs;
 }
 
@@ -281,7 +281,7 @@ async function install(
     await build(tool, `${index + 1} of ${builds.length}`, report, env);
 }
 
-/** The real path of the tool that PATH offers, if it says that it is of the pinned version. */
+/** The real path of the tool on PATH, if it reports the pinned version. */
 async function findPinned(tool: PinnedTool, env: NodeJS.ProcessEnv): Promise<string | undefined> {
   const { versionArgs } = tool;
   const path = versionArgs && findExecutable(tool.name, searchPath(env));
@@ -298,13 +298,13 @@ async function findPinned(tool: PinnedTool, env: NodeJS.ProcessEnv): Promise<str
   });
 }
 
-/** Whether a tool's own words name exactly this version: `v1.2.3` in "x 1.2.3" or "v1.2.3+build", not "1.2.3-rc.1". */
+/** Whether a tool's output names exactly this version: `v1.2.3` in "x 1.2.3" or "v1.2.3+build", not "1.2.3-rc.1". */
 export function saysVersion(output: string, version: string): boolean {
   const digits = version.replace(/^v/, "").replaceAll(".", "\\.");
   return new RegExp(`(?<![\\w.-])v?${digits}(?![\\w-]|\\.\\d)`).test(output);
 }
 
-/** Builds one tool next to its place and moves it there when it is whole. The caller holds the lock. */
+/** Builds one tool next to its place and moves it there when it is complete. The caller holds the lock. */
 async function build(
   tool: PinnedTool,
   position: string,
@@ -399,7 +399,7 @@ function linkerFlags({ versionVariable, version }: PinnedTool): string[] {
   return ["-s", "-w", ...(versionVariable ? ["-X", `${versionVariable}=${version}`] : [])];
 }
 
-/** Says in one sentence why a tool could not be built, and what helps, from what Go wrote. */
+/** Says in one sentence why a tool could not be built, and the remedy, from Go's output. */
 function failure(tool: PinnedTool, output: string, env: NodeJS.ProcessEnv): string {
   const subject = `Building tool "${tool.name}" ${tool.version}`;
   const { go } = tool.goModule;
@@ -437,7 +437,7 @@ function duration(seconds: number): string {
   return seconds < 90 ? `${Math.max(1, Math.round(seconds))} s` : `${Math.round(seconds / 60)} min`;
 }
 
-/** The directories of PATH, without those that hold what this module put there. */
+/** The directories of PATH, without directories in which this module put tools. */
 function searchPath(env: NodeJS.ProcessEnv): string[] {
   return (env["PATH"] ?? "")
     .split(delimiter)
@@ -457,10 +457,10 @@ function isExecutable(path: string): boolean {
   }
 }
 
-/** Makes `path` a link to `target` in one step: whoever looks sees the old one or the new one. */
+/** Makes `path` a link to `target` in one step: a reader sees the old link or the new link. */
 function link(target: string, path: string): void {
   const entry = lstatSync(path, { throwIfNoEntry: false });
-  // A link that is right stays, unless it is one to PATH, which renews its date (see isInstalled).
+  // A correct link stays, except a link to PATH, which gets a new date (see isInstalled).
   if (entry?.isSymbolicLink() && readlinkSync(path) === target && lstatSync(target).ctimeMs < entry.mtimeMs)
     return;
   mkdirSync(dirname(path), { recursive: true });

@@ -51,11 +51,11 @@ export function isChartComponent(name: string): name is ChartComponent {
 }
 
 /**
- * Files of a Go module at the version that a go.mod under `tools/` pins, by their path inside the module. What was
- * selected is kept in the user's cache, so that only the first run opens the module's zip (up to 100 MB).
+ * Files of a Go module at the version that a go.mod under `tools/` pins, by their path inside the module. The user's
+ * cache keeps the selected files, so only the first run opens the module's zip (up to 100 MB).
  *
- * @param selection names what `select` selects; a changed selection needs a new name.
- * @throws when no go.mod requires the module, it cannot be downloaded, or its checksum is not the one in go.sum.
+ * @param selection names the choice of `select`; a changed choice needs a new name.
+ * @throws when no go.mod requires the module, the download fails, or its checksum is not the one in go.sum.
  */
 export async function upstreamFiles(
   module: string,
@@ -80,7 +80,7 @@ export async function upstreamCrds(component: CrdComponent): Promise<V1CustomRes
  * The objects that the Flux Operator applies for a Flux version: its CRDs, roles, policies and the deployments of four
  * controllers.
  *
- * @param range a version such as `2.9.5`, or a range such as `2.x`, of which the newest is taken, as the operator does
+ * @param range a version such as `2.9.5`, or a range such as `2.x`, whose newest version is taken, as in the operator
  * @throws when the operator's module has no such version.
  */
 export async function fluxDistribution(range: string): Promise<KubernetesObject[]> {
@@ -147,15 +147,15 @@ function compareVersions(one: string, other: string): number {
   return one.localeCompare(other, "en", { numeric: true });
 }
 
-/** A chart as its Go module carries it. */
+/** A chart in the form of its Go module. */
 export interface UpstreamChart {
   /** Absolute path of the chart. */
   readonly directory: string;
-  /** Charts that it depends on and that are not in the module; they are taken out of its `Chart.yaml`. */
+  /** Charts that it depends on and that the module lacks; its `Chart.yaml` loses them. */
   readonly absent: readonly { readonly name: string; readonly condition?: string }[];
 }
 
-/** A component's Helm chart, versioned as the module is. @throws as {@link upstreamFiles} does. */
+/** A component's Helm chart, with the version of the module. @throws as {@link upstreamFiles} does. */
 export async function upstreamChart(component: ChartComponent): Promise<UpstreamChart> {
   const root = chartPaths[component];
   const module = modules[component];
@@ -166,7 +166,7 @@ export async function upstreamChart(component: ChartComponent): Promise<Upstream
     (files) => {
       const manifest = `${root}Chart.yaml`;
       const chart = parseDocument(new TextDecoder().decode(files.get(manifest)));
-      // cert-manager's own build fills its versions in; the template holds none, or a placeholder.
+      // cert-manager's own build fills its versions in; the template has no version, or a placeholder.
       if (component === "cert-manager")
         for (const key of ["version", "appVersion"]) chart.set(key, pinnedModule(module).version);
       const { dependencies = [] } = chart.toJS() as { dependencies?: { name: string; condition?: string }[] };
@@ -205,12 +205,12 @@ function pinnedModule(module: string): PinnedModule {
   );
 }
 
-/** Where a selection is kept; its parts cannot be mistaken for each other. */
+/** The path of a selection in the cache; its parts cannot be confused. */
 function cachePath(module: string, version: string, selection: string): string {
   return join(cacheDirectory(), "upstream", `${module.replaceAll("/", "_")}@${version}`, selection);
 }
 
-/** The parsed YAML documents of the selected files. Kept as JSON, which is read 50 times as fast. */
+/** The parsed YAML documents of the selected files. Kept as JSON, which loads 50 times as fast. */
 async function objects(
   module: string,
   selection: string,
@@ -231,7 +231,7 @@ async function objects(
   return JSON.parse(await readFile(cached, "utf8")) as KubernetesObject[];
 }
 
-/** The directory that holds the selected files, passed through `edit` when they are first written. */
+/** The directory of the selected files, which `edit` changes when they are first written. */
 async function extracted(
   module: string,
   selection: string,
@@ -255,7 +255,7 @@ async function extracted(
   return directory;
 }
 
-/** Reads files out of a module's zip, downloading it first where needed. */
+/** Reads files out of a module's zip, and downloads the zip first if needed. */
 async function readModule(
   module: string,
   selection: string,
@@ -264,7 +264,7 @@ async function readModule(
   const { goModule, version } = pinnedModule(module);
   const { zip, sum } = await download(module, version, goModule.directory);
   const expected = goModule.sums.get(`${module} ${version}`);
-  // Go checks this too, but not for a module that asks for a newer Go.
+  // Go checks this too, but not for a module that requires a newer Go.
   if (sum !== expected)
     throw new Error(
       `Reading module ${module} ${version}: its checksum is ${sum}, and ${goModule.directory}/go.sum ` +
@@ -294,10 +294,10 @@ interface Download {
 async function download(module: string, version: string, cwd: string): Promise<{ zip: string; sum: string }> {
   const run = promisify(execFile)("go", ["mod", "download", "-json", `${module}@${version}`], {
     cwd,
-    // A module that asks for a newer Go is only read, never compiled: no reason to download that Go.
+    // A module that requires a newer Go is only read, never compiled, so that Go is not downloaded.
     env: { ...goEnvironment(process.env), GOTOOLCHAIN: "local" },
   });
-  // Go answers in JSON even where it fails.
+  // Go answers in JSON even if it fails.
   const { stdout, message } = await run.then(
     ({ stdout }) => ({ stdout, message: "" }),
     (error: unknown) => {

@@ -3,15 +3,15 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { run } from "../../tools/command";
 
-/** What the lifecycles ask of SOPS and age. Plain text crosses process borders by standard input only. */
+/** The calls of the lifecycles to SOPS and age. Plain text passes between processes on standard input only. */
 export interface Sops {
-  /** Encrypts the values of a Secret manifest. `path` says which file it is, for error messages. */
+  /** Encrypts the values of a Secret manifest. `path` names the file in error messages. */
   encrypt(manifest: string, path: string, recipients: readonly string[]): Promise<string>;
   /** Decrypts a file's content and checks its MAC. */
   decrypt(content: string, path: string, identity: string): Promise<string>;
-  /** The recipients (`age1…`) of an identity file: one for each identity in it. */
+  /** The recipients (`age1…`) of an identity file: one for each identity in the file. */
   recipients(identity: string): Promise<string[]>;
-  /** Makes a new identity, in memory alone. */
+  /** Makes a new identity, only in memory. */
   keygen(): Promise<string>;
   /** Makes a new identity file, mode 0600, and returns its content. */
   generate(file: string): Promise<string>;
@@ -35,13 +35,13 @@ export class SopsCli implements Sops {
     return run(
       "sops",
       [
-        // The rules are for what is encrypted; broken ones would be taken for a broken file.
+        // Rules matter only for encryption; SOPS would report broken rules as a broken file.
         ...["--config", "/dev/null", "decrypt"],
         ...["--input-type", "yaml", "--output-type", "yaml", "--filename-override", path],
       ],
       {
         input: content,
-        // This identity alone: sops would also try the key files and SSH keys of the user.
+        // Only this identity: sops would also try the key files and SSH keys of the user.
         env: {
           SOPS_AGE_KEY: identity,
           HOME: "/nonexistent",
@@ -67,13 +67,13 @@ export class SopsCli implements Sops {
 }
 
 /**
- * Asks SOPS which of some patterns a file belongs to. They are Go's regular expressions, and SOPS compiles none behind
- * the first that matches.
+ * Asks SOPS which of some patterns a file belongs to. Patterns are Go's regular expressions, and SOPS compiles no
+ * pattern after the first match.
  *
- * The program does not tell the rule that it takes, but it writes a rule's `encrypted_regex` into what it encrypts: here
- * that is the number of the pattern. Source: `parseCreationRuleForFile` in getsops/sops, config/config.go.
+ * The program does not print the matching rule, but it writes the rule's `encrypted_regex` into its output. Here that
+ * is the number of the pattern. Source: `parseCreationRuleForFile` in getsops/sops, config/config.go.
  *
- * @param patterns each the `path_regex` of a rule; an empty one is for every file
+ * @param patterns each the `path_regex` of a rule; an empty pattern matches every file
  * @param path as seen from the directory of the rules
  * @returns the index of the pattern; -1 when none matches
  * @throws Error when SOPS cannot compile a pattern
@@ -86,7 +86,7 @@ export async function firstMatch(patterns: readonly string[], path: string): Pro
     const rules = patterns.map((pattern, index) => ({
       ...(pattern === "" ? {} : { path_regex: pattern }),
       encrypted_regex: `^${index}$`,
-      // Nothing is encrypted for it.
+      // Nothing is encrypted for this recipient.
       age: "age1zcm96q648wghlgrurszthl284u9vnx67rq8h2zp9l32ye0dtv36qc3q9ev",
     }));
     await writeFile(config, JSON.stringify({ creation_rules: rules }));

@@ -1,25 +1,25 @@
 import { parseAllDocuments, stringify } from "yaml";
 import type { Manifest } from "../kubernetes/client";
 
-/** A Secret manifest as it stands in an `*.enc.yaml` file. */
+/** A Secret manifest as an `*.enc.yaml` file has it. */
 export interface SecretFile extends Manifest {
   readonly data?: Readonly<Record<string, string>>;
   readonly stringData?: Readonly<Record<string, string>>;
   readonly sops?: { readonly age?: readonly { readonly recipient: string }[] };
 }
 
-/** What a Secret holds: key → a text, or bytes as they are. */
+/** The values of a Secret: key → a text, or bytes as they are. */
 export type SecretValues = Readonly<Record<string, string | Uint8Array>>;
 
-/** Whether a path is that of an encrypted file. */
+/** Whether a path belongs to an encrypted file. */
 export function isSecretPath(path: string): boolean {
   return path.endsWith(".enc.yaml");
 }
 
 /**
- * The objects of a file: one for each YAML document that holds something. SOPS encrypts all documents of a file.
+ * The objects of a file: one for each YAML document with content. SOPS encrypts all documents of a file.
  *
- * @throws Error when the text is no YAML
+ * @throws Error when the text is not YAML
  */
 export function objectsIn(content: string): SecretFile[] {
   return parseAllDocuments(content, { logLevel: "error" }).flatMap((document) => {
@@ -35,7 +35,7 @@ export function secretsIn(content: string): SecretFile[] {
   return objectsIn(content).filter(({ kind }) => kind === "Secret");
 }
 
-/** Whether SOPS encrypted the file; one that is not is a shape whose values the stack generates. */
+/** Whether SOPS encrypted the file; a file in plain text is a shape whose values the stack generates. */
 export function isEncrypted(content: string): boolean {
   return objectsIn(content).some(({ sops }) => sops !== undefined);
 }
@@ -43,7 +43,7 @@ export function isEncrypted(content: string): boolean {
 /** The age recipients that an encrypted file names. */
 export function recipientsOf(content: string): string[] {
   const [sops] = objectsIn(content).flatMap((object) => object.sops ?? []);
-  // In a file that was changed by hand it may be anything.
+  // In a file that was changed by hand, this may be anything.
   const age: unknown = sops?.age;
   return Array.isArray(age) ? (age as { recipient: string }[]).map(({ recipient }) => recipient) : [];
 }
@@ -64,7 +64,7 @@ export function valuesIn(content: string): Record<string, string> {
 }
 
 /**
- * The file with values in place of what its Secrets hold, not yet encrypted: never write it to disk.
+ * The file with new values for its Secrets, not yet encrypted: never write it to disk.
  *
  * @param values one for each of `secretKeys`; Secrets of one file that have the same key have the same value
  * @throws Error when a value is missing
@@ -104,8 +104,9 @@ function filled(file: SecretFile, values: Readonly<Record<string, string>>): str
 /**
  * A Secret manifest in plain text: never write it to disk, unless its values are empty.
  *
- * A value with spaces, lines or odd characters stands in `data`, as base64: what SOPS prints of some texts, such as
- * "!!str x" or one that starts with a tab, is not what they were. So do bytes, which need be no text.
+ * A value with spaces, lines or unusual characters becomes base64 in `data`, because SOPS changes some texts when it
+ * prints them, such as "!!str x" or a text that starts with a tab. Bytes become base64 too, because they may not be
+ * text.
  */
 export function secretManifest(secret: {
   readonly name: string;
@@ -136,8 +137,8 @@ export function secretManifest(secret: {
 }
 
 /**
- * A manifest whose values are texts for every reader: SOPS takes a plain `2026-01-01` for a time, `0o17` for 15, and
- * what YAML counts among line breaks for a space.
+ * A manifest whose values are texts for every reader: SOPS reads a plain `2026-01-01` as a time, `0o17` as 15, and
+ * YAML's unusual line breaks as a space.
  */
 function asYaml(head: object, values: Readonly<Record<string, Readonly<Record<string, string>>>>): string {
   const plain = (key: string) =>

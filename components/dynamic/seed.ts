@@ -25,7 +25,7 @@ class SeedProvider implements dynamic.ResourceProvider<SeedInputs, SeedOutputs> 
     return (await lifecycle.exists(state)) ? { id, props: state } : {};
   }
 
-  /** Flux owns an applied seed; a seed runs again only for another cluster or another field manager. */
+  /** Flux owns an applied seed; only another cluster, namespace or field manager needs a new one. */
   diff(_id: string, olds: SeedOutputs, news: SeedInputs): Promise<dynamic.DiffResult> {
     return Promise.resolve({
       changes:

@@ -156,7 +156,7 @@ function randomValueIn(text: string): string | undefined {
   for (let match = hint.exec(text); match !== null; match = hint.exec(text)) {
     const start = text.lastIndexOf("\n", match.index) + 1;
     const end = lineEnd(match.index);
-    // The match for the next name of this line would be in the current text.
+    // The search below covers the other names of this line.
     hint.lastIndex = end;
     const line = text.slice(start, end);
     const found = [...line.matchAll(assignment)];

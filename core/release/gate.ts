@@ -270,7 +270,7 @@ export class GateLifecycle {
     const wanted = expected(inputs, target);
     const isHere = target.variables.artifact_repository === inputs.variables.artifact_repository;
     const requests = new Requests(this.api, this.clock);
-    /** The requests that count only when they are followed: key → the last request that was followed before. */
+    /** Members that count only after a request: key → the last request that the member had followed before. */
     let outdated = new Map<string, string>();
     const suspects = new Map<string, string>();
     let versions = before;

@@ -13,24 +13,24 @@ import { writeWhole } from "../../system/write";
 
 /** A Secret to add to a stack. */
 export interface NewSecret {
-  /** Of the Secret and its file: a DNS subdomain. */
+  /** The name of the Secret and its file: a DNS subdomain. */
   readonly name: string;
   /** Directory below `clusters/<cluster>`. */
   readonly layer: string;
   readonly namespace: string;
-  /** @default Opaque, which is not written down */
+  /** @default Opaque, which the file does not name */
   readonly type?: string;
-  /** What it holds, or how to ask for that once nothing else is wrong. */
+  /** Its values, or a function that asks for them after all other checks. */
   readonly values: SecretValues | (() => Promise<SecretValues>);
 }
 
-/** What the values of a Secret may take together, in bytes. Source: `MaxSecretSize` in k8s.io/api, core/v1/types.go */
+/** The largest size of all values of a Secret, in bytes. Source: `MaxSecretSize` in k8s.io/api, core/v1/types.go */
 const largest = 1024 ** 2;
 
-/** Where a new Secret goes, as it is found at one moment. */
+/** The place of a new Secret in the tree, as found at one moment. */
 interface Place {
   readonly config: PlatformConfig;
-  /** Of the file and of the kustomization.yaml, relative to the tree. */
+  /** The paths of the file and of the kustomization.yaml, relative to the tree. */
   readonly path: string;
   readonly list: string;
   readonly document: Document;
@@ -39,12 +39,12 @@ interface Place {
 }
 
 /**
- * Adds a Secret to a layer: its line in the kustomization.yaml, and its encrypted file. Values are in memory and in what
- * SOPS encrypted alone. A kill between the two leaves a line without a file, which the same call brings.
+ * Adds a Secret to a layer: its line in the kustomization.yaml, and its encrypted file. Plain values are only in
+ * memory. A kill between the two leaves a line without a file; the same call then adds the file.
  *
- * @param alone runs what reads and writes files while nobody else does; values are asked for outside of it
+ * @param alone runs the reads and writes of files while no other process does; values are asked for outside of it
  * @returns the files that were written, relative to the tree
- * @throws Error when it cannot be added; nothing is written then
+ * @throws Error when the Secret cannot be added; nothing is written then
  */
 export async function addSecret(
   store: SecretStore,
@@ -56,7 +56,7 @@ export async function addSecret(
   return alone(() => write(store, secret, values));
 }
 
-/** @throws Error when the Secret cannot be added, whatever its values are */
+/** @throws Error when the Secret cannot be added with any values */
 async function findPlace(store: SecretStore, secret: NewSecret): Promise<Place> {
   const { name, layer, namespace } = secret;
   const operation = operationOf(store, secret);
@@ -145,7 +145,7 @@ function initOf(store: SecretStore): string {
   return `Run "npx platform secrets init ${store.stack}"`;
 }
 
-/** The namespaces that the tree makes, for any stack, and those that every cluster has. */
+/** The namespaces that the tree makes, for any stack, and the namespaces of every cluster. */
 async function namespacesOf(tree: string): Promise<Set<string>> {
   const names = new Set(["default", "flux-system", "kube-system", "kube-public"]);
   for (const path of await readdir(tree, { recursive: true })) {
@@ -160,7 +160,7 @@ async function namespacesOf(tree: string): Promise<Set<string>> {
   return names;
 }
 
-/** What is wrong with the values of a Secret, and what to do. */
+/** The fault in the values of a Secret, and its remedy. */
 function wrongValues(values: SecretValues): string | undefined {
   const keys = Object.keys(values);
   if (keys.length === 0) return 'it has no values. Give it lines "key=value", or files with --from-file.';
@@ -181,15 +181,15 @@ export function isKey(text: string): boolean {
   return /^[-._a-zA-Z0-9]{1,253}$/.test(text) && text !== "." && !text.startsWith("..");
 }
 
-/** What is wrong with a key that is none, and what to do. */
+/** The fault in an invalid key, and its remedy. */
 export function noKey(text: string): string {
   return `"${text}" is no key. Take letters, digits, "-", "_" and ".".`;
 }
 
 /**
- * Reads lines `key=value`; a value goes on to the end of its line, whatever is in it.
+ * Reads lines `key=value`; a value is everything up to the end of its line.
  *
- * @throws Error naming the line, never what it holds
+ * @throws Error naming the line, never its content
  */
 export function parseValues(text: string): Record<string, string> {
   const values = new Map<string, string>();
@@ -207,11 +207,11 @@ export function parseValues(text: string): Record<string, string> {
 }
 
 /**
- * Reads values from files, byte for byte: what has more than one line, or is no text.
+ * Reads values from files, byte for byte: for values with several lines, or binary values.
  *
  * @param named each `key=path`, or a path whose last part is the key, as with `kubectl create secret --from-file`
- * @param directory that a relative path starts from
- * @throws Error naming the file that cannot be read, or the key that is there twice
+ * @param directory the start of relative paths
+ * @throws Error naming the file that cannot be read, or the key that appears twice
  */
 export async function readValues(named: readonly string[], directory: string): Promise<SecretValues> {
   const values = new Map<string, Uint8Array>();

@@ -10,21 +10,21 @@ import { checkChanges } from "./rewrite";
 import { isSecretPath, secretsIn } from "../../clients/sops/secret-file";
 import type { SecretStore } from "./store";
 
-/** What was looked at, and what is wrong with it. */
+/** The result of a check: its subjects and its findings. */
 export interface SecretsCheck {
-  /** One sentence each; none means that nothing is wrong. */
+  /** One sentence each; an empty list means that nothing is wrong. */
   readonly findings: readonly string[];
-  /** What was checked, and what could not be. */
+  /** The checked subjects, and the subjects that could not be checked. */
   readonly notes: readonly string[];
 }
 
-/** What Git knows of a tree and of what is beside it. */
+/** The result of the checks in Git for a tree and the rest of its repository. */
 export interface RepositoryCheck extends SecretsCheck {
-  /** Encrypted files of the tree that something else than SOPS changed, one sentence each. */
+  /** Encrypted files of the tree that another program than SOPS changed, one sentence each. */
   readonly changed: readonly string[];
 }
 
-/** How a repository is checked. */
+/** Options of the check of a repository. */
 export interface RepositoryOptions {
   /** A branch or commit to compare with. @default where the branch left the default branch */
   readonly base?: string;
@@ -36,23 +36,23 @@ function isBelow(path: string, directory: string): boolean {
   return directory === "" || path.startsWith(`${directory}/`);
 }
 
-/** Keys that were made up to be found: they open nothing. */
+/** Keys that tests expect to be found: they open nothing. */
 function isExample(path: string): boolean {
   return /(^|\/)test\/gitops\/invalid\//.test(path);
 }
 
 /**
- * Checks all that is known of the secrets of stacks: rules, recipients, form and encryption; that each stack's identity
- * opens every file of it and that their MACs hold, where the identity is here; and, once for each tree, that nothing
- * that nobody may know is in the artifact, in what its clusters make of it, in the repository, or in its history since a
- * base. A stack or a history that cannot be read is a finding.
+ * Checks everything that is known about the secrets of stacks: rules, recipients, form and encryption. If the identity
+ * of a stack is here, it must open every file of the stack, and the MACs must hold. Once for each tree, the check looks
+ * for secrets in plain text: in the artifact, in the objects of its clusters, in the repository, and in its history
+ * since a base. A stack or a history that cannot be read is a finding.
  */
 export async function checkSecrets(
   stores: readonly SecretStore[],
   options: RepositoryOptions = {},
 ): Promise<SecretsCheck> {
   const stacks: StackCheck[] = [];
-  // One after the other: each starts a process for each of its files.
+  // One stack after another: each check starts a process for each file.
   for (const store of stores) {
     const unreadable = (error: unknown): StackCheck => ({ ...nothing, visible: [(error as Error).message] });
     stacks.push(await checkStack(store).catch(unreadable));
@@ -76,7 +76,7 @@ interface StackCheck {
   /** Absolute path. */
   readonly tree?: string;
   readonly cluster: string;
-  /** What is wrong with what anybody can see of its files. */
+  /** The faults in its files that are visible without the identity. */
   readonly visible: readonly string[];
   /** The files that its identity does not open. */
   readonly unopened: readonly string[];
@@ -122,7 +122,7 @@ async function checkTree(
   };
 }
 
-/** What is wrong with what a cluster applies: objects that may not be released, and Secrets that it leaves out. */
+/** The faults in the objects that a cluster applies: objects that may not be released, and missing Secrets. */
 async function checkApplied(
   tree: string,
   cluster: string,
@@ -130,7 +130,7 @@ async function checkApplied(
 ): Promise<string[]> {
   const [{ findings, secrets }, files] = await Promise.all([
     checkCluster(tree, cluster, publicValues),
-    // What cannot be read is a finding of its own.
+    // A file that cannot be read is a finding of its own.
     readSecretFiles(tree, cluster).catch(() => new Map<string, string>()),
   ]);
   const unapplied = [...files].flatMap(([path, content]) =>
@@ -146,9 +146,8 @@ async function checkApplied(
 }
 
 /**
- * The findings of several checks, each once, from the check that says most of an encrypted file to the one that says
- * least: of such a file only the first that names it is heard. What is found in a file and in a commit is said with the
- * commit.
+ * The findings of several checks, each once. The check that says most about an encrypted file comes first, and only its
+ * finding is kept for that file. A finding in a file and in a commit is kept with the commit.
  */
 export function together(...checks: readonly (readonly string[])[]): string[] {
   const heard = new Set<string>();
@@ -163,17 +162,17 @@ export function together(...checks: readonly (readonly string[])[]): string[] {
   const committed = [...heard]
     .filter((finding) => commit.test(finding))
     .map((told) => told.replace(commit, "."));
-  // The artifact's paths begin in the tree, those of commits in the repository.
+  // The artifact's paths start in the tree, the paths of commits start in the repository.
   const isCommitted = (finding: string) =>
     committed.some((told) => told === finding || told.endsWith(`/${finding.replace(/^File /, "")}`));
   return [...heard].filter((finding) => !isCommitted(finding));
 }
 
 /**
- * Checks the repository of a tree: that nothing that nobody may know is beside the tree, which is checked as the
- * artifact, or in the history; and, with `strict`, that nothing but SOPS changed the tree's encrypted files, in the
- * commits since a base and in the work tree. `pulumi up` does not do this: a file beside the tree must not keep a
- * cluster from its recovery. A tree in no repository has nothing wrong.
+ * Checks the repository of a tree: no secret is in plain text in the history or in files outside the tree (the check of
+ * the artifact covers the tree). With `strict`, only SOPS changed the tree's encrypted files, in the commits since a
+ * base and in the work tree. `pulumi up` does not do this: a file outside the tree must not block the recovery of a
+ * cluster. A tree without a repository has no finding.
  *
  * @param tree absolute path
  * @throws Error when `base` is named and not available, or when Git refuses to answer
@@ -196,7 +195,7 @@ export async function checkRepository(
     checkHistory(repository, base, isCompared),
   ]);
   const committed = history?.changes ?? [];
-  // What is staged may be another version than what stands in the work tree: either may be the wrong one.
+  // The staged version may differ from the version in the work tree: either may be the wrong one.
   const changed = [[], staged].flatMap((more) => [
     ...checkChanges([...committed, ...unstaged, ...more]).values(),
   ]);
@@ -222,7 +221,7 @@ async function checkHistory(
   return { since, ...(await scanHistory(repository, since, isExample, isEncrypted)) };
 }
 
-/** What of the history was looked at. Whether a shallow clone has what is asked for, nobody can tell. */
+/** The checked part of the history. Nobody can tell whether a shallow clone has all of it. */
 async function notesOfHistory(
   repository: string,
   history: (HistoryScan & { since: string }) | undefined,

@@ -10,16 +10,16 @@ import type { SecretStore } from "./store";
 
 /** File systems in memory. Source: linux/magic.h, TMPFS_MAGIC and RAMFS_MAGIC */
 const inMemory: readonly number[] = [0x01021994, 0x858458f6];
-/** What `sops edit` ends with when nothing was changed. Source: getsops/sops, cmd/sops/codes/codes.go */
+/** The exit code of `sops edit` when nothing was changed. Source: getsops/sops, cmd/sops/codes/codes.go */
 const unchanged = 200;
 
 /**
- * Opens an encrypted file in the user's editor. The plain text is in a directory in memory, of this user alone, while
- * the editor runs; it is gone as soon as this process, SOPS and the editor are, however they end.
+ * Opens an encrypted file in the user's editor. While the editor runs, the plain text is in a directory in memory, for
+ * this user alone. The plain text disappears when this process, SOPS and the editor have ended, in any way.
  *
  * @param file as the user names it: relative to the working directory or the tree, or absolute
  * @returns the file's path relative to the tree
- * @throws Error when there is no file system in memory, the file is none of the stack's, or what was written is wrong
+ * @throws Error when there is no file system in memory, the stack has no such file, or the new content is wrong
  */
 export async function editSecret(
   store: SecretStore,
@@ -81,9 +81,9 @@ function sopsEdit(
   scratch: ScratchDirectory,
   env: NodeJS.ProcessEnv,
 ): Promise<number> {
-  // The editor gets the user's variables. Those of SOPS would add keys and services of the user's own.
+  // The editor gets the user's variables, without those of SOPS, which would add the user's own keys and services.
   const own = Object.entries(env).filter(([name]) => !name.startsWith("SOPS_"));
-  // The identity is SOPS's alone: an editor hands its environment on to whatever it starts.
+  // Only SOPS gets the identity: an editor passes its environment to every program that it starts.
   const editor = `env -u SOPS_AGE_KEY ${[env.SOPS_EDITOR, env.EDITOR].find(Boolean) ?? "vi"}`;
   return onTerminal("sops", ["edit", file], {
     env: {

@@ -32,15 +32,15 @@ export async function readSecretFiles(tree: string, cluster: string): Promise<Ma
   return files;
 }
 
-/** Which secrets a stack makes up itself; see `PlatformConfig.sops.generate`. */
+/** The choice of the secrets that a stack generates itself; see `PlatformConfig.sops.generate`. */
 export type Generate = "none" | "empty" | "all";
 
-/** Whether the values of a file are the stack's to make up. An encrypted file is never empty. */
+/** Whether the stack generates the values of a file. An encrypted file is never empty. */
 export function isGenerated(content: string, generate: Generate): boolean {
   return generate === "all" || (generate === "empty" && !isEncrypted(content));
 }
 
-/** The files of `readSecretFiles` whose values the stack makes up. */
+/** The files of `readSecretFiles` whose values the stack generates. */
 export async function readGeneratedFiles(
   tree: string,
   cluster: string,

@@ -5,14 +5,14 @@ import { encryptedRegex } from "./rules";
 import { objectsIn, type SecretFile } from "../../clients/sops/secret-file";
 
 /**
- * Checks what anybody can see of an `*.enc.yaml` file: that it holds Secrets, each in a document of its own, and that
- * their values are encrypted. What else SOPS and kubectl write is theirs, such as `metadata.creationTimestamp: null` or
- * `mac_only_encrypted`; whether it is whole, `sops decrypt` says. Each finding is one sentence with operation, subject,
- * cause and remedy.
+ * Checks the parts of an `*.enc.yaml` file that are visible without the identity: the file holds Secrets, each in a
+ * document of its own, and their values are encrypted. SOPS and kubectl may write other fields, such as
+ * `metadata.creationTimestamp: null` or `mac_only_encrypted`. `sops decrypt` checks whether the file is complete. Each
+ * finding is one sentence with operation, subject, cause and remedy.
  *
  * @param path relative to the tree
- * @param generate what the stack makes up: with anything but "none", a file may be one that is not encrypted
- * @param stack whose file it is. @default "<name>", as in the help
+ * @param generate the secrets that the stack generates: with another value than "none", a file may be in plain text
+ * @param stack the owner of the file. @default "<name>", as in the help
  */
 export function checkForm(path: string, content: string, generate: Generate, stack = "<name>"): string[] {
   const operation = `Checking ${path} failed:`;
@@ -51,15 +51,15 @@ export function checkForm(path: string, content: string, generate: Generate, sta
 }
 
 /**
- * Checks how an encrypted file is encrypted: with a MAC, with age alone, and nothing but its values. A file that breaks
- * this may still open: it is for reviews, and keeps no cluster from its recovery.
+ * Checks the encryption of a file: with a MAC, with age alone, and of its values alone. A file with such a fault may
+ * still open: the finding is for reviews, and does not block the recovery of a cluster.
  */
 export function checkEncryption(path: string, content: string): string[] {
   const operation = `Checking ${path} failed:`;
   const objects = objectsIn(content);
   const [metadata] = objects.flatMap((object) => ("sops" in object ? [object.sops] : []));
   if (metadata === undefined) return [];
-  // In a file that was changed by hand it may be anything.
+  // In a file that was changed by hand, this may be anything.
   const changed: unknown = metadata;
   const sops = (changed ?? {}) as Readonly<Record<string, unknown>>;
   const foreign = Object.entries(sops).filter(
@@ -115,7 +115,7 @@ function isSealed(value: unknown): boolean {
   return typeof value === "string" && /^ENC\[AES256_GCM,data:[^\]]+\]$/.test(value);
 }
 
-/** SOPS leaves alone what holds nothing. */
+/** SOPS leaves empty values alone. */
 function isEmpty(value: unknown): boolean {
   return value === "" || value === null;
 }

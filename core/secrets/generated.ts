@@ -13,11 +13,11 @@ type Values = Readonly<Record<string, Readonly<Record<string, string>>>>;
 export interface GeneratedInputs {
   /** Path → the file as committed: a Secret with empty values. */
   readonly files: Readonly<Record<string, string>>;
-  /** A new value for each key of each file, for those that nobody has yet. A secret input. */
+  /** A new value for each key of each file, for keys that have no value yet. A secret input. */
   readonly values: Values;
   /** age recipients, `age1…`. */
   readonly recipients: readonly string[];
-  /** The stack's age identity, which opens what was generated before. A secret input. */
+  /** The stack's age identity, which opens the values of earlier runs. A secret input. */
   readonly identity: string;
   /** Repository of the artifacts, as this machine reaches it: `host[:port]/path`. */
   readonly repository: string;
@@ -25,30 +25,31 @@ export interface GeneratedInputs {
   readonly insecure: boolean;
   /** The tag that the cluster follows. */
   readonly channel: string;
-  /** Of the cluster that holds the Secrets. A secret input. */
+  /** The kubeconfig of the cluster that holds the Secrets. A secret input. */
   readonly kubeconfig: string;
   /** `platform:sops.valuesRevision`: with another number than the last run's, every value is new. */
   readonly revision: number;
 }
 
-/** The encrypted files, which may be shown to anybody. */
+/** The encrypted files, which are not secret. */
 export interface GeneratedOutputs {
   /** Path → content, encrypted with SOPS. */
   readonly encrypted: Readonly<Record<string, string>>;
-  /** SHA-256 of files, values and recipients; the values themselves are not kept. */
+  /** SHA-256 of files, values and recipients; the state does not keep the values. */
   readonly fingerprint: string;
-  /** The input; a state from before it was kept has none. */
+  /** The input; a state from an older version has none. */
   readonly revision?: number;
 }
 
-/** Looks up the values of files, by their paths; what it does not have, it leaves out. */
+/** Looks up the values of files, by their paths; the result leaves out unknown values. */
 type Source = (paths: readonly string[]) => Promise<Values>;
 
 /**
  * Encrypts generated values into files of the committed shape; plain text never touches the disk.
  *
- * A value that is in force stays: databases on volumes keep their passwords, whatever happens to Pulumi's state. It is
- * looked up in the state, in the artifact that was last Ready, in the one that the channel serves, and in the cluster.
+ * A value in use stays in use: databases on volumes keep their passwords, even after the loss of Pulumi's state. The
+ * lifecycle looks for the value in the state, in the last Ready artifact, in the artifact of the channel, and in the
+ * cluster.
  */
 export class GeneratedLifecycle {
   constructor(
@@ -57,7 +58,7 @@ export class GeneratedLifecycle {
     private readonly api: Pick<KubernetesApi, "get" | "list">,
   ) {}
 
-  /** @throws Error when registry or cluster does not answer: nobody knows then which values are in force */
+  /** @throws Error when registry or cluster does not answer: the values in use are then unknown */
   async create(inputs: GeneratedInputs): Promise<GeneratedOutputs> {
     const inForce = await this.inForce(inputs, this.released(inputs));
     const count = Object.values(inForce).flatMap((values) => Object.keys(values)).length;
@@ -94,7 +95,7 @@ export class GeneratedLifecycle {
     };
   }
 
-  /** The values that any of the sources has, of the first that has them. */
+  /** The values of all sources; for each value, the first source that has it counts. */
   private async inForce({ files }: GeneratedInputs, sources: readonly Source[]): Promise<Values> {
     const found: Record<string, Record<string, string>> = {};
     const lacks = ([path, content]: [string, string]) =>
@@ -113,7 +114,7 @@ export class GeneratedLifecycle {
     return found;
   }
 
-  /** What the registry and the cluster have. */
+  /** The values that the registry and the cluster have. */
   private released(inputs: GeneratedInputs): readonly Source[] {
     const { repository, channel } = inputs;
     const tagged =
@@ -132,7 +133,7 @@ export class GeneratedLifecycle {
     return [tagged(readyTag(channel)), tagged(channel), applied];
   }
 
-  /** The values of encrypted files. A file for an identity that was lost has none that anybody can read. */
+  /** The values of encrypted files. A file for a lost identity has no readable values. */
   private async open(
     { identity }: GeneratedInputs,
     files: Readonly<Record<string, string>>,
@@ -146,7 +147,7 @@ export class GeneratedLifecycle {
     return Object.fromEntries(await Promise.all(opened));
   }
 
-  /** The values of a file's Secrets as the cluster has them. */
+  /** The values of a file's Secrets in the cluster. */
   private async valuesInCluster(content: string): Promise<Readonly<Record<string, string>>> {
     const secrets = secretsIn(content).map(async ({ apiVersion, kind, metadata: { name, namespace } }) => {
       const named =

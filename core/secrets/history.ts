@@ -6,22 +6,22 @@ import { run } from "../../tools/command";
 import { notASecret } from "../leaks/leaks";
 import type { Change, Version } from "./rewrite";
 
-/** Files larger than this hold no text that somebody wrote, in bytes. */
+/** Files larger than this hold no text of a human author, in bytes. */
 const largest = 5 * 1024 ** 2;
 
-/** How many files are open, and how many blobs one process reads: as many of the largest as `run` takes. */
+/** The number of open files, and of blobs that one process reads: as many of the largest as `run` takes. */
 const atOnce = 50;
 
-/** What a check of a repository found, and what it looked at. */
+/** The result of the check of a repository: findings and subjects. */
 export interface Scan {
   readonly findings: readonly string[];
-  /** How many files, or versions of files, were read. */
+  /** The number of files, or versions of files, that the check read. */
   readonly files: number;
 }
 
-/** What a check of a repository's commits found. */
+/** The result of the check of a repository's commits. */
 export interface HistoryScan extends Scan {
-  /** What they did to encrypted files, from first to last. */
+  /** The changes of encrypted files in the commits, from first to last. */
   readonly changes: readonly Change[];
 }
 
@@ -29,7 +29,7 @@ export interface HistoryScan extends Scan {
  * Looks for plain Secrets, keys and tokens in every file of a repository that Git has or would take.
  *
  * @param repository absolute path
- * @param expected whether a path holds made-up secrets, which are there to be found
+ * @param expected whether a path holds secrets of tests, which may be found
  */
 export async function scanFiles(repository: string, expected: (path: string) => boolean): Promise<Scan> {
   const args = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
@@ -43,7 +43,7 @@ export async function scanFiles(repository: string, expected: (path: string) => 
   return { findings, files: paths.length };
 }
 
-/** One that was deleted, and not yet in a commit, is in the history alone; where a link leads is not in Git. */
+/** A deleted file that no commit records is only in the history; Git does not have the target of a link. */
 async function readText(file: string): Promise<string> {
   try {
     const entry = await lstat(file);
@@ -54,10 +54,10 @@ async function readText(file: string): Promise<string> {
 }
 
 /**
- * Where a branch left the default branch.
+ * The commit at which a branch left the default branch.
  *
  * @param base the branch to compare with. @default the remote's default branch, or `main` or `master`
- * @returns undefined when nothing is named and there is none
+ * @returns undefined when `base` is not set and there is no default branch
  * @throws Error when `base` is named and not available
  */
 export async function mergeBase(repository: string, base?: string): Promise<string | undefined> {
@@ -76,7 +76,7 @@ export async function mergeBase(repository: string, base?: string): Promise<stri
   return undefined;
 }
 
-/** What may be the default branch, of those that are there. */
+/** Possible default branches, of those that exist. */
 async function defaultBranches(git: (...args: string[]) => Promise<string>): Promise<string[]> {
   const names = ["remotes/origin/HEAD", "remotes/origin/main", "heads/main", "heads/master"];
   const refs = names.map((name) => `refs/${name}`);
@@ -84,7 +84,7 @@ async function defaultBranches(git: (...args: string[]) => Promise<string>): Pro
   return refs.filter((ref) => there.includes(ref));
 }
 
-/** A file in a commit, as Git tells it: `older` and `newer` are names of blobs. */
+/** A file in a commit, as Git prints it: `older` and `newer` are names of blobs. */
 interface Row {
   readonly path: string;
   readonly older: string;
@@ -101,7 +101,7 @@ interface Commit {
 
 /**
  * Looks for plain Secrets, keys and tokens in every version of a file, and every message, of the commits since `base`,
- * and reads what they did to encrypted files.
+ * and collects the changes of encrypted files.
  *
  * @param base a commit that is trusted
  * @param expected as for `scanFiles`
@@ -128,14 +128,14 @@ export async function scanHistory(
     ...["log", `--format=${mark}%H %P%n%B`, "--no-show-signature", "--reverse", "--topo-order", "-z"],
     ...["--raw", "--no-abbrev", "--no-renames", "--diff-merges=separate", "--root", range],
   ]);
-  // Git lists what no commit up to the base has; only a diff says which files of a commit it is.
+  // Git lists the objects that no commit up to the base has; only a diff shows their commits and files.
   const fresh = new Set(objects.split("\n"));
   const commits = commitsOf(log, mark);
   const made = new Map<string, { id: string; path: string; commit: string }>();
   for (const { hash, rows } of commits) {
     for (const { newer: id, path } of rows) {
       const version = `${id} ${path}`;
-      // The first commit that had it is the one that made it.
+      // The first commit that has the blob is the commit that made it.
       if (!fresh.has(id) || expected(path) || made.has(version)) continue;
       made.set(version, { id, path, commit: hash });
     }
@@ -163,7 +163,7 @@ export async function scanHistory(
   };
 }
 
-/** A version of a file with the marks that its newest version has: what is in a commit already can be marked no more. */
+/** A version of a file with the marks of its newest version: a user cannot add marks to a version in a commit. */
 function markedAs(newest: string, text: string): string {
   if (!newest.includes(notASecret)) return text;
   const marked = newest.split("\n").filter((line) => line.includes(notASecret));
@@ -177,8 +177,8 @@ function markedAs(newest: string, text: string): string {
 }
 
 /**
- * What is not yet in a commit of encrypted files: what is staged and changed again, and what stands in the work tree,
- * each compared with HEAD.
+ * The uncommitted changes of encrypted files: staged files that were changed again, and files in the work tree, each
+ * compared with HEAD.
  *
  * @param encrypted whether a path is that of an encrypted file
  */
@@ -194,7 +194,7 @@ export async function uncommitted(
   const [, head = ""] = /^# branch\.oid (\S+)$/m.exec(status.replaceAll("\0", "\n")) ?? [];
   const staged: Change[] = [];
   const unstaged: Change[] = [];
-  // Source: git-status(1), "Porcelain Format Version 2": a changed entry, an unmerged one, one that Git does not have.
+  // Source: git-status(1), "Porcelain Format Version 2": a changed entry, an unmerged entry, an untracked file.
   const form = /^(?:1 (..) \S+ (?:\d+ ){3}(\w+) (\w+)|u .. \S+ (?:\d+ ){4}\w+ (\w+) (\w+)|\?) ([^]+)$/;
   for (const entry of status.split("\0")) {
     const [, state = "", old = "", index = "", ours = "", theirs = "", path = ""] = form.exec(entry) ?? [];
@@ -213,7 +213,7 @@ export async function uncommitted(
 
 type Git = (args: readonly string[], input?: string) => Promise<string>;
 
-/** Git tells a merge once for each parent that it differs from. */
+/** Git lists a merge once for each parent that it differs from. */
 function commitsOf(log: string, mark: string): Commit[] {
   const commits = new Map<string, Commit>();
   for (const told of log.split(mark).slice(1)) {
@@ -235,10 +235,10 @@ function commitsOf(log: string, mark: string): Commit[] {
 /**
  * The changes of encrypted files in a commit; their texts are names of blobs.
  *
- * A merge is compared with all of its parents (`--diff-merges=separate`). What is as one parent has it came from there,
- * and was checked there: compared with the others it may be anything, such as the file before somebody restored it. What
- * differs from every parent was made by the merge, and must follow from each of them: where Git joins the values of one
- * with the recipients of the other, it does.
+ * A merge is compared with all of its parents (`--diff-merges=separate`). A file that is the same as in one parent came
+ * from there, and was checked there. Compared with the other parents it may be anything, such as an earlier version
+ * that was restored. A file that differs from every parent was made by the merge, and must follow from each parent: it
+ * does if Git joined the values of one parent with the recipients of the other.
  */
 function changesOf({ hash, parents, rows }: Commit, encrypted: (path: string) => boolean): Change[] {
   const paths = [...new Set(rows.map(({ path }) => path))].filter(encrypted);
@@ -265,7 +265,7 @@ function blobsOf({ olders, newer }: Change): string[] {
 function withTexts({ path, olders, newer }: Change, texts: ReadonlyMap<string, string>): Change {
   return {
     path,
-    // What a shallow clone does not have is not there to be compared.
+    // A shallow clone cannot compare versions that it does not have.
     olders: olders.flatMap((version) => {
       const text = texts.get(version.text);
       return text === undefined ? [] : [{ ...version, text }];
@@ -274,7 +274,7 @@ function withTexts({ path, olders, newer }: Change, texts: ReadonlyMap<string, s
   };
 }
 
-/** Where there is no file, its blob is all zeros. */
+/** The blob of a missing file is all zeros. */
 function isBlob(id: string): boolean {
   return /[^0]/.test(id);
 }
@@ -283,7 +283,7 @@ function short(hash: string): string {
   return hash.slice(0, 7);
 }
 
-/** The content of blobs by id. A mark that nobody can know separates them, whatever is in them. */
+/** The content of blobs by id. A random mark separates them, because they may hold any text. */
 async function contents(ids: readonly string[], git: Git): Promise<Map<string, string>> {
   const texts = new Map<string, string>();
   const mark = randomUUID();
@@ -294,7 +294,7 @@ async function contents(ids: readonly string[], git: Git): Promise<Map<string, s
     );
     for (const part of text.split(`${mark} `).slice(1)) {
       const newline = part.indexOf("\n");
-      // Git ends each with a line break of its own.
+      // Git ends each blob with a line break of its own.
       texts.set(part.slice(0, newline), part.slice(newline + 1, -1));
     }
   }

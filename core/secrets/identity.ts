@@ -4,12 +4,12 @@ import { isEncrypted, recipientsOf } from "../../clients/sops/secret-file";
 import { run } from "../../tools/command";
 import type { Sops } from "../../clients/sops/client";
 
-/** What identifies a stack's age identity. Paths are absolute. */
+/** The inputs of a stack's age identity. Paths are absolute. */
 export interface IdentityInputs {
   readonly stack: string;
-  /** Where the identity is kept, outside the repository. */
+  /** The path of the identity file, outside the repository. */
   readonly file: string;
-  /** With anything but "none", an identity is made when there is none, and opens the secrets that are not made up. */
+  /** With another value than "none", a missing identity is made; it opens the secrets that are not generated. */
   readonly generate: Generate;
   /** The gitops tree, whose `*.enc.yaml` files of `cluster` the identity must open. */
   readonly tree: string;
@@ -62,14 +62,14 @@ export class IdentityLifecycle {
     return { ...state, identity, recipients: await this.sops.recipients(identity) };
   }
 
-  /** Whether anything but the place of files changed. */
+  /** Whether any input except the paths of files changed. */
   diff(olds: IdentityInputs, news: IdentityInputs): boolean {
     const source = ({ stack, file, generate, key, command }: IdentityInputs) =>
       JSON.stringify([stack, file, generate, key ?? "", command ?? []]);
     return source(olds) !== source(news);
   }
 
-  /** The identity as it stands in its source, comments left out; undefined when there is none. */
+  /** The identity from its source, without comments; undefined when there is none. */
   async load(inputs: IdentityInputs): Promise<string | undefined> {
     const identity = await this.source(inputs);
     return identity === undefined ? undefined : identityIn(identity);
@@ -94,7 +94,10 @@ export class IdentityLifecycle {
     }
   }
 
-  /** A password manager is the user's own and gets all variables. What it prints is kept in memory alone; what it says when it fails may hold anything. */
+  /**
+   * A password manager gets all variables of the user. Its output stays in memory; the message of its failure may hold
+   * anything.
+   */
   private async ask(stack: string, program: string, args: readonly string[]): Promise<string> {
     try {
       return await run(program, args, { env: this.env });
@@ -106,7 +109,7 @@ export class IdentityLifecycle {
     }
   }
 
-  /** Where the identity comes from: a name of a variable or setting, or the path of a file. */
+  /** The source of the identity: a name of a variable or setting, or the path of a file. */
   place({ generate, file, key = "", command = [] }: IdentityInputs): string {
     const { SOPS_AGE_KEY: own = "", SOPS_AGE_KEY_FILE: named = "" } = this.env;
     if (generate !== "none") return file;
@@ -169,8 +172,8 @@ export class IdentityLifecycle {
 }
 
 /**
- * The keys of a text, one a line: what stands around them, such as age-keygen's comments or what npm printed before a
- * key that was piped on, is no part of an identity.
+ * The keys of a text, one per line. Other lines, such as age-keygen's comments or npm's output before a piped key, are
+ * not part of an identity.
  */
 export function identityIn(text: string): string {
   const keys = text.match(/^[ \t]*AGE-(SECRET-KEY|PLUGIN)-[^\s]+/gm) ?? [];

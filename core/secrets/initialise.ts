@@ -2,7 +2,7 @@ import { isRecipient } from "../settings/schema";
 import { secretManifest } from "../../clients/sops/secret-file";
 import type { SecretStore } from "./store";
 
-/** What an environment's secrets start with. */
+/** Options of the first step of a stack's secrets. */
 export interface InitialiseOptions {
   /** Recipients to add: other people, other machines. @default none */
   readonly recipients?: readonly string[];
@@ -12,10 +12,10 @@ export interface InitialiseOptions {
 }
 
 /**
- * Makes a stack's identity where it has none, and makes settings, rules and files agree. What is right is left alone:
- * it may be called again at any time.
+ * Makes a stack's identity if it has none, and changes settings, rules and files so that they agree. Correct parts stay
+ * as they are: the function may be called again at any time.
  *
- * The recovery key may encrypt anew too: nobody else opens a file that was added before a rotation and merged after it.
+ * The recovery key may also encrypt: nobody else opens a file that was added before a rotation and merged after it.
  *
  * @throws Error when the identity cannot be made in its place or does not open what must be encrypted anew, or nobody
  *   can encrypt for a recipient; nothing is changed then, but for an identity that others must let in first
@@ -72,7 +72,7 @@ export async function initialise(store: SecretStore, options: InitialiseOptions)
       `${operation} it has a recovery key, ${recoveryRecipient}. Let it leave with "npx platform secrets rotate ${store.stack} --without ${recoveryRecipient}" first.`,
     );
   }
-  // A stack that makes all its values up encrypts for whatever its identity is.
+  // A stack that generates all its values encrypts for its current identity.
   const isWritten =
     sops.generate === "none" || current.length > 0 || added.length > 0 || showRecoveryKey !== undefined;
   const first = current.length > 0 ? current : own.filter((recipient) => recipient !== recoveryRecipient);
@@ -100,7 +100,7 @@ export async function initialise(store: SecretStore, options: InitialiseOptions)
   });
 }
 
-/** Why an `age1…` is not taken, and what to do. */
+/** The reason why an `age1…` is refused, and the remedy. */
 function noRecipient(text: string): string {
   return text.startsWith("age1pq1")
     ? `${text.slice(0, 20)}… is a post-quantum recipient, which is not supported here. Make an identity with "age-keygen", without -pq.`

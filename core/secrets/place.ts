@@ -7,7 +7,7 @@ import { checkEncryption, checkForm } from "./form";
 import { checkRules, type Readers, type RuledFiles } from "./rules";
 import { isSecretPath } from "../../clients/sops/secret-file";
 
-/** Whom the secrets of a stack are encrypted for, by its settings. */
+/** The recipients of the secrets of a stack, by its settings. */
 export function readersOf({ stack, gitops, sops }: PlatformConfig): Readers {
   const { generate, recipients = [], recoveryRecipient } = sops;
   return {
@@ -17,9 +17,9 @@ export function readersOf({ stack, gitops, sops }: PlatformConfig): Readers {
 }
 
 /**
- * Where the rules of a tree are: the nearest `.sops.yaml` above it, up to the top of its Git repository or to the
- * project, whichever is higher. What is above both is somebody else's; a tree may be a repository of its own below the
- * project, or lie deep in one that holds it.
+ * The place of the rules of a tree: the nearest `.sops.yaml` above it, up to the top of its Git repository or to the
+ * project, whichever is higher. A file above both has another owner. A tree may be a repository of its own below the
+ * project, or a deep directory of a repository that holds it.
  *
  * @param tree absolute path
  * @returns undefined when there is none
@@ -49,7 +49,7 @@ export async function secretPaths(tree: string): Promise<string[]> {
     .sort();
 }
 
-/** What rules say of the files of a tree. */
+/** The facts in the rules about the files of a tree. */
 export async function ruledFiles(
   tree: string,
   cluster: string,
@@ -60,10 +60,11 @@ export async function ruledFiles(
 }
 
 /**
- * What `pulumi up` checks of a stack's secret files before anything is made: their form, which the tree alone tells.
+ * The check of a stack's secret files in `pulumi up`, before the run makes anything: their form, which needs only the
+ * tree.
  *
  * @param tree absolute path
- * @returns the findings; none means that nothing is wrong with what anybody can see of the files
+ * @returns the findings; an empty list means that nothing visible without the identity is wrong
  * @throws Error when a file cannot be read or holds no Secret
  */
 export async function checkForms(tree: string, config: PlatformConfig): Promise<string[]> {
@@ -76,10 +77,10 @@ function formsOf(files: ReadonlyMap<string, string>, { generate, stack }: Reader
 }
 
 /**
- * What can be checked of the secrets of a stack without its identity: rules, recipients, form and encryption.
+ * The check of a stack's secrets that needs no identity: rules, recipients, form and encryption.
  *
  * @param tree absolute path
- * @returns the findings; none means that nothing is wrong with what anybody can see
+ * @returns the findings; an empty list means that nothing visible without the identity is wrong
  * @throws Error when a file cannot be read or holds no Secret
  */
 export async function checkSecretFiles(tree: string, readers: Readers): Promise<string[]> {

@@ -4,7 +4,7 @@ import { readersOf } from "./place";
 import { isEncrypted, recipientsOf } from "../../clients/sops/secret-file";
 import type { SecretStore } from "./store";
 
-/** How a stack is opened again. */
+/** Options of the recovery of a stack. */
 export interface RecoveryOptions {
   /** The offline recovery key, or any other identity that opens the stack's files. */
   readonly key: string;
@@ -12,22 +12,22 @@ export interface RecoveryOptions {
   readonly lost?: string;
   /** Releases the stack and resolves when every layer is Ready. */
   readonly release: () => Promise<void>;
-  /** Receives a line after each step, which is done for good. */
+  /** Receives a line after each finished step. */
   readonly tell: (line: string) => void;
 }
 
-/** A recovery under way, as the identity file notes it: public halves alone. */
+/** A recovery in progress, as the identity file notes it: only public keys. */
 interface Recovery {
   readonly from: string;
   readonly to: string;
 }
 
 /**
- * Gives a stack a new identity in place of a lost one, on a machine that has none: the files are encrypted anew for
- * it, the settings and rules name it, and a release brings it into Secret `sops-age`. The recovery key is read, used
- * and forgotten. After a kill the same call goes on where it was.
+ * Gives a stack a new identity in place of a lost one, on a machine that has none. The files are encrypted again for
+ * the new identity, the settings and rules name it, and a release brings it into Secret `sops-age`. The recovery key is
+ * read, used and forgotten. After a kill, the same call continues.
  *
- * @throws Error when the key does not open every file, or an identity is there; nothing is changed then
+ * @throws Error when the key does not open every file, or an identity exists; nothing is changed then
  */
 export async function recover(
   store: SecretStore,

@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from "node:util";
 import { parseDocument } from "yaml";
 
-/** An encrypted file as it stands in a commit. */
+/** An encrypted file in a commit. */
 export interface Version {
   readonly text: string;
   /** Relative to the repository. */
@@ -14,13 +14,13 @@ export interface Version {
 export interface Change {
   /** Relative to the repository. */
   readonly path: string;
-  /** What it was made of: none where there was no such file, several where a merge made something new of them. */
+  /** The versions before the change: none for a new file, several where a merge joined them. */
   readonly olders: readonly Version[];
-  /** undefined where it was deleted. */
+  /** undefined for a deleted file. */
   readonly newer?: string;
 }
 
-/** What is compared of an encrypted file. */
+/** The parts of an encrypted file that are compared. */
 interface Parsed {
   readonly sops?: {
     readonly mac?: unknown;
@@ -31,14 +31,13 @@ interface Parsed {
 }
 
 /**
- * Looks for encrypted files that something else than SOPS changed. A file that is again as it was is in order, whatever
- * a commit between did to it; one that SOPS wrote after something else did is not.
+ * Looks for encrypted files that another program than SOPS changed. A file with its old content again is in order, even
+ * if a commit between changed it. A file that SOPS wrote after a change by another program is not in order.
  *
- * A file that is new in its place is compared with the one of the same MAC that was there before, if there is one: it
- * was renamed.
+ * A new file is compared with a file of the same MAC that existed before, if there is one: it was renamed.
  *
  * @param changes from first to last
- * @returns path → one sentence with operation, subject, cause and remedy, for each file that is not as SOPS left it
+ * @returns path → one sentence with operation, subject, cause and remedy, for each file that another program changed
  */
 export function checkChanges(changes: readonly Change[]): Map<string, string> {
   const before = new Map<string, Version>();
@@ -72,30 +71,31 @@ export function checkChanges(changes: readonly Change[]): Map<string, string> {
 }
 
 /**
- * Whether SOPS can have made one version of a file out of another; what its MAC covers is checked by who decrypts the
- * newer.
+ * Whether SOPS can have made one version of a file out of another. The decryption of the newer version checks the
+ * values that its MAC covers.
  *
- * - A MAC of which cipher text and tag are new is one that SOPS made: it encrypts the MAC anew whenever it encrypts the
- *   file, and a change of any byte of the old one leaves one of the two. The initialisation vector may be the old one:
- *   SOPS keeps it for a text that it has decrypted at the same place, which for the MAC is the second of
- *   `lastmodified`, and `sops rotate` needs less than one. Sources in getsops/sops: `EncryptTree` in
+ * - SOPS made a MAC whose cipher text and tag are both new: SOPS encrypts the MAC again whenever it encrypts the file,
+ *   and a change of any byte of the old MAC leaves one of the two as it was. The initialisation vector may be the old
+ *   one: SOPS keeps it for a text that it has decrypted at the same place. For the MAC, that place is the second of
+ *   `lastmodified`, and `sops rotate` needs less than a second. Sources in getsops/sops: `EncryptTree` in
  *   cmd/sops/common/common.go, `Cipher.Encrypt` and its stash in aes/cipher.go.
- * - With the old MAC, SOPS writes a file for other recipients, and nothing else of it is other than it was:
+ * - SOPS keeps the old MAC only when it writes a file for other recipients, and then all other parts stay the same:
  *   `updateFile` in cmd/sops/subcommand/updatekeys/updatekeys.go encrypts no value.
- * - Every recipient's copy of the data key is the old one to the byte, or wholly new; all of them are new where the MAC
- *   is old. Sources: `UpdateMasterKeysWithKeyServices` in sops.go, which `rotate` and `updatekeys` call for all
+ * - Every recipient's copy of the data key is the same to the byte, or completely new. With the old MAC, every copy is
+ *   new. Sources: `UpdateMasterKeysWithKeyServices` in sops.go, which `rotate` and `updatekeys` call for all
  *   recipients, and `edit` and `set` for none.
  *
- * One thing that SOPS does is refused: a change of names or comments alone in the very second of `lastmodified`. It
- * leaves the MAC as it was, as the same change with another program does.
+ * One change by SOPS is refused: a change of names or comments alone in the very second of `lastmodified`. It leaves
+ * the MAC as it was, as the same change with another program does.
  */
 export function isSopsRewrite(older: string, newer: string): boolean {
   if (older === newer) return true;
   const [before, after] = [parsed(older), parsed(newer)];
-  // What was not encrypted, or was no YAML, says nothing; form and MAC of the newer are checked in any case.
+  // A version that was not encrypted, or was not YAML, proves nothing; the checks of form and MAC cover the newer
+  // version.
   if (before?.sops === undefined || before.sops === null) return true;
   if (after === undefined) return false;
-  // Not encrypted any more: whether it may be is a question of its form, unless something of SOPS is left in it.
+  // The newer version is plain: its form decides whether that is allowed, unless parts of SOPS are left in it.
   if (after.sops === undefined) return !newer.includes("ENC[AES256_GCM,");
   const [old, fresh] = [stanzasOf(before), stanzasOf(after)];
   const parts = old.flatMap((stanza) => partsOf(stanza.enc) ?? []);
@@ -116,7 +116,7 @@ interface Stanza {
   readonly enc?: unknown;
 }
 
-/** @returns undefined for what is no map, or no YAML that is right to the last tag */
+/** @returns undefined for a value that is not a map, or YAML with a wrong tag */
 function parsed(text: string): Parsed | undefined {
   try {
     const document = parseDocument(text, { logLevel: "silent" });
@@ -152,12 +152,12 @@ function sealOf(value: unknown): { data: string; tag: string } | undefined {
 }
 
 /**
- * What is random in an armored age file that holds a data key for one X25519 recipient: ephemeral share, wrapped file
- * key, header MAC and payload, of which the nonce is a part. Sources: https://c2sp.org/age (sections "Encrypted file
+ * The random parts of an armored age file that holds a data key for one X25519 recipient: ephemeral share, wrapped file
+ * key, header MAC and payload, which includes the nonce. Sources: https://c2sp.org/age (sections "Encrypted file
  * format", "The X25519 recipient type" and "ASCII armor", all base64 canonical); a data key is 32 bytes by
  * `GenerateDataKeyWithKeyServices` in getsops/sops, sops.go, which with nonce and tag makes 64.
  *
- * @returns undefined for what is no such file to the byte
+ * @returns undefined for a file of any other form
  */
 function partsOf(enc: unknown): string[] | undefined {
   if (typeof enc !== "string") return undefined;
@@ -172,7 +172,7 @@ function partsOf(enc: unknown): string[] | undefined {
   return parts.length > 0 && parts.slice(0, 3).every(isCanonical) ? parts : undefined;
 }
 
-/** By which a renamed file is known. */
+/** The key by which a renamed file is recognised. */
 function macLine(text: string): string | undefined {
   return /^\s+mac: (ENC\[.*)$/m.exec(text)?.[1];
 }

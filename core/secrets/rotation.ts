@@ -1,39 +1,39 @@
 import type { SecretStore } from "./store";
 
-/** How an identity is replaced. */
+/** Options of a rotation. */
 export interface RotationOptions {
   /** Releases the stack and resolves when every layer is Ready. @throws Error when it does not become Ready */
   readonly release: () => Promise<void>;
-  /** Receives a line after each step, which is done for good. */
+  /** Receives a line after each finished step. */
   readonly tell: (line: string) => void;
-  /** Also makes up the values of generated secrets anew. @default false */
+  /** Also gives generated secrets new values. @default false */
   readonly values?: boolean;
   /** Recipients that leave with the old identity, such as a person's. @default none */
   readonly without?: readonly string[];
 }
 
-/** A rotation under way, as the identity file notes it: public halves alone. */
+/** A rotation in progress, as the identity file notes it: only public keys. */
 interface Rotation {
-  /** What is replaced. */
+  /** The old recipient. */
   readonly from: readonly string[];
-  /** What replaces it. */
+  /** The new recipient. */
   readonly to: string;
   readonly without: readonly string[];
-  /** `valuesRevision` of the end. */
+  /** `valuesRevision` at the end of the rotation. */
   readonly values?: number;
 }
 
 /**
- * Replaces the identity of a stack, so that at any moment what is in the cluster opens what is released to it.
+ * Replaces the identity of a stack, so that at any moment the keys in the cluster open the released files.
  *
  * 1. The identity file holds the old key and the new one; settings, rules and files name both; release: Secret
  *    `sops-age` holds both keys before the files that need the new one arrive.
  * 2. Settings, rules and files name the new one alone, the old key leaves the identity file; release.
  *
- * Every step is one file written at once, and what is there says which step is next: after a kill the same call goes
- * on where it was. A release that was cut off is done again, which changes nothing where it was done.
+ * Every step replaces each file as a whole, and the files show which step is next: after a kill, the same call
+ * continues. A release that was interrupted is repeated, which changes nothing if it was complete.
  *
- * @throws Error when the identity cannot be replaced here, or a release fails; the same call goes on then
+ * @throws Error when the identity cannot be replaced here, or a release fails; then the same call continues later
  */
 export async function rotate(store: SecretStore, options: RotationOptions): Promise<void> {
   const { release, tell } = options;
@@ -44,7 +44,7 @@ export async function rotate(store: SecretStore, options: RotationOptions): Prom
   const identity = keys.map(({ key }) => `${key}\n`).join("");
   if (own.some((recipient) => from.includes(recipient))) {
     const before = (await store.config()).sops.recipients ?? [];
-    // Without recipients all files are generated, for whatever the identity file holds.
+    // Without recipients all files are generated, for the identity in the identity file.
     if (before.length === 0 || before.some((recipient) => from.includes(recipient))) {
       if (before.length > 0) {
         await agree(store, identity, tell, { recipients: before.includes(to) ? before : [...before, to] });
@@ -72,7 +72,7 @@ export async function rotate(store: SecretStore, options: RotationOptions): Prom
   tell(`rotated: the identity of stack "${store.stack}" is ${to}`);
 }
 
-/** The rotation that is under way, or a new one. */
+/** The rotation in progress, or a new one. */
 async function begin(store: SecretStore, options: RotationOptions): Promise<Rotation> {
   const { values = false, without = [], tell } = options;
   const operation = `Rotating the identity of stack "${store.stack}" failed:`;
@@ -131,7 +131,7 @@ async function begin(store: SecretStore, options: RotationOptions): Promise<Rota
   return rotation;
 }
 
-/** Makes settings, rules and files say the same; each of them is left alone where it does. */
+/** Makes settings, rules and files agree; each of them stays as it is if it is correct. */
 async function agree(
   store: SecretStore,
   identity: string,

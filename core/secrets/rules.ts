@@ -5,10 +5,10 @@ import { firstMatch } from "../../clients/sops/client";
 import type { Generate } from "./files";
 import { isEncrypted, recipientsOf } from "../../clients/sops/secret-file";
 
-/** What SOPS encrypts of a Secret: its values, and nothing by which it is known. */
+/** The part of a Secret that SOPS encrypts: its values, and none of the fields that identify it. */
 export const encryptedRegex = "^(data|stringData)$";
 
-/** Whom the secrets of a stack are encrypted for. */
+/** The recipients of the secrets of a stack. */
 export interface Readers {
   readonly stack: string;
   /** Directory below `clusters/`. */
@@ -29,11 +29,11 @@ export function needsRule({ recipients }: Readers): boolean {
   return recipients.length > 0;
 }
 
-/** The `*.enc.yaml` files of a tree, as the rules see them. */
+/** The `*.enc.yaml` files of a tree, relative to the rules. */
 export interface RuledFiles {
-  /** The tree as seen from the directory of the rules, `gitops`; empty for that directory itself. */
+  /** The path of the tree from the directory of the rules, `gitops`; empty for that directory itself. */
   readonly tree: string;
-  /** Path relative to the tree → content: the files of the stack that is checked. */
+  /** Path relative to the tree → content: the files of the checked stack. */
   readonly own: ReadonlyMap<string, string>;
   /** Paths relative to the tree: the files of all stacks. */
   readonly all: readonly string[];
@@ -47,13 +47,13 @@ interface Rule {
 }
 
 /**
- * The text of `.sops.yaml`: a rule for each stack that has recipients and secrets. Rules for other files than those of
- * the tree's clusters, comments and all else that is there stay. A new rule comes before those of others, since SOPS
- * takes the first that matches.
+ * The text of `.sops.yaml`: a rule for each stack that has recipients and secrets. Rules for files outside the tree's
+ * clusters, comments and all other content stay. A new rule comes before the rules of other owners, because SOPS takes
+ * the first match.
  *
- * @param tree as seen from the directory of the rules
- * @param before what is there. @default nothing
- * @throws Error when that is no YAML, or has something else than a list of rules
+ * @param tree the path of the tree from the directory of the rules
+ * @param before the current text. @default nothing
+ * @throws Error when that text is not YAML, or has no list of rules
  */
 export function renderRules(
   readers: readonly Readers[],
@@ -81,7 +81,7 @@ export function renderRules(
   const list = document.get("creation_rules");
   const items = isSeq(list) ? [...list.items] : [];
   const own = rules.flatMap((rule, index) => (isOwn(rule) ? [{ index, pattern: patternOf(rule) }] : []));
-  // The first rule for a cluster stays where it is; a second one for the same is never looked at.
+  // The first rule for a cluster keeps its place; SOPS never reads a second rule for the same cluster.
   const nodes = wanted.map((rule) => {
     const node = items[own.find(({ pattern }) => pattern === rule.path_regex)?.index ?? -1];
     if (!isMap(node)) return document.createNode(rule);
@@ -104,7 +104,7 @@ export function renderRules(
 /**
  * Reads `.sops.yaml`.
  *
- * @throws Error when it is no YAML, or has something else than a list of rules
+ * @throws Error when the text is not YAML, or has no list of rules
  */
 export function parseRules(text: string): Document {
   const document = parseDocument(text);
@@ -156,7 +156,7 @@ export async function checkRules(
     candidates[await firstMatch(candidates.map(patternOf), below(files.tree, path))];
   const own = new Map<string, Rule | undefined>();
   for (const path of files.own.keys()) own.set(path, await first(rules, path));
-  // Whatever rules of others stand before them, which are findings of their own.
+  // Even if rules of other owners come first, which are findings of their own.
   const ofTree = rules.filter(isForTree);
   const used = new Set<Rule | undefined>();
   for (const path of files.all) {
@@ -225,7 +225,7 @@ function checkRule(rule: Rule, index: number, stack: Readers, isOwn: boolean): s
   ];
 }
 
-/** @param path as seen from the directory of the rules */
+/** @param path the path from the directory of the rules */
 function checkRuled(
   rule: Rule | undefined,
   path: string,
@@ -275,17 +275,17 @@ function recipientsIn({ age }: Rule): string[] {
     .filter((recipient) => recipient !== "");
 }
 
-/** A rule without a pattern is for every file. */
+/** A rule without a pattern matches every file. */
 function patternOf({ path_regex: pattern }: Rule): string {
   return typeof pattern === "string" ? pattern : "";
 }
 
-/** What a stack's own rule may set besides: it changes what the MAC covers, and not who opens a file. */
+/** Other fields that a stack's own rule may set: they change the coverage of the MAC, not the recipients. */
 function extras(): readonly string[] {
   return ["mac_only_encrypted"];
 }
 
-/** How the rules for the files of a tree begin. */
+/** The start of the rules for the files of a tree. */
 function clustersPattern(tree: string): string {
   return `^${escaped(below(tree, "clusters/"))}`;
 }
@@ -294,7 +294,7 @@ function patternFor(tree: string, cluster: string): string {
   return `${clustersPattern(tree)}${escaped(cluster)}/.*\\.enc\\.yaml$`;
 }
 
-/** Whether a pattern is one that is made for a stack of the tree, be it there or not. */
+/** Whether a pattern was made for a stack of the tree, existing or not. */
 function isOwnPattern(tree: string, pattern: string): boolean {
   const [start, end] = [clustersPattern(tree), "/.*\\.enc\\.yaml$"];
   const cluster = pattern.slice(start.length, -end.length);

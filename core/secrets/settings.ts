@@ -2,7 +2,7 @@ import { readFile } from "node:fs/promises";
 import { parseDocument } from "yaml";
 import { writeWhole } from "../../system/write";
 
-/** The settings below `platform:sops` that commands change; undefined takes one away. */
+/** The settings below `platform:sops` that commands change; undefined removes a setting. */
 export interface SopsSettings {
   readonly recipients?: readonly string[];
   readonly recoveryRecipient?: string | undefined;
@@ -10,7 +10,7 @@ export interface SopsSettings {
 }
 
 /**
- * Changes `platform:sops` in a stack's file, and leaves the rest of it as it stands, comments included. Nothing is
+ * Changes `platform:sops` in a stack's file, and leaves the rest of the file as it is, comments included. Nothing is
  * written when nothing changes.
  *
  * @param file absolute path of `Pulumi.<stack>.yaml`

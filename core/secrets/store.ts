@@ -11,7 +11,7 @@ import { isEncrypted, recipientsOf } from "../../clients/sops/secret-file";
 import { changeSettings, type SopsSettings } from "./settings";
 import { notWritten, writeWhole } from "../../system/write";
 
-/** Where the secrets of a stack are, and how they are reached. */
+/** The place of a stack's secrets, and the access to them. */
 export interface StoreOptions {
   readonly stack: string;
   /** Absolute path of the directory that holds Pulumi.yaml. */
@@ -22,14 +22,14 @@ export interface StoreOptions {
   readonly key?: string;
 }
 
-/** An identity file: private keys in their order, and a note of what is under way with them. */
+/** An identity file: private keys in their order, and a note about a change in progress. */
 export interface IdentityFile {
   readonly keys: readonly string[];
   /** The value of its line `# <name>: …`, as JSON. */
   readonly notes: Readonly<Record<string, unknown>>;
 }
 
-/** The secrets of one stack as they are on this machine: settings, rules, files and identity. */
+/** The secrets of one stack on this machine: settings, rules, files and identity. */
 export class SecretStore {
   readonly stack: string;
   readonly sops: Sops;
@@ -39,7 +39,7 @@ export class SecretStore {
     this.sops = options.sops;
   }
 
-  /** The stack's settings, as its file has them now. */
+  /** The stack's settings, as its file has them at this moment. */
   config(): Promise<PlatformConfig> {
     return readStackConfig(this.stack, this.options.project, this.options.env);
   }
@@ -54,7 +54,7 @@ export class SecretStore {
     return this.lifecycle().load(await this.identityInputs());
   }
 
-  /** Where the identity comes from: a name of a variable or setting, or the path of a file. */
+  /** The source of the identity: a name of a variable or setting, or the path of a file. */
   async identityPlace(): Promise<string> {
     return this.lifecycle().place(await this.identityInputs());
   }
@@ -86,7 +86,7 @@ export class SecretStore {
     };
   }
 
-  /** Writes the identity file, at once and readable for this user alone. */
+  /** Writes the identity file as a whole, readable for this user alone. */
   async writeIdentityFile({ keys, notes }: IdentityFile): Promise<void> {
     const { identityFile } = (await this.config()).sops;
     const noted = Object.entries(notes).map(([name, value]) => `# ${name}: ${JSON.stringify(value)}`);
@@ -102,7 +102,7 @@ export class SecretStore {
     await writeWhole(identityFile, `${[...noted, ...known.flat()].join("\n")}\n`, 0o600);
   }
 
-  /** A new private key, in memory alone. */
+  /** A new private key, only in memory. */
   async newKey(): Promise<{ key: string; recipient: string }> {
     const generated = await this.sops.keygen();
     const key = generated.split("\n").find((line) => line.startsWith("AGE-SECRET-KEY-"));
@@ -124,7 +124,7 @@ export class SecretStore {
     return findRules(tree) ?? join(dirname(tree), ".sops.yaml");
   }
 
-  /** The text of `.sops.yaml`; undefined when there is none. @throws Error when it cannot be changed as it is */
+  /** The text of `.sops.yaml`; undefined when there is none. @throws Error when the text cannot be changed */
   async readRules(): Promise<string | undefined> {
     const file = await this.rulesFile();
     const text = await readFile(file, "utf8").catch((error: unknown) => {
@@ -139,7 +139,7 @@ export class SecretStore {
   }
 
   /**
-   * Puts the recipients of all stacks of the tree into `.sops.yaml`, and leaves the rest of it as it stands.
+   * Puts the recipients of all stacks of the tree into `.sops.yaml`, and leaves the rest of the file as it is.
    *
    * @returns whether it changed
    */
@@ -158,7 +158,7 @@ export class SecretStore {
     return after !== before;
   }
 
-  /** The stack's files by their paths relative to the tree: those whose values it does not make up itself. */
+  /** The stack's files by their paths relative to the tree, without files whose values the stack generates. */
   async files(): Promise<Map<string, string>> {
     const { gitops, sops } = await this.config();
     const files = await readSecretFiles(gitops.tree, gitops.cluster);
@@ -166,9 +166,9 @@ export class SecretStore {
   }
 
   /**
-   * The files that are encrypted for others than these, or not at all.
+   * The files that are encrypted for other recipients, or not at all.
    *
-   * @param recipients whom they are for. @default those of the settings
+   * @param recipients of the files. @default those of the settings
    */
   async due(recipients?: readonly string[]): Promise<Map<string, string>> {
     const wanted = [...(recipients ?? everyRecipient(readersOf(await this.config())))].sort().join();
@@ -191,9 +191,9 @@ export class SecretStore {
   }
 
   /**
-   * Encrypts the files that are due with fresh data keys, one by one and each at once.
+   * Encrypts the files that need it with fresh data keys, one by one and each as a whole.
    *
-   * @param identity what opens them now
+   * @param identity opens the files now
    * @param done is told the path of each file when it is written
    */
   async encryptDue(identity: string, done: (path: string) => void = () => undefined): Promise<void> {
@@ -230,7 +230,7 @@ export class SecretStore {
     }
   }
 
-  /** What to do about a file that is encrypted for others. */
+  /** The remedy for a file that is encrypted for other recipients. */
   private async otherIdentity(theirs: readonly string[]): Promise<string> {
     const config = await this.config();
     const { generate, identityFile } = config.sops;

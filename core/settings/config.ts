@@ -10,7 +10,7 @@ import { settings } from "./schema";
 /** The settings of a stack, from `Pulumi.<stack>.yaml`; paths are absolute. */
 export interface PlatformConfig extends ReadonlyDeep<z.output<ReturnType<typeof settings>>> {
   readonly stack: string;
-  /** `project/stack`, which everything carries that the stack makes in Docker and owns in the cluster. */
+  /** `project/stack`, the mark on everything that the stack makes in Docker and owns in the cluster. */
   readonly owner: string;
   /** Absolute path of the directory for files of the stack on this machine, such as its audit log. */
   readonly directory: string;
@@ -21,7 +21,7 @@ export type ClusterConfig = PlatformConfig["cluster"];
 
 type ReadonlyDeep<T> = { readonly [K in keyof T]: ReadonlyDeep<T[K]> };
 
-/** Where a stack's settings are read: the place of the program and of the user's own files. */
+/** The environment of a stack's settings: the place of the program and of the user's own files. */
 export interface ConfigContext {
   /** The project's name, from Pulumi.yaml. */
   readonly name: string;
@@ -59,12 +59,12 @@ export function parseConfig(
     const setting = rest.join(":");
     if (namespace === "platform") {
       input[setting] = withoutNull(fromJson(text));
-      // The settings of other packages, such as "aws:region", are none of this project's.
+      // The settings of other packages, such as "aws:region", do not belong to this project.
     } else if (nearest(namespace, ["platform"]) !== undefined) {
       problems.push(unknownKey(key, `platform:${setting}`));
     }
   }
-  // Of a section that is not set, the error names the key that it needs.
+  // For a missing section, the error names the key that the section needs.
   input.cluster ??= {};
   input.registry ??= {};
   const { data } = schema.safeParse(input);
@@ -82,10 +82,10 @@ export function parseConfig(
 }
 
 /**
- * The settings of `Pulumi.<stack>.yaml`, as they stand there: `namespace:key` → value.
+ * The settings of `Pulumi.<stack>.yaml`, in the form of the file: `namespace:key` → value.
  *
  * @param project absolute path of the directory that holds Pulumi.yaml
- * @throws Error when there is no such stack, naming those there are
+ * @throws Error when there is no such stack, naming the existing stacks
  */
 export async function readStackFile(stack: string, project: string): Promise<Record<string, unknown>> {
   try {
@@ -118,8 +118,8 @@ export async function stacksOf(project: string): Promise<string[]> {
 }
 
 /**
- * The age identity that the settings hold, as a Pulumi config secret. It is no part of `PlatformConfig`, which is
- * shown and handed on.
+ * The age identity that the settings hold, as a Pulumi config secret. It is not part of `PlatformConfig`, which is
+ * printed and passed on.
  *
  * @param all as `parseConfig` takes it, decrypted
  */
@@ -129,11 +129,11 @@ export function ageKeyOf(all: Readonly<Record<string, string>>): string | undefi
 }
 
 /**
- * The login with which the cluster pulls from a remote registry, where the settings hold one. Like the age identity it
- * is no part of `PlatformConfig`.
+ * The login with which the cluster pulls from a remote registry, if the settings hold one. Like the age identity, it is
+ * not part of `PlatformConfig`.
  *
  * @param all as `parseConfig` takes it, decrypted
- * @throws Error when only one half of it is set
+ * @throws Error when only one half of the login is set
  */
 export function pullLoginOf(all: Readonly<Record<string, string>>): RegistryLogin | undefined {
   const { pullUsername: username, pullPassword: password } = (fromJson(all["platform:registry"] ?? "{}") ??
@@ -148,7 +148,7 @@ export function pullLoginOf(all: Readonly<Record<string, string>>): RegistryLogi
   );
 }
 
-/** Settings as Pulumi hands them to a program: what is no text is JSON. */
+/** Settings as Pulumi passes them to a program: every value except a text is JSON. */
 export function asPulumiConfig(settings: Readonly<Record<string, unknown>>): Record<string, string> {
   return Object.fromEntries(
     Object.entries(settings).map(([key, value]) => [
@@ -158,7 +158,7 @@ export function asPulumiConfig(settings: Readonly<Record<string, unknown>>): Rec
   );
 }
 
-/** `readStackFile` and `parseConfig` in one, for what runs beside the program. */
+/** `readStackFile` and `parseConfig` in one, for code outside of the program. */
 export async function readStackConfig(
   stack: string,
   project: string,
@@ -171,7 +171,10 @@ export async function readStackConfig(
   );
 }
 
-/** Where the settings of a project's stacks are read. @param project absolute path of the directory that holds Pulumi.yaml */
+/**
+ * The context of the settings of a project's stacks. @param project absolute path of the directory that holds
+ * Pulumi.yaml
+ */
 export async function contextOf(
   project: string,
   env: NodeJS.ProcessEnv = process.env,
@@ -180,7 +183,7 @@ export async function contextOf(
   return { name, project, env };
 }
 
-/** Absolute path of what the stacks of this user leave on the machine. */
+/** Absolute path of the files that the stacks of this user leave on the machine. */
 export function stateDirectory(env: NodeJS.ProcessEnv): string {
   return join(env.XDG_STATE_HOME ?? join(homedir(), ".local", "state"), "platform");
 }
@@ -190,13 +193,13 @@ interface Problem {
   /** The setting's whole key. */
   readonly key: string;
   readonly sentence: string;
-  /** For a key that no setting has: the key that it seems to mean. */
+  /** For an unknown key: the key that the user may mean. */
   readonly unknown?: { readonly meant: string | undefined };
   readonly missing?: boolean;
 }
 
 /**
- * Unknown keys first, those of outer maps before those of inner ones. A setting that is missing because its key is
+ * Unknown keys first, keys of outer maps before keys of inner maps. A setting that is missing because its key is
  * misspelt is named once.
  */
 function sentencesOf(problems: readonly Problem[]): string[] {
@@ -219,7 +222,7 @@ function unknownKey(key: string, meant: string | undefined, known: readonly stri
   return { key, sentence: `there is no setting "${key}". ${remedy}`, unknown: { meant } };
 }
 
-/** Everything that the schema finds wrong. */
+/** Every fault that the schema finds. */
 function problemsOf(
   schema: ReturnType<typeof settings>,
   input: Readonly<Record<string, unknown>>,
@@ -257,7 +260,7 @@ function problemsOf(
     if (issue.code === "unrecognized_keys") return misspelt(path, issue.keys, message.split(" "));
     const key = nameOf(path);
     if (value === undefined) {
-      // Of a map without its kind, zod does not say which other keys are unknown.
+      // If a map lacks its kind, zod does not say which other keys are unknown.
       const parent = path.slice(0, -1);
       const keys = "discriminator" in issue ? Object.keys(at(input, parent) ?? {}) : [];
       return [
@@ -270,7 +273,7 @@ function problemsOf(
   });
 }
 
-/** Completes "Set it to" where the schema has no words of its own; for unknown keys, the known ones. */
+/** Completes "Set it to" if the schema has no words of its own; for unknown keys, with the known keys. */
 const expected: z.core.$ZodErrorMap = (issue) => {
   const quoted = (values: readonly unknown[]) => values.map((value) => JSON.stringify(value)).join(" or ");
   if (issue.code === "unrecognized_keys") return Object.keys((issue.inst as z.ZodObject).shape).join(" ");
@@ -289,7 +292,9 @@ function at(value: unknown, path: readonly PropertyKey[]): object | undefined {
     object | undefined;
 }
 
-/** The name that differs least from one, by letters added, left out, changed or swapped: at most a third of them. */
+/**
+ * The name that differs least from another, by letters added, left out, changed or swapped: at most a third of them.
+ */
 function nearest(name: string, names: readonly string[]): string | undefined {
   const [best] = names
     .map((candidate) => ({ candidate, distance: distance(name.toLowerCase(), candidate.toLowerCase()) }))

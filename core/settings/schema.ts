@@ -5,8 +5,8 @@ import * as z from "zod";
 import { isImageReference, isRegistryHost, isRepository } from "../../clients/registry/image-reference";
 
 /*
- * The settings of a stack, said once: this schema checks them, types them, and gives the README's table and the JSON
- * Schema for editors. Each error completes the sentence "Set it to …".
+ * The only definition of a stack's settings: this schema checks them, types them, and gives the README's table and the
+ * JSON Schema for editors. Each error completes the sentence "Set it to …".
  */
 
 /** The facts on which defaults and paths of the settings depend. */
@@ -20,7 +20,7 @@ export interface SettingsContext {
 
 /** A wrong setting takes no part in the rules between settings. */
 const abort = true;
-/** Tells the faults of such a rule from those of one setting. */
+/** Separates the faults of such a rule from the faults of one setting. */
 const rule = { rule: true };
 
 const text = z.string("a text").min(1, { abort });
@@ -40,7 +40,7 @@ function eachOnce(entry: typeof text, name: string) {
     .refine((list) => new Set(list).size === list.length, { error: `each ${name} once`, params: rule });
 }
 
-/** A config secret: decrypted by Pulumi, or sealed as in the file. The value is no part of the parsed settings. */
+/** A config secret: decrypted by Pulumi, or sealed as in the file. The value is not part of the parsed settings. */
 function secret(error: string) {
   return z
     .unknown()
@@ -402,10 +402,10 @@ function checkPorts(
   }
 }
 
-/** A name that hosts of applications go in front of: labels in lower case, as Gateway API takes them; no address. */
+/** A name to which the hosts of applications are added: labels in lower case, as Gateway API takes them; no address. */
 function isDomain(value: string): boolean {
   const label = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
-  // 253 in all, and 63 and a dot for the host in front.
+  // 253 in all, minus 63 and a dot for the host.
   return (
     value.length <= 189 && value.split(".").every((part) => label.test(part)) && !/(^|\.)\d+$/.test(value)
   );
@@ -429,7 +429,7 @@ function bits(subnet: string): number {
   return Number(subnet.split("/")[1]);
 }
 
-/** Whether two IPv4 subnets share an address: the wider one holds the other's. */
+/** Whether two IPv4 subnets share an address: then the wider subnet holds the other. */
 function overlap(one: string, other: string): boolean {
   const [wide = "", narrow = ""] = [one, other].sort((a, b) => bits(a) - bits(b));
   const [address = "", inside = ""] = [wide, narrow].map((subnet) => subnet.split("/")[0] ?? "");

@@ -6,31 +6,31 @@ import type { Manifest } from "../../clients/kubernetes/client";
 import { sentence } from "../../system/sentence";
 import { archiveCommit, trackedFiles, type Provenance } from "./source";
 
-/** What a build is told beside the tree. */
+/** Options of a build. */
 export interface BuildOptions {
-  /** ConfigMaps and Secrets that the tree does not bring but the cluster has, such as ConfigMap `platform-runtime`. */
+  /** ConfigMaps and Secrets that the cluster has in addition to the tree, such as ConfigMap `platform-runtime`. */
   readonly given?: readonly Manifest[];
   /** Files that replace those of the tree, or are added: path relative to it → content. @default none */
   readonly files?: Readonly<Record<string, string>>;
   /** Objects as Flux sends them to the API server, fields of built-in kinds normalised. @default false */
   readonly applied?: boolean;
-  /** The names of the Kustomizations whose objects are wanted. @default all */
+  /** The names of the wanted Kustomizations. @default all */
   readonly only?: readonly string[];
   /** The namespace of the root Kustomization and of its source. @default Flux's own */
   readonly namespace?: string;
-  /** Build from the last commit, whatever is on the disk. @default false */
+  /** Build from the last commit, without changes on the disk. @default false */
   readonly requireClean?: boolean;
-  /** Whether the texts of the files are wanted. @default false */
+  /** Whether the result holds the texts of the files. @default false */
   readonly texts?: boolean;
 }
 
-/** Names an object whose kind is known. */
+/** The name of an object whose kind is known. */
 export interface ObjectName {
   readonly namespace: string;
   readonly name: string;
 }
 
-/** A Flux Kustomization and what it applies. */
+/** A Flux Kustomization and its objects. */
 export interface BuiltKustomization extends ObjectName {
   /** `spec.path`. */
   readonly path: string;
@@ -38,45 +38,48 @@ export interface BuiltKustomization extends ObjectName {
   readonly dependsOn: readonly ObjectName[];
   /** `namespace/name` of the Kustomization that brings it. @default the root brings it */
   readonly parent?: string;
-  /** What Flux applies, variables filled in, without owner labels; undefined with `error` or `notBuilt`. */
+  /** The objects that Flux applies, variables filled in, without owner labels; undefined with `error` or `notBuilt`. */
   readonly objects?: readonly Manifest[];
-  /** Its Secrets as they stand in the tree, variables not filled in. */
+  /** Its Secrets as the tree has them, without values for variables. */
   readonly secrets: readonly Manifest[];
-  /** Why it does not build, in Flux's words. */
+  /** The reason why it does not build: Flux's message. */
   readonly error?: string;
-  /** Why it is not built here: its source is not the release, it is suspended, or an encrypted patch hides what it changes. */
+  /**
+   * The reason why it is not built here: its source is not the release, it is suspended, or an encrypted patch hides
+   * its target.
+   */
   readonly notBuilt?: string;
   /** The variables without a default that nothing sets. */
   readonly unset: readonly { readonly kind: string; readonly name: string; readonly variable: string }[];
   /** The fields whose values have a type that the API server refuses, or for which Flux leaves all labels out. */
   readonly mistyped: readonly Mistyped[];
-  /** What is not exactly known here, such as the values of encrypted Secrets. */
+  /** The values that are not exactly known here, such as those of encrypted Secrets. */
   readonly notes: readonly string[];
 }
 
-/** A field with a value of the wrong type; the value is not told, it may be secret. */
+/** A field with a value of the wrong type; the value is left out, because it may be secret. */
 export interface Mistyped {
   readonly kind: string;
-  /** Empty where the object names none. */
+  /** Empty if the object names none. */
   readonly namespace: string;
   readonly name: string;
-  /** As the API server writes it: `data.port`, `spec.containers[name="c"].args[0]`. */
+  /** In the form of the API server: `data.port`, `spec.containers[name="c"].args[0]`. */
   readonly field: string;
   /** `text`, `number`, `boolean`, `list` or `map`. */
   readonly expected: string;
-  /** One of those, or `nothing`. */
+  /** One of the types of `expected`, or `nothing`. */
   readonly got: string;
 }
 
-/** A tree as Flux gets it, and what a cluster makes of it. */
+/** A tree as Flux gets it, and the objects of a cluster. */
 export interface Built {
   /** The files that source-controller keeps, sorted by path; none unless `texts` is set. */
   readonly files: readonly { readonly path: string; readonly text: string }[];
   /** SHA-256 of the names and bytes of those files. */
   readonly content: string;
-  /** The files that source-controller leaves out: images, archives, symbolic links, what `.sourceignore` names. */
+  /** The files that source-controller leaves out: images, archives, symbolic links, the files of `.sourceignore`. */
   readonly leftOut: readonly string[];
-  /** What the FluxInstance's sync applies: `clusters/<cluster>`. */
+  /** The Kustomization of the FluxInstance's sync: `clusters/<cluster>`. */
   readonly root: BuiltKustomization;
   /** Every Flux Kustomization below the root, nested ones included. */
   readonly kustomizations: readonly BuiltKustomization[];
@@ -86,7 +89,7 @@ export interface Built {
  * Builds everything that a cluster applies of a tree, as source-controller and kustomize-controller do.
  *
  * @param tree absolute path of the gitops tree
- * @throws Error when the tree cannot be read; what does not build is in `error`
+ * @throws Error when the tree cannot be read; `error` has the failures of builds
  */
 export async function buildTree(
   tree: string,
@@ -107,11 +110,11 @@ export async function listTree(tree: string): Promise<Pick<Built, "files" | "con
   return (await ofTree("list", tree, false, {})) as Built;
 }
 
-/** What packing is told beside the tree. */
+/** Options of packing. */
 export interface PackOptions extends Provenance {
-  /** `Built.content` of the tree that was checked. */
+  /** `Built.content` of the checked tree. */
   readonly content: string;
-  /** Files that replace those of the tree: path relative to it → content. */
+  /** Files that replace files of the tree: path relative to it → content. */
   readonly files: Readonly<Record<string, string>>;
   /** Build from the last commit. @default false */
   readonly requireClean?: boolean;
@@ -122,7 +125,7 @@ export interface PackOptions extends Provenance {
  *
  * @param tree absolute path
  * @param layout absolute path of a new directory for the layout
- * @returns the manifest's digest, `sha256:…`; undefined when the tree is not the one that was checked
+ * @returns the manifest's digest, `sha256:…`; undefined when the tree is not the checked tree
  * @throws Error when the tree cannot be read
  */
 export async function packTree(
@@ -137,8 +140,8 @@ export async function packTree(
 }
 
 /**
- * Asks `platform-tree` of the files that may be released: those that Git tracks, or would track; with `requireClean`
- * those of the last commit; of a tree outside Git every file.
+ * Asks `platform-tree` about the files of a release: the files that Git tracks, or would track; with `requireClean`,
+ * the files of the last commit; outside Git, every file.
  */
 async function ofTree(
   command: string,
@@ -168,7 +171,7 @@ async function ofTree(
 }
 
 /**
- * Objects as kustomize changes them.
+ * Changes objects with kustomize.
  *
  * @param changes such as `{patches: […]}` or `{images: […]}`
  */

@@ -5,7 +5,7 @@ import { kustomized } from "./build";
 import { inOrder } from "./check";
 import { renderCluster } from "./render";
 
-/** A layer as it ends up in the cluster: variables filled in, charts rendered. */
+/** A layer as the cluster gets it: variables filled in, charts rendered. */
 export interface FinalLayer {
   readonly name: string;
   /** Sorted by API group, kind, namespace and name. */
@@ -15,22 +15,22 @@ export interface FinalLayer {
 /** An object of a layer. */
 export interface FinalObject {
   readonly manifest: Manifest;
-  /** The HelmRelease that brings it; undefined for what Flux applies itself. */
+  /** The HelmRelease that brings it; undefined for objects that Flux applies itself. */
   readonly release?: string;
 }
 
-/** Renders a chart as Helm does, or tells that it is not available. */
+/** Renders a chart as Helm does, or says that the chart is not available. */
 export type RenderChart = (chart: Chart) => Promise<readonly Manifest[] | undefined>;
 
 /**
- * Builds everything that a cluster's part of the tree brings, as Flux and Helm do.
+ * Builds every object of a cluster's part of the tree, as Flux and Helm do.
  *
  * @param tree absolute path of the gitops tree
  * @param runtime values of the ConfigMap `platform-runtime`
- * @param only the layer that is asked for. @default all
- * @param tell receives a sentence for whatever is left out or not exactly known. @default nothing is told
- * @returns the layers, those that others depend on first
- * @throws Error naming what does not build, the variable that is not set, or the layer that is none
+ * @param only the name of the wanted layer. @default all
+ * @param tell receives a sentence for each part that is left out or not exactly known. @default nothing is told
+ * @returns the layers, dependencies before dependents
+ * @throws Error naming the part that does not build, the variable that is not set, or the unknown layer
  */
 export async function finalLayers(
   tree: string,
@@ -83,7 +83,7 @@ const clusterWide = new Set([
 /** Labels and annotations that a HelmRelease puts on everything it installs. */
 type CommonMetadata = Pick<Manifest["metadata"], "labels" | "annotations">;
 
-/** Charts leave the release's namespace out, and Helm puts it in; the helm-controller adds what is common to all. */
+/** Charts leave the release's namespace out, and Helm adds it; the helm-controller adds its labels to all objects. */
 function withMetadata(object: Manifest, namespace: string, common: CommonMetadata = {}): Manifest {
   const { metadata } = object;
   const merged = (key: keyof CommonMetadata) =>

@@ -3,32 +3,32 @@ import { sentence } from "../../system/sentence";
 import { buildTree, type Built, type BuiltKustomization, type Mistyped, type ObjectName } from "./build";
 import { runtimeKeys, runtimeName } from "./check";
 
-/** One Flux Kustomization of a cluster and what it applies. */
+/** One Flux Kustomization of a cluster and its objects. */
 export interface Layer {
   /** `controllers`; outside of namespace `flux-system` `namespace/name`. */
   readonly name: string;
-  /** Path inside the tree, as the Flux Kustomization gives it. */
+  /** Path inside the tree, from the Flux Kustomization. */
   readonly path: string;
-  /** Names as `name` has them. */
+  /** Names in the form of `name`. */
   readonly dependsOn: readonly string[];
   readonly manifests: readonly Manifest[];
 }
 
 /** A cluster's part of the tree, variables filled in. */
 export interface Rendered {
-  /** What the root Kustomization applies: variables and the Flux Kustomizations. */
+  /** The objects of the root Kustomization: variables and the Flux Kustomizations. */
   readonly root: readonly Manifest[];
-  /** Those that the release brings, nested ones included. In the order of the tree, not of `dependsOn`. */
+  /** The Kustomizations of the release, nested ones included. In the order of the tree, not of `dependsOn`. */
   readonly layers: readonly Layer[];
-  /** What is not built here, or not exactly known; one sentence each. */
+  /** The parts that are not built here, or not exactly known; one sentence each. */
   readonly notes: readonly string[];
 }
 
-/** What rendering is told beside the tree. */
+/** Options of rendering. */
 export interface RenderOptions {
   /** Values of the ConfigMap `platform-runtime`. @default `unknown` for each of its keys */
   readonly runtime?: Readonly<Record<string, string>>;
-  /** The layer that is asked for. @default all */
+  /** The name of the wanted layer. @default all */
   readonly layer?: string;
 }
 
@@ -36,7 +36,7 @@ export interface RenderOptions {
  * Builds `clusters/<cluster>` and every layer below it, as Flux does.
  *
  * @param tree absolute path of the gitops tree
- * @throws Error naming every layer that does not build, with Flux's words; or the layer that is none
+ * @throws Error naming every layer that does not build, with Flux's message; or the unknown layer
  */
 export async function renderCluster(
   tree: string,
@@ -45,7 +45,7 @@ export async function renderCluster(
 ): Promise<Rendered> {
   const built = await buildTree(tree, cluster, {
     given: [runtimeConfig(runtime)],
-    // Outside of Flux's namespace a layer is asked for as `namespace/name`.
+    // Outside of Flux's namespace, a layer is named `namespace/name`.
     ...(layer === undefined ? {} : { only: [layer.slice(layer.indexOf("/") + 1)] }),
   });
   const wanted = built.kustomizations.filter((each) => layer === undefined || labelOf(each) === layer);
@@ -89,7 +89,7 @@ function layersOf(kustomizations: readonly BuiltKustomization[]): Layer[] {
   );
 }
 
-/** What does not build, one sentence each, with Flux's words. */
+/** The failures of builds, one sentence each, with Flux's message. */
 export function failuresOf({ root, kustomizations }: Built, cluster: string): string[] {
   return [root, ...kustomizations].flatMap((each) => {
     const layer = `layer "${labelOf(each)}"`;
@@ -100,7 +100,7 @@ export function failuresOf({ root, kustomizations }: Built, cluster: string): st
       );
     }
     const subject = each === root ? `cluster "${cluster}"` : `${layer} of cluster "${cluster}"`;
-    // Flux's words for these hold the value, which may be secret.
+    // Flux's message for these holds the value, which may be secret.
     if (each.mistyped.length > 0) {
       return each.mistyped.map((field) => `Building ${subject} failed: ${wrongType(field)}`);
     }
@@ -121,7 +121,7 @@ function wrongType({ kind, namespace, name, field, expected, got }: Mistyped): s
     : `${is}. Correct the value.`;
 }
 
-/** What is not built here, or not exactly known, one sentence each. */
+/** The parts that are not built here, or not exactly known, one sentence each. */
 export function notesOf({ root, kustomizations }: Built): string[] {
   return [root, ...kustomizations].flatMap((each) => [
     ...(each.notBuilt === undefined ? [] : [`Layer "${labelOf(each)}" is not built here: ${each.notBuilt}.`]),
@@ -129,7 +129,7 @@ export function notesOf({ root, kustomizations }: Built): string[] {
   ]);
 }
 
-/** How a Kustomization is named: without its namespace, where that is Flux's own. */
+/** The name of a Kustomization: without its namespace, if that is Flux's own. */
 export function labelOf({ namespace, name }: ObjectName): string {
   return namespace === "flux-system" ? name : `${namespace}/${name}`;
 }

@@ -1,7 +1,7 @@
 import { run } from "../../tools/command";
 import { repositoryOf } from "../../clients/git/repository";
 
-/** What an artifact says of where it comes from. Sources: the OCI image-spec's annotation keys, as Flux reads them. */
+/** The origin of an artifact, in its annotations. Sources: the OCI image-spec's annotation keys, as Flux reads them. */
 export interface Provenance {
   /** Git revision as Flux writes it, without the branch: `sha1:…`. The same commit is the same artifact everywhere. */
   readonly revision: string;
@@ -12,12 +12,12 @@ export interface Provenance {
 }
 
 /**
- * Where a tree comes from: the last commit that touched it.
+ * The origin of a tree: the last commit that touched it.
  *
- * A tree with uncommitted changes gets `-dirty` after the revision; one outside Git is of `unknown` revision.
+ * A tree with uncommitted changes gets `-dirty` after the revision; a tree outside Git has the revision `unknown`.
  *
  * @param tree absolute path
- * @throws Error when `requireClean` is asked for and the tree is not clean, or when Git refuses to answer
+ * @throws Error when `requireClean` is set and the tree is not clean, or when Git refuses to answer
  */
 export async function provenance(tree: string, requireClean: boolean): Promise<Provenance> {
   const git = (...args: string[]) => run("git", args, { cwd: tree });
@@ -25,7 +25,7 @@ export async function provenance(tree: string, requireClean: boolean): Promise<P
   const [branch = "", ...changed] = isTracked
     ? (await git("status", "--porcelain", "--branch", "--", ".")).split("\n").filter((line) => line !== "")
     : [];
-  // Git's words for scripts, in no language but this.
+  // Git's output for scripts, which does not depend on the language.
   const isEmpty = !isTracked || /^## (No commits yet|Initial commit) on /.test(branch);
   const commit = isEmpty ? "" : (await git("log", "-1", "--format=%H %cI", "--", ".")).trim();
   const [hash, created] = commit.split(" ");
@@ -51,11 +51,11 @@ export async function provenance(tree: string, requireClean: boolean): Promise<P
 }
 
 /**
- * The files of a tree that Git tracks, or would track: those that it ignores are left out.
+ * The files of a tree that Git tracks, or would track: without files that Git ignores.
  *
  * @param tree absolute path
  * @returns paths relative to the tree; undefined for a tree outside Git
- * @throws Error with what Git said, when it does not answer
+ * @throws Error with Git's message, when Git does not answer
  */
 export async function trackedFiles(tree: string): Promise<string[] | undefined> {
   if ((await repositoryOf(tree)) === undefined) return undefined;
@@ -69,22 +69,22 @@ export async function trackedFiles(tree: string): Promise<string[] | undefined> 
  *
  * @param tree absolute path
  * @param archive absolute path of the new file
- * @throws Error with what Git said, when it does not answer
+ * @throws Error with Git's message, when Git does not answer
  */
 export async function archiveCommit(tree: string, archive: string): Promise<void> {
   await run("git", ["archive", "--format=tar", `--output=${archive}`, "HEAD"], { cwd: tree });
 }
 
 /**
- * A remote's URL as everybody may read it: over https, without user name, password and `.git`, so that each clone of a
- * repository says the same. A path on this machine says nothing to others.
+ * A remote's URL in a public form: over https, without user name, password and `.git`, so that each clone of a
+ * repository has the same URL. A path on this machine has no meaning for others.
  */
 export function publicUrl(remote: string): string {
   const url = /^(?:git\+)?(https?|ssh|git):\/\/(?:.*@)?([^/@]+)\/+(.*)$/.exec(remote.replace(/^git\+/, ""));
   const [, scheme = "ssh", host, path] =
     url ?? /^()(?:[^/@:]+@)?([^/@:]+):(?!\/\/)\/*(.*)$/.exec(remote) ?? [];
   if (host === undefined || path === undefined || path === "") return "unknown";
-  // A port belongs to the way to the repository.
+  // The port is part of the connection, not of the repository's name.
   const server = /^https?$/.test(scheme) ? host : host.replace(/:\d+$/, "");
   return `https://${server.toLowerCase()}/${path.replace(/\/+$/, "").replace(/\.git$/, "")}`;
 }

@@ -10,20 +10,20 @@ export interface Tree {
   readonly files: readonly string[];
   /** SHA-256 of the names and contents of all files. */
   readonly content: string;
-  /** What forbids its release, one sentence each. */
+  /** The findings that forbid its release, one sentence each. */
   readonly findings: readonly string[];
   /** The values of Secrets that its files mark as public; see `publicValuesIn`. */
   readonly publicValues: readonly string[];
 }
 
-/** A tree, and what a cluster makes of it. */
+/** A tree, and the objects that a cluster gets from it. */
 export interface InspectedTree extends Tree {
-  /** What is not built here, or not exactly known; one sentence each. */
+  /** The parts that are not built here, or not exactly known; one sentence each. */
   readonly notes: readonly string[];
 }
 
 /**
- * Reads a tree; its findings are those of single files.
+ * Reads a tree; its findings are about single files.
  *
  * @param tree absolute path
  * @throws Error when the tree cannot be read
@@ -41,11 +41,11 @@ function treeOf({ files, content }: Pick<Built, "files" | "content">): Tree {
   };
 }
 
-/** What a cluster makes of a tree. */
+/** The result of the check of a tree for one cluster. */
 export interface ClusterCheck {
-  /** What forbids its release, one sentence each. */
+  /** The findings that forbid its release, one sentence each. */
   readonly findings: readonly string[];
-  /** The names of the Secrets that it applies; undefined when not all of it builds, or is built here. */
+  /** The names of the Secrets that the cluster applies; undefined when a part does not build, or is not built here. */
   readonly secrets?: ReadonlySet<string>;
 }
 
@@ -53,7 +53,7 @@ export interface ClusterCheck {
  * Renders and checks a tree for one cluster.
  *
  * @param tree absolute path
- * @param publicValues those of its files. @default none
+ * @param publicValues of the tree's files. @default none
  */
 export async function checkCluster(
   tree: string,
@@ -68,7 +68,7 @@ export async function checkCluster(
   }
 }
 
-/** What a check builds: of the objects it looks at Secrets alone, which are apart. */
+/** The options of a build for checks: of the objects it needs only Secrets, which the result lists separately. */
 function checked(): BuildOptions {
   return { given: [runtimeConfig()], only: [] };
 }
@@ -89,10 +89,10 @@ function checkBuilt(built: Built, cluster: string, publicValues: readonly string
 }
 
 /**
- * Reads, renders and checks a tree for one cluster, before anything is made of it.
+ * Reads, renders and checks a tree for one cluster, before the run makes anything.
  *
  * @param tree absolute path
- * @param requireClean read the last commit, whatever is on the disk
+ * @param requireClean read the last commit, without changes on the disk
  * @throws Error when the tree cannot be read
  */
 export async function inspectTree(
@@ -110,8 +110,8 @@ export async function inspectTree(
 }
 
 /**
- * The findings of files and of what is rendered; what is said of a file is not said of the object in it, whose namespace
- * may be kustomize's.
+ * The findings about files and rendered objects. A finding about a file is not repeated for the object in the file,
+ * whose namespace may come from kustomize.
  */
 export function eachOnce(ofFiles: readonly string[], ofClusters: readonly string[]): string[] {
   const isTold = (finding: string) => ofFiles.some((told) => told.endsWith(`: ${finding}`));
