@@ -107,7 +107,9 @@ function kindCluster({ stack, path }: SettingsContext) {
       workers: whole(0, 20).default(0).describe("nodes beside the control plane"),
       nodeImage: textOf(isImageReference, 'an image such as "kindest/node:v1.37.0"')
         .optional()
-        .describe("image of the nodes, with tag or digest; without it and `kubernetesVersion`, Kind's own"),
+        .describe(
+          "image of the nodes, with tag or digest; without it and `kubernetesVersion`, Kind's own image",
+        ),
       kubernetesVersion: textOf(/^v?\d+\.\d+\.\d+$/, 'a version such as "1.37.0"')
         .optional()
         .describe("takes `kindest/node` of this version, in place of `nodeImage`"),
@@ -120,13 +122,13 @@ function kindCluster({ stack, path }: SettingsContext) {
       cni: z
         .enum(["cilium", "kindnet"])
         .default("cilium")
-        .describe("`cilium` of the gitops tree, kube-proxy's part included, or `kindnet`, Kind's own"),
+        .describe(
+          "`cilium` of the gitops tree, which also replaces kube-proxy, or `kindnet`, Kind's own network",
+        ),
       podSecurity: z
         .enum(["privileged", "baseline", "restricted"])
         .default("baseline")
-        .describe(
-          "level that namespaces without one of their own enforce: `privileged`, `baseline`, `restricted`",
-        ),
+        .describe("level of namespaces that set no level themselves: `privileged`, `baseline`, `restricted`"),
       ports: z
         .array(portMapping, "a list of maps")
         .default([])
@@ -172,7 +174,7 @@ function kindCluster({ stack, path }: SettingsContext) {
 
 function existingCluster({ path }: SettingsContext) {
   return z.strictObject({
-    kind: z.literal("existing").describe("the cluster is there already, such as Talos through Omni"),
+    kind: z.literal("existing").describe("the cluster exists already, such as Talos through Omni"),
     kubeconfigFile: text.transform(path).describe("path of the cluster's admin kubeconfig"),
     loadBalancerCidr: z
       .union([z.cidrv4(), z.cidrv6()], 'a subnet such as "10.20.0.0/24"')
@@ -182,7 +184,7 @@ function existingCluster({ path }: SettingsContext) {
       .enum(["auto", "cilium", "existing"])
       .default("auto")
       .describe(
-        "`auto`, `cilium`, `existing`: [whose network](docs/platform.md#a-cluster-with-its-own-network)",
+        "`auto`, `cilium`, `existing`: [the choice of the network](docs/platform.md#a-cluster-with-its-own-network)",
       ),
   });
 }
@@ -197,16 +199,18 @@ const localRegistry = z
     mirrors: eachOnce(textOf(isRegistryHost, 'the host of a registry, such as "ghcr.io"'), "host")
       .default([])
       .describe(
-        "hosts of registries whose images are kept on this machine; see [Without the internet](#without-the-internet)",
+        "hosts of registries whose images this machine keeps; see [Without the internet](#without-the-internet)",
       ),
     airGapped: flag
       .default(false)
       .describe(
-        "pull from the mirrors and the Docker Engine alone; see [Without the internet](#without-the-internet)",
+        "pull only from the mirrors and the Docker Engine; see [Without the internet](#without-the-internet)",
       ),
     keep: whole(1, 10_000)
       .default(20)
-      .describe("revisions of the artifact; the channel's and the last good one always stay"),
+      .describe(
+        "number of revisions of the artifact to keep; the channel's revision and the last good one always stay",
+      ),
     retain: flag.default(false).describe("keep the volume when the stack is destroyed"),
   })
   .superRefine((registry, context) => {
@@ -215,7 +219,7 @@ const localRegistry = z
   });
 
 const remoteRegistry = z.strictObject({
-  kind: z.literal("remote").describe("a registry that is there already"),
+  kind: z.literal("remote").describe("a registry that exists already"),
   repository: textOf(
     isRepository,
     'a host and a path, such as "ghcr.io/example/platform", without scheme and tag',
@@ -225,7 +229,7 @@ const remoteRegistry = z.strictObject({
     .transform(() => undefined)
     .optional()
     .describe(
-      "user with which the cluster pulls, in place of Docker's own login; see [Private registries](#private-registries)",
+      "user name with which the cluster pulls, in place of Docker's own login; see [Private registries](#private-registries)",
     ),
   pullPassword: secret('a password, with "pulumi config set --secret --path"').describe(
     "password of `pullUsername`, as a config secret",
@@ -257,12 +261,14 @@ export function settings(context: SettingsContext) {
             .enum(["none", "empty", "all"])
             .default("none")
             .describe(
-              "secrets whose values are made up: `none`, the `empty` ones, or `all` for a stack that is thrown away",
+              "secrets whose values the stack generates: `none`, the `empty` ones, or `all` for a temporary stack",
             ),
           identityFile: text
             .prefault(join(userConfig, "platform", "age", `${stack}.agekey`))
             .transform(path)
-            .describe("the stack's age identity, where `SOPS_AGE_KEY` and `SOPS_AGE_KEY_FILE` are not set"),
+            .describe(
+              "file of the stack's age identity, if `SOPS_AGE_KEY` and `SOPS_AGE_KEY_FILE` are not set",
+            ),
           recipients: eachOnce(
             textOf(recipient, 'a recipient such as "age-keygen -y" prints it: "age1…"'),
             "recipient",
@@ -270,11 +276,11 @@ export function settings(context: SettingsContext) {
             .transform(emptyIsUnset)
             .optional()
             .describe(
-              "recipients that the secrets are encrypted for, `age1…`, the stack's own among them; see [docs/secrets.md](docs/secrets.md)",
+              "recipients of the secrets, `age1…`, including the stack's own recipient; see [docs/secrets.md](docs/secrets.md)",
             ),
           recoveryRecipient: textOf(recipient, 'the "age1…" of a key that is not among the recipients')
             .optional()
-            .describe("recipient of a key that is kept offline and also opens the secrets"),
+            .describe("recipient of an offline key that also opens the secrets"),
           ageKeyCommand: z
             .union(
               [
@@ -294,7 +300,7 @@ export function settings(context: SettingsContext) {
           ),
           valuesRevision: whole(0, 1_000_000)
             .default(0)
-            .describe("another number gives generated secrets new values"),
+            .describe("a new number gives generated secrets new values"),
         })
         .superRefine(({ recipients, recoveryRecipient }, context) => {
           if (recoveryRecipient !== undefined && recipients?.includes(recoveryRecipient) === true) {
@@ -313,7 +319,7 @@ export function settings(context: SettingsContext) {
             .array(text)
             .default([])
             .describe(
-              "commands of the shell that run one after another when a release is Ready, such as a smoke test; see [hooks](#hooks)",
+              "shell commands that run one after another when a release is Ready, such as a smoke test; see [hooks](#hooks)",
             ),
         })
         .prefault({}),
