@@ -111,7 +111,7 @@ export class ControlPlane {
       const ports = await freePorts("api", "registry");
       args.signal?.throwIfAborted();
       const controlPlane = new ControlPlane(args, ports);
-      // The failure of a process is a better message than the failures of the code that waits for the process.
+      // The end of the processes ends every wait for them.
       const stop = () => void controlPlane.#group.stop(0);
       args.signal?.addEventListener("abort", stop);
       try {

@@ -15,7 +15,7 @@ export interface ProcessArgs {
   /** Absolute path of the program. */
   readonly command: string;
   readonly args: readonly string[];
-  /** Its whole environment, but for PATH, proxies and certificates, which come from this process. @default {} */
+  /** Its whole environment, except PATH, proxies and certificates, which come from this process. @default {} */
   readonly env?: Readonly<Record<string, string>>;
 }
 

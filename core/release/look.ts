@@ -4,7 +4,7 @@ import { fluxNamespace } from "../../clients/flux/finalizers";
 
 /** The release that the cluster should run. */
 export interface Expected {
-  /** As Flux writes it: `<channel>@sha256:…`. */
+  /** In Flux's form: `<channel>@sha256:…`. */
   readonly revision: string;
   /** Address that Flux's source should follow, `oci://…`; undefined when the stack does not specify it. */
   readonly url?: string;
@@ -334,7 +334,7 @@ function hasApplied(object: Manifest, revision: string): boolean {
   );
 }
 
-/** Whether an object is a Kustomization whose source is that of the release. */
+/** Whether an object is a Kustomization with the source of the release. */
 function isOfRelease({ kind, spec, metadata }: Manifest): boolean {
   if (kind !== "Kustomization") return false;
   const { sourceRef } = (spec ?? {}) as KustomizationSpec;

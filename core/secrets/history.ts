@@ -91,7 +91,7 @@ interface Row {
   readonly newer: string;
 }
 
-/** One commit, and its difference to each of its parents that it differs from. */
+/** A commit, and its difference to each of its parents that it differs from. */
 interface Commit {
   readonly hash: string;
   readonly parents: readonly string[];
@@ -105,7 +105,7 @@ interface Commit {
  *
  * @param base a commit that is trusted
  * @param expected as for `scanFiles`
- * @param encrypted whether a path is that of an encrypted file
+ * @param encrypted whether a path belongs to an encrypted file
  */
 export async function scanHistory(
   repository: string,
@@ -180,7 +180,7 @@ function markedAs(newest: string, text: string): string {
  * The uncommitted changes of encrypted files: staged files that were changed again, and files in the work tree, each
  * compared with HEAD.
  *
- * @param encrypted whether a path is that of an encrypted file
+ * @param encrypted whether a path belongs to an encrypted file
  */
 export async function uncommitted(
   repository: string,

@@ -41,7 +41,7 @@ export class IdentityLifecycle {
     private readonly env: NodeJS.ProcessEnv,
   ) {}
 
-  /** @returns one finding for each file that the identity does not open, or the one that forbids its use */
+  /** @returns one finding for each file that the identity does not open, or one finding that forbids its use */
   async check(inputs: IdentityInputs): Promise<string[]> {
     const identity = await this.load(inputs);
     if (identity === undefined && inputs.generate === "none") return [this.missing(inputs)];

@@ -17,8 +17,9 @@ export interface InitialiseOptions {
  *
  * The recovery key may also encrypt: nobody else opens a file that was added before a rotation and merged after it.
  *
- * @throws Error when the identity cannot be made in its place or does not open what must be encrypted anew, or nobody
- *   can encrypt for a recipient; nothing is changed then, but for an identity that others must let in first
+ * @throws Error when the identity cannot be made in its place, the identity does not open a file that must be encrypted
+ *   again, or nobody can encrypt for a recipient. Nothing is changed then, except a new identity that others must let
+ *   in first
  */
 export async function initialise(store: SecretStore, options: InitialiseOptions): Promise<void> {
   const { recipients: added = [], showRecoveryKey, tell } = options;

@@ -10,7 +10,7 @@ import { archiveCommit, trackedFiles, type Provenance } from "./source";
 export interface BuildOptions {
   /** ConfigMaps and Secrets that the cluster has in addition to the tree, such as ConfigMap `platform-runtime`. */
   readonly given?: readonly Manifest[];
-  /** Files that replace those of the tree, or are added: path relative to it → content. @default none */
+  /** Files that replace files of the tree, or are added: path relative to it → content. @default none */
   readonly files?: Readonly<Record<string, string>>;
   /** Objects as Flux sends them to the API server, fields of built-in kinds normalised. @default false */
   readonly applied?: boolean;

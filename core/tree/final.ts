@@ -72,7 +72,7 @@ export async function finalLayers(
   );
 }
 
-/** Kinds without a namespace, of those that charts bring. */
+/** Kinds of charts' objects that have no namespace. */
 const clusterWide = new Set([
   ...["APIService", "CSIDriver", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"],
   ...["GatewayClass", "IngressClass", "Namespace", "PriorityClass", "StorageClass", "VolumeSnapshotClass"],

@@ -30,11 +30,11 @@ type object = map[string]any
 
 type buildRequest struct {
 	source
-	// Namespace is that of the root Kustomization and of its source; without one it is Flux's own.
+	// Namespace is the namespace of the root Kustomization and of its source; by default it is Flux's own.
 	Namespace string `json:"namespace"`
-	// Path is what the root Kustomization builds, relative to the tree.
+	// Path is the directory that the root Kustomization builds, relative to the tree.
 	Path string `json:"path"`
-	// Given are ConfigMaps and Secrets that the cluster has and the tree does not bring.
+	// Given are ConfigMaps and Secrets that the cluster has in addition to the tree.
 	Given []object `json:"given"`
 	// Applied asks for objects as Flux sends them to the API server.
 	Applied bool `json:"applied"`
@@ -52,7 +52,7 @@ type buildResponse struct {
 	Kustomizations []*kustomization `json:"kustomizations"`
 }
 
-// kustomization is a Flux Kustomization and what it applies.
+// kustomization is a Flux Kustomization and its objects.
 type kustomization struct {
 	Namespace string      `json:"namespace"`
 	Name      string      `json:"name"`
@@ -61,7 +61,7 @@ type kustomization struct {
 	DependsOn []reference `json:"dependsOn"`
 	Parent    string      `json:"parent,omitempty"`
 	Objects   []object    `json:"objects,omitzero"`
-	// Secrets are as they stand in the tree, variables not filled in.
+	// Secrets are the Secrets as the tree has them, without values for variables.
 	Secrets  []object `json:"secrets"`
 	Error    string   `json:"error,omitempty"`
 	NotBuilt string   `json:"notBuilt,omitempty"`
@@ -76,10 +76,10 @@ type kustomization struct {
 	remote bool
 }
 
-// reference names an object; Kind is empty where it is known.
+// reference names an object; Kind is empty if it is known.
 type reference struct {
 	Kind string `json:"kind,omitempty"`
-	// Namespace is that of the root Kustomization and of its source; without one it is Flux's own.
+	// Namespace is the namespace of the root Kustomization and of its source; by default it is Flux's own.
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
 }
@@ -90,7 +90,7 @@ const fluxGroup = "kustomize.toolkit.fluxcd.io"
 // builder builds all Kustomizations of one cluster.
 type builder struct {
 	root string
-	// files are those of the tree, most of them in memory.
+	// files are the files of the tree, most of them in memory.
 	files filesys.FileSystem
 	// release is the source whose Kustomizations are built.
 	release reference
@@ -104,7 +104,7 @@ func build(request buildRequest) (*buildResponse, error) {
 	if request.Namespace == "" {
 		request.Namespace = "flux-system"
 	}
-	// As the Flux Operator names the source that it makes of a FluxInstance's sync.
+	// The Flux Operator gives this name to the source that it makes of a FluxInstance's sync.
 	release := reference{"OCIRepository", request.Namespace, "flux-system"}
 	files, err := readTree(request.source)
 	if err != nil {
@@ -209,8 +209,8 @@ func (b *builder) kustomization(from object, parent *kustomization) *kustomizati
 
 func (k *kustomization) key() string { return k.Namespace + "/" + k.Name }
 
-// buildAll builds the root and, in turn, what the objects of each bring. A Kustomization waits for those whose
-// ConfigMaps and Secrets it substitutes.
+// buildAll builds the root and, in turn, the Kustomizations among the objects of each. A Kustomization waits for the
+// Kustomizations whose ConfigMaps and Secrets it substitutes.
 func (b *builder) buildAll(root *kustomization) []*kustomization {
 	found := map[string]*kustomization{root.key(): root}
 	all := []*kustomization{}
@@ -257,8 +257,8 @@ func (b *builder) buildAll(root *kustomization) []*kustomization {
 	return all
 }
 
-// ready tells the Kustomizations whose variables are known from the rest. Where everything waits, what is missing is
-// missing for good.
+// ready separates the Kustomizations whose variables are known from the rest. If all Kustomizations wait, the missing
+// variables stay missing.
 func (b *builder) ready(waiting []*kustomization) (ready, rest []*kustomization) {
 	split := func(is func(*kustomization) bool) bool {
 		ready, rest = nil, nil
@@ -374,7 +374,7 @@ func (o overlay) ReadFile(path string) ([]byte, error) {
 	return o.FileSystem.ReadFile(path)
 }
 
-// kustomize is generator.Build without its lock, which is there for schemas that differ between builds
+// kustomize is generator.Build without its lock, which exists for schemas that differ between builds
 // (https://github.com/kubernetes-sigs/kustomize/issues/3659).
 func (b *builder) kustomize(fs filesys.FileSystem, directory string) (result resmap.ResMap, err error) {
 	if b.alone {
@@ -406,10 +406,10 @@ func (b *builder) objects(k *kustomization) error {
 	}
 	objects := []*unstructured.Unstructured{}
 	for _, each := range k.built.Resources() {
-		// JSON is YAML, too: what ReadObjects reads of it is what it reads of the text that Flux has here.
+		// JSON is YAML, too: ReadObjects reads the same from it as from the text that Flux has here.
 		text, err := each.MarshalJSON()
 		if err != nil {
-			// Flux says it of the whole.
+			// Flux reports this for the whole text.
 			if _, whole := k.built.AsYaml(); whole != nil {
 				err = whole
 			}
@@ -455,19 +455,19 @@ func (b *builder) objects(k *kustomization) error {
 	return nil
 }
 
-// plain takes the place of the files out of a message.
+// plain removes the file's path from a message.
 func (b *builder) plain(message string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(message, b.root+string(filepath.Separator), ""), b.root, ".")
 }
 
-// bringsSchema tells whether a kustomization file has the field "openapi".
+// bringsSchema reports whether a kustomization file has the field "openapi".
 func (t *tree) bringsSchema() bool {
 	for name, content := range t.files {
 		if isKustomization(name) && bytes.Contains(content, []byte("openapi")) {
 			return true
 		}
 	}
-	// Read once, before several builds read it at once.
+	// Read once here, because several builds read it at the same time.
 	openapi.Schema()
 	return false
 }

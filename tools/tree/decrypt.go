@@ -22,11 +22,11 @@ import (
 )
 
 // Flux decrypts the files of secretGenerators and the patches of kustomization files before it builds, and values of
-// Secrets after. This program has no identity. It finds the same files by the same rules, and builds with what anybody
-// can read of them: ciphers stand for values. Source: internal/decryptor of kustomize-controller v1.9.5, which is no
+// Secrets after. This program has no identity. It finds the same files by the same rules, and builds with their
+// readable parts: ciphers stand for values. Source: internal/decryptor of kustomize-controller v1.9.5, which is not a
 // library.
 
-// format is how SOPS reads a file.
+// format is the form in which SOPS reads a file.
 type format string
 
 const (
@@ -60,14 +60,14 @@ func formatOf(path string) format {
 	return formatBinary
 }
 
-// wholePatch is an encrypted patch that does not even tell which object it changes.
+// wholePatch is an encrypted patch that hides even the object that it changes.
 type wholePatch struct{ path string }
 
 func (e *wholePatch) Error() string {
 	return fmt.Sprintf("its patch %s is encrypted with the name of the object that it changes, which only the cluster can read", e.path)
 }
 
-// opener puts files into an overlay as Flux finds them after Decryptor.DecryptSources.
+// opener puts files into an overlay in the form in which Flux finds them after Decryptor.DecryptSources.
 type opener struct {
 	root    string
 	overlay overlay
@@ -75,14 +75,14 @@ type opener struct {
 	visited map[string]bool
 }
 
-// openSources opens the encrypted files that a directory's kustomization file names, and those that its resources and
-// components name.
+// openSources opens the encrypted files that a directory's kustomization file names, and the files that its resources
+// and components name.
 func (b *builder) openSources(directory string, files overlay) error {
 	each := opener{b.root, files, map[string]bool{}, map[string]bool{}}
 	return each.directory(directory)
 }
 
-// notADirectory is a resource that is a file, a URL, or nothing: Flux lets kustomize tell.
+// notADirectory is a resource that is a file, a URL, or missing: kustomize reports it, as in Flux.
 var notADirectory = errors.New("not a directory")
 
 func (o opener) directory(path string) error {
@@ -147,7 +147,7 @@ func (o opener) directory(path string) error {
 	return nil
 }
 
-// within is a path below the root, whatever it names.
+// within is a path below the root, for any name.
 func (o opener) within(path string) (string, error) {
 	if rest, found := strings.CutPrefix(path, o.root+string(filepath.Separator)); found || path == o.root {
 		path = rest
@@ -185,7 +185,7 @@ func (o opener) kustomization(directory string) (*kustypes.Kustomization, error)
 	return file, nil
 }
 
-// use is what an encrypted file is for.
+// use is the purpose of an encrypted file.
 type use int
 
 const (
@@ -193,7 +193,7 @@ const (
 	value use = iota
 	// variables are the keys and values of a Secret.
 	variables
-	// patchOfAny names what it changes in the kustomization file, patchOfOne in itself.
+	// patchOfAny has its target in the kustomization file, patchOfOne in itself.
 	patchOfAny
 	patchOfOne
 )
@@ -233,7 +233,7 @@ func (o opener) open(directory, name string, as format, to use) error {
 	return nil
 }
 
-// sealOf is the MAC of an encrypted file. It stands for what the file holds.
+// sealOf is the MAC of an encrypted file. It stands for the content of the file.
 func sealOf(content []byte) string {
 	if found := cipherText.FindAll(content, -1); len(found) > 0 {
 		return string(found[len(found)-1])
@@ -243,12 +243,12 @@ func sealOf(content []byte) string {
 
 var cipherText = regexp.MustCompile(`ENC\[AES256_GCM,data:[\w+/=]*,iv:[\w+/=]+,tag:[\w+/=]+,type:\w+\]`)
 
-// openedFile is an encrypted file without what SOPS added.
+// openedFile is an encrypted file without the fields that SOPS added.
 type openedFile struct {
 	text []byte
-	// documents are those of JSON and YAML.
+	// documents are the documents of a JSON or YAML file.
 	documents []object
-	// plain is set where a value that SOPS would encrypt is not encrypted.
+	// plain is set if the file has a plain value that SOPS would encrypt.
 	plain bool
 }
 
@@ -326,7 +326,7 @@ func openedLines(content string, as format) openedFile {
 	return openedFile{text: []byte(strings.Join(kept, "\n")), plain: rules{metadata}.leavesPlain(values, nil)}
 }
 
-// hidesName tells whether a patch names the object that it changes by ciphers.
+// hidesName reports whether ciphers hide the name of the object that a patch changes.
 func (o openedFile) hidesName() bool {
 	for _, each := range o.documents {
 		kind, _ := each["kind"].(string)
@@ -339,7 +339,7 @@ func (o openedFile) hidesName() bool {
 	return false
 }
 
-// rules are what SOPS encrypts of a file, as its metadata says. Source: shouldBeEncrypted in getsops/sops, sops.go.
+// rules say which parts of a file SOPS encrypts, from its metadata. Source: shouldBeEncrypted in getsops/sops, sops.go.
 type rules struct{ metadata object }
 
 func (r rules) encrypts(path []string) bool {
@@ -370,7 +370,7 @@ func (r rules) encrypts(path []string) bool {
 	return encrypted
 }
 
-// leavesPlain tells whether a value is plain that SOPS would have encrypted. SOPS leaves alone what holds nothing.
+// leavesPlain reports whether a plain value should have been encrypted by SOPS. SOPS leaves empty values alone.
 func (r rules) leavesPlain(from any, path []string) bool {
 	switch from := from.(type) {
 	case map[string]any:
@@ -393,7 +393,7 @@ func (r rules) leavesPlain(from any, path []string) bool {
 	return from != nil && r.encrypts(path)
 }
 
-// hideValues puts ciphers in place of the values of a Secret that Flux decrypts after it built it.
+// hideValues replaces the values of a Secret by ciphers, as Flux decrypts this Secret only after it built it.
 func hideValues(each *resource.Resource) {
 	values := each.GetDataMap()
 	changed := false

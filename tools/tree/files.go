@@ -22,19 +22,19 @@ import (
 	"sigs.k8s.io/kustomize/api/konfig"
 )
 
-// source says where the files of a tree come from.
+// source is the origin of the files of a tree.
 type source struct {
 	// Tree is the absolute path of the directory.
 	Tree string `json:"tree"`
-	// Names are the files to take, relative to Tree, as Git lists them; nil takes every file.
+	// Names are the wanted files, relative to Tree, as Git lists them; nil takes every file.
 	Names []string `json:"names"`
-	// Archive is the path of a tar file that stands for the directory: a commit, as "git archive" writes it.
+	// Archive is the path of a tar file that replaces the directory: a commit, as "git archive" writes it.
 	Archive string `json:"archive"`
-	// Files replace those of the tree, or are added: path relative to Tree → content.
+	// Files replace files of the tree, or are added: path relative to Tree → content.
 	Files map[string]string `json:"files"`
 }
 
-// tree is what Flux gets of a directory.
+// tree is the part of a directory that Flux gets.
 type tree struct {
 	// files holds contents by path with slashes.
 	files map[string][]byte
@@ -45,7 +45,7 @@ type tree struct {
 // file is a file of the tree as text.
 type file struct {
 	Path string `json:"path"`
-	// Text holds U+FFFD for what is not UTF-8.
+	// Text has U+FFFD in place of bytes that are not UTF-8.
 	Text string `json:"text"`
 }
 
@@ -96,7 +96,7 @@ func readTree(from source) (*tree, error) {
 			result.leftOut = append(result.leftOut, name)
 			continue
 		}
-		// As validRelPath of fluxcd/pkg/tar, which refuses the whole artifact.
+		// validRelPath of fluxcd/pkg/tar has the same rule; it refuses the whole artifact.
 		if strings.Contains(name, `\`) || strings.Contains(name, "../") {
 			return nil, fmt.Errorf("Flux refuses the name of file %q: rename it", name)
 		}
@@ -147,7 +147,7 @@ func (from source) entries() (map[string]entry, error) {
 		return entries, err
 	}
 	for _, name := range from.Names {
-		// Of a repository inside of this one Git names the directory alone.
+		// For a repository inside this repository, Git lists only the directory.
 		info, err := os.Lstat(filepath.Join(from.Tree, filepath.FromSlash(name)))
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // deleted, and Git does not know yet
@@ -187,7 +187,7 @@ func archived(archive string) (map[string]entry, error) {
 	}
 }
 
-// ignorePatterns is what source-controller leaves out. The order is that of sourceignore.LoadIgnorePatterns.
+// ignorePatterns lists the files that source-controller leaves out, in the order of sourceignore.LoadIgnorePatterns.
 func ignorePatterns(names []string, entries map[string]entry) (gitignore.Matcher, error) {
 	var folders []string
 	for _, name := range names {
@@ -263,7 +263,7 @@ func (t *tree) unpack(directory string) error {
 	return nil
 }
 
-// below holds the contents by absolute path, as if they were unpacked there.
+// below returns the contents by absolute path, as if they were unpacked there.
 func (t *tree) below(directory string) map[string][]byte {
 	files := make(map[string][]byte, len(t.files))
 	for name, content := range t.files {

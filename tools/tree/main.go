@@ -1,8 +1,8 @@
 // Command platform-tree reads a gitops tree as Flux does. It lists the files that source-controller keeps, builds the
 // Flux Kustomizations of a cluster as kustomize-controller does, and packs the files as an artifact.
 //
-// It is told what to do by its first argument and one JSON value on standard input, and answers with one JSON value on
-// standard output. An error is one line on standard error and exit code 1.
+// The program takes a command as its first argument and one JSON value on standard input, and answers with one JSON
+// value on standard output. An error is one line on standard error and exit code 1.
 package main
 
 import (
@@ -15,7 +15,7 @@ import (
 )
 
 func main() {
-	// A run ends within seconds: memory is cheaper than collecting it.
+	// A run ends within seconds: memory is cheaper than garbage collection.
 	debug.SetGCPercent(800)
 	if err := run(os.Args[1:], os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -21,7 +21,7 @@ const (
 
 type packRequest struct {
 	source
-	// Content is the hash of the tree that was checked, without Files; another one is refused.
+	// Content is the hash of the checked tree, without Files; pack refuses another tree.
 	Content string `json:"content"`
 	// Layout is the absolute path of a new directory for the OCI image layout.
 	Layout   string `json:"layout"`
@@ -32,7 +32,7 @@ type packRequest struct {
 }
 
 type packResponse struct {
-	// Digest is that of the manifest; it is empty when the tree is not the one that was checked.
+	// Digest is the digest of the manifest; it is empty when the tree is not the checked tree.
 	Digest string `json:"digest"`
 }
 

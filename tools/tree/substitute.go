@@ -48,7 +48,7 @@ func substitutesOf(spec unstructured.Unstructured) []substituteFrom {
 // placeholder stands for a value that only the cluster knows.
 const placeholder = "unknown"
 
-// configs are the ConfigMaps and Secrets that the cluster will have. It answers as the API server does.
+// configs are the ConfigMaps and Secrets that the cluster will have. It answers in the form of the API server.
 type configs struct {
 	client.Client
 	maps    map[string]*corev1.ConfigMap
@@ -67,7 +67,7 @@ func newConfigs(given []object) (*configs, error) {
 	return known, nil
 }
 
-// add takes what a Kustomization applies. What the API server would not take is not there.
+// add takes the objects of a Kustomization, without objects that the API server would refuse.
 func (known *configs) add(k *kustomization) {
 	if k.remote {
 		return
@@ -105,7 +105,7 @@ func (known *configs) put(from object) error {
 						text = string(decoded)
 					}
 				}
-				// An empty value is one that a run generates.
+				// A run generates a value for an empty one.
 				if text == "" || isCipher(text) {
 					text = placeholder
 					known.hidden[key] = true
@@ -173,7 +173,7 @@ func (b *builder) substitute(ctx context.Context, k *kustomization) error {
 		kept = append(kept, entries[i])
 	}
 
-	// What SubstituteVariables loads for each resource anew is loaded once.
+	// SubstituteVariables loads the variables again for each resource; this code loads them once.
 	spec := *k.spec.DeepCopy()
 	if err := unstructured.SetNestedSlice(spec.Object, kept, "spec", "postBuild", "substituteFrom"); err != nil {
 		return err
@@ -200,7 +200,7 @@ func (b *builder) substitute(ctx context.Context, k *kustomization) error {
 	var failure error
 	validated := false
 	for _, each := range resources {
-		// Most objects have no variable: envsubst leaves them as they are. Names of variables it checks with the first.
+		// Most objects have no variable: envsubst leaves them as they are. It checks names of variables with the first.
 		if validated && !mentions(each.YNode(), "$") {
 			continue
 		}
@@ -245,7 +245,7 @@ func (b *builder) substitute(ctx context.Context, k *kustomization) error {
 	return failure
 }
 
-// mentions tells whether a key or value of a node holds a text.
+// mentions reports whether a key or value of a node holds a text.
 func mentions(node *yaml.Node, text string) bool {
 	return strings.Contains(node.Value, text) ||
 		slices.ContainsFunc(node.Content, func(each *yaml.Node) bool { return mentions(each, text) })

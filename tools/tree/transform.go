@@ -8,7 +8,7 @@ import (
 )
 
 type kustomizeRequest struct {
-	// Objects are changed.
+	// Objects are the objects to change.
 	Objects []object `json:"objects"`
 	// Changes are fields of a kustomization file, such as "patches".
 	Changes object `json:"changes"`
@@ -18,7 +18,7 @@ type kustomizeResponse struct {
 	Objects []object `json:"objects"`
 }
 
-// kustomize changes objects that are no files: post-renderers of a HelmRelease, patches of a FluxInstance.
+// kustomize changes objects that are not files: post-renderers of a HelmRelease, patches of a FluxInstance.
 func kustomize(request kustomizeRequest) (*kustomizeResponse, error) {
 	fs := filesys.MakeFsInMemory()
 	var resources []byte

@@ -17,33 +17,33 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 )
 
-// mistyped is a field with a value of the wrong type. The value is not told: it may be secret.
+// mistyped is a field with a value of the wrong type, without the value, which may be secret.
 type mistyped struct {
 	Kind string `json:"kind"`
-	// Namespace is empty where the object names none.
+	// Namespace is empty if the object names none.
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
-	// Field is as the API server writes it: data.port, spec.containers[name="c"].args[0].
+	// Field is the path in the form of the API server: data.port, spec.containers[name="c"].args[0].
 	Field string `json:"field"`
 	// Expected and Got are text, number, boolean, list, map or nothing.
 	Expected string `json:"expected"`
 	Got      string `json:"got"`
 }
 
-// types reads objects of built-in kinds as the API server reads what is applied. Its schema takes long to load, and
+// types reads objects of built-in kinds as the API server reads applied objects. Its schema takes long to load, and
 // only a tree with a wrong value needs it.
 var types = sync.OnceValue(func() managedfields.TypeConverter {
 	return applyconfigurations.NewTypeConverter(scheme.Scheme)
 })
 
-// wrongType is how structured-merge-diff, and so the API server, tells of a value of the wrong type.
+// wrongType is the message of structured-merge-diff, and so of the API server, for a value of the wrong type.
 var wrongType = regexp.MustCompile(`(?s)^expected (string|numeric|boolean|list|map)[^,]*, got (.*)$`)
 
-// checkTypes finds the fields of an object whose values have the wrong type: those of labels and annotations, and,
-// for built-in kinds, every field. It answers with the words of the API server, or nil where that refuses nothing.
+// checkTypes finds the fields of an object whose values have the wrong type: labels and annotations, and, for built-in
+// kinds, every field. It returns the message of the API server, or nil if the API server refuses nothing.
 //
-// It expects an object before SetCommonMetadata. Flux sets labels of its own on every object, and takes the others for
-// none where one of them is no text: it applies the object without them.
+// checkTypes expects an object before SetCommonMetadata. Flux sets labels of its own on every object. If one of the
+// other labels is not text, Flux ignores them all: it applies the object without them.
 func (k *kustomization) checkTypes(each *unstructured.Unstructured) error {
 	found := func(field, expected, got string) {
 		k.Mistyped = append(k.Mistyped, mistyped{each.GetKind(), each.GetNamespace(), each.GetName(), field, expected, got})
@@ -72,7 +72,7 @@ func (k *kustomization) checkTypes(each *unstructured.Unstructured) error {
 	if !errors.As(err, &all) {
 		return nil
 	}
-	// A text that stands for a value that is not known here may stand for a number.
+	// A text that stands for an unknown value may stand for a number.
 	content, err := checked.MarshalJSON()
 	if err != nil {
 		return err
@@ -116,7 +116,7 @@ func typeOf(value any) string {
 	return "number"
 }
 
-// typeOfWord is the type of a value as structured-merge-diff tells of it: by a Go type where a number is expected, by
+// typeOfWord is the type of a value in a message of structured-merge-diff: a Go type where a number is expected,
 // &value.valueUnstructured{Value:8080} elsewhere.
 func typeOfWord(told string) string {
 	_, value, found := strings.Cut(told, "Value:")
