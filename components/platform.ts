@@ -33,7 +33,7 @@ import { AgeIdentity } from "./dynamic/age-identity";
 import { secretKeys } from "../clients/sops/secret-file";
 import { SopsAgeSecret } from "./sops-age-secret";
 
-/** Arguments of `Platform`: the stack's settings, and what the program read from disk and Git. */
+/** Arguments of `Platform`: the stack's settings, and the facts that the program read from disk and Git. */
 export interface PlatformArgs {
   readonly config: PlatformConfig;
   /** The origin of the gitops tree. */

@@ -96,7 +96,7 @@ export class SimulatedControllers {
     this.api = new KubernetesClient(options.kubeconfig);
   }
 
-  /** Tells how to find out what the tree holds: definitions of other kinds can wait. */
+  /** Sets the function that lists the objects of the tree: definitions of other kinds can wait. */
   use(objects: () => Promise<readonly Manifest[]>): void {
     let found: Promise<readonly Manifest[]> | undefined;
     this.tree = () => (found ??= objects());

@@ -1,10 +1,10 @@
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 
-/** A process that cannot be mistaken for a later one with the same id. */
+/** The identity of a process, which a later process with the same id does not have. */
 export interface ProcessIdentity {
   readonly pid: number;
-  /** When the process started, as the operating system tells it: clock ticks since boot on Linux, a date elsewhere. */
+  /** The start time of the process, from the operating system: clock ticks since boot on Linux, a date elsewhere. */
   readonly started: string;
 }
 

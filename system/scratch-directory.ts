@@ -18,7 +18,7 @@ export class ScratchDirectory {
     this.guard = spawn("/bin/sh", ["-c", removeOnEof, "sh", path], {
       ...{ cwd: "/", detached: true, stdio: ["pipe", "ignore", "ignore"] },
     });
-    // A guard that was killed, as when memory ran out, reads no word.
+    // A killed guard, for example after the system ran out of memory, reads no word.
     this.guard.once("error", () => undefined).stdin?.on("error", () => undefined);
     this.guard.unref();
   }

@@ -34,7 +34,7 @@ export interface ContainerSpec {
 
 /** The calls of the lifecycles to a Docker Engine. Every method throws one sentence when the engine does not answer. */
 export interface Docker {
-  /** @returns undefined when there is none of that name */
+  /** @returns undefined when no container has that name */
   container(name: string): Promise<FoundContainer | undefined>;
   /**
    * Runs a container in the background, and again after every restart of the engine; `labels` are added to the owner's.
@@ -51,7 +51,7 @@ export interface Docker {
   unpause(container: string): Promise<void>;
   /** Ends and removes a container; its named volumes stay. */
   removeContainer(name: string): Promise<void>;
-  /** @returns undefined when there is none of that name */
+  /** @returns undefined when no network has that name */
   network(name: string): Promise<FoundNetwork | undefined>;
   /** @param owner of the network: `project/stack` */
   createNetwork(name: string, owner: string): Promise<void>;
@@ -83,7 +83,7 @@ export class DockerCli implements Docker {
   }
 
   async logs(container: string): Promise<string> {
-    // "docker logs" writes what the container wrote to standard error there, too.
+    // For a container's standard error, "docker logs" also writes to standard error.
     const env = Object.fromEntries(
       Object.entries(process.env).filter(([name]) => name.startsWith("DOCKER_")),
     );
@@ -135,7 +135,7 @@ export class DockerCli implements Docker {
   }
 
   async removeNetwork(name: string): Promise<void> {
-    // The network goes last: when it is gone, nothing of the stack is left.
+    // The network goes last: after it, nothing of the stack is left.
     await pruneImages(name);
     await docker("network", "rm", name);
   }

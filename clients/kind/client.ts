@@ -108,7 +108,7 @@ export class KindCli implements Kind {
   }
 
   async create(name: string, network: string, config: string): Promise<void> {
-    // The user's own kubeconfig is left alone.
+    // The user's own kubeconfig stays as it is.
     await run("kind", ["create", "cluster", "--name", name, "--config", "-", "--kubeconfig", "/dev/null"], {
       input: config,
       env: { KIND_EXPERIMENTAL_DOCKER_NETWORK: network },

@@ -6,7 +6,7 @@ import { run } from "../../tools/command";
 
 /** The storage of artifacts: the calls of the lifecycles to an OCI registry. */
 export interface OciRegistry {
-  /** Pushes the image of an OCI layout directory to `repository` under its digest alone. */
+  /** Pushes the image of an OCI layout directory to `repository` by its digest, without a tag. */
   push(layout: string, repository: string, digest: string): Promise<void>;
   /** Points `tag` of `repository` at a digest that it holds. */
   tag(repository: string, digest: string, tag: string): Promise<void>;

@@ -30,7 +30,7 @@ export interface ArtifactOutputs extends ArtifactInputs {
   readonly digest: string;
 }
 
-/** Pushes the gitops tree, which the program rendered and checked, as an OCI artifact under its digest alone. */
+/** Pushes the gitops tree, which the program rendered and checked, as an OCI artifact by its digest, without a tag. */
 export class ArtifactLifecycle {
   constructor(private readonly registry: OciRegistry) {}
 

@@ -250,7 +250,9 @@ function verdictOf(object: Manifest, failing: boolean): Trouble["verdict"] {
   return permanent ? "suspected" : "passing";
 }
 
-/** Why a source serves nothing new: what registries and TLS say that no waiting changes is `suspected`. */
+/**
+ * The reason why a source serves nothing new; messages of registries and TLS that no waiting changes are `suspected`.
+ */
 function sourceTrouble(source: Manifest, wanted: string | undefined): Trouble {
   const name = nameOf(refOf(source));
   const handled = handledOf(source);
@@ -310,7 +312,9 @@ function isWaiting(ready: Condition | undefined): boolean {
   return ["DependencyNotReady", "Progressing", "HealthCheckCanceled"].includes(ready?.reason ?? "");
 }
 
-/** Flux moves `status.observedGeneration` only on success; the condition's own tells an old failure from this one. */
+/**
+ * Flux moves `status.observedGeneration` only on success; the condition's own generation shows how old a failure is.
+ */
 function isFailure(object: Manifest): boolean {
   const ready = condition(object, "Ready");
   return (

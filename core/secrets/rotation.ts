@@ -28,7 +28,7 @@ interface Rotation {
  *
  * 1. The identity file holds the old key and the new one; settings, rules and files name both; release: Secret
  *    `sops-age` holds both keys before the files that need the new one arrive.
- * 2. Settings, rules and files name the new one alone, the old key leaves the identity file; release.
+ * 2. Settings, rules and files name only the new key, the old key leaves the identity file; release.
  *
  * Every step replaces each file as a whole, and the files show which step is next: after a kill, the same call
  * continues. A release that was interrupted is repeated, which changes nothing if it was complete.

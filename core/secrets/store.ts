@@ -194,7 +194,7 @@ export class SecretStore {
    * Encrypts the files that need it with fresh data keys, one by one and each as a whole.
    *
    * @param identity opens the files now
-   * @param done is told the path of each file when it is written
+   * @param done receives the path of each written file
    */
   async encryptDue(identity: string, done: (path: string) => void = () => undefined): Promise<void> {
     const config = await this.config();

@@ -94,7 +94,7 @@ type builder struct {
 	files filesys.FileSystem
 	// release is the source whose Kustomizations are built.
 	release reference
-	// alone is set when a kustomization file brings an OpenAPI schema, which kustomize keeps for the whole process.
+	// alone is set if a kustomization file brings an OpenAPI schema, which kustomize keeps for the whole process.
 	alone   bool
 	known   *configs
 	applied bool

@@ -72,8 +72,8 @@ type entry struct {
 }
 
 // readTree reads the files that remain after source-controller has unpacked an artifact and packed it again:
-// symbolic links are dropped (fluxcd/pkg/tar with WithSkipSymlinks), then what .sourceignore or, where there is none,
-// Flux's own list leaves out (fluxcd/pkg/artifact/storage, SourceIgnoreFilter).
+// symbolic links are dropped (fluxcd/pkg/tar with WithSkipSymlinks), then the files that .sourceignore lists or, if
+// there is none, Flux's own list (fluxcd/pkg/artifact/storage, SourceIgnoreFilter).
 func readTree(from source) (*tree, error) {
 	entries, err := from.entries()
 	if err != nil {
