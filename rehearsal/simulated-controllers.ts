@@ -263,7 +263,8 @@ export class SimulatedControllers {
       spec: {
         ...{ accessModes, capacity: resources.requests, volumeMode, hostPath: { path: "/nonexistent" } },
         ...(storageClassName === undefined ? {} : { storageClassName }),
-        claimRef: { ...claims, name, namespace },
+        // With its uid, as a provisioner writes it, the controller binds the claim at once; else it may take 15 s.
+        claimRef: { ...claims, name, namespace, uid },
       },
     };
     await this.api.apply(volume, "rehearsal");
