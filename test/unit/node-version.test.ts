@@ -73,7 +73,8 @@ describe("version of Node", () => {
         refuseOldNode(version);
       }, version);
     }
-    const main = readFileSync(join(project, "index.ts"), "utf8").split("async function main()")[1] ?? "";
+    const main =
+      readFileSync(join(project, "index.ts"), "utf8").split(/async function main\([^)]*\)/)[1] ?? "";
     equal(main.split("\n")[1]?.trim(), "refuseOldNode(process.versions.node);");
   });
 
