@@ -1,19 +1,13 @@
-import { readFile } from "node:fs/promises";
 import { getProject, getStack, log, RunError, runtime } from "@pulumi/pulumi";
 import { provenance } from "./core/tree/source";
 import { inspectTree } from "./core/tree/tree";
 import { Platform } from "./components/platform";
 import { dockerLogin, refusalOf, type RegistryLogin } from "./clients/registry/login";
+import { readKubeconfig } from "./core/cluster/existing/kubeconfig";
 import { findSecondNetwork } from "./core/cluster/existing/network";
 import { readGeneratedFiles } from "./core/secrets/files";
 import { checkForms } from "./core/secrets/place";
-import {
-  ageKeyOf,
-  parseConfig,
-  pullLoginOf,
-  type ClusterConfig,
-  type PlatformConfig,
-} from "./core/settings/config";
+import { ageKeyOf, parseConfig, pullLoginOf, type PlatformConfig } from "./core/settings/config";
 import { refuseOldNode } from "./system/node-version";
 import { ensureTools } from "./tools/tools";
 import { examine, thisHost, type Finding } from "./core/needs/needs";
@@ -48,7 +42,7 @@ async function main(examineStack: typeof examine): Promise<Record<string, unknow
       ownNetwork ? findSecondNetwork(tree, cluster) : [],
       // If a file cannot be read at all, the tree's findings explain it better.
       checkForms(tree, config).catch(() => []),
-      readKubeconfig(config.cluster),
+      config.cluster.kind === "existing" ? readKubeconfig(config.cluster.kubeconfigFile) : undefined,
       readPullLogin(config),
       examineStack(config, thisHost).then(tellFindings),
     ]);
@@ -80,18 +74,6 @@ async function tellFindings(findings: readonly Finding[]): Promise<void> {
   const messages = findings.map(({ message }) => message);
   if (messages.length > 0 && !runtime.isDryRun()) throw new Error(messages.join("\n"));
   for (const message of messages) await log.warn(message);
-}
-
-async function readKubeconfig(cluster: ClusterConfig): Promise<string | undefined> {
-  if (cluster.kind !== "existing") return undefined;
-  try {
-    return await readFile(cluster.kubeconfigFile, "utf8");
-  } catch (error) {
-    throw new Error(
-      `Reading the kubeconfig of the cluster failed: ${(error as Error).message}. Set platform:cluster.kubeconfigFile to it.`,
-      { cause: error },
-    );
-  }
 }
 
 /**

@@ -2,11 +2,10 @@ import { checkPulumi, thisHost } from "../core/needs/needs";
 import { readStackConfig } from "../core/settings/config";
 import { project } from "./cli/project";
 import { pulumiCommand, runPulumi } from "./cli/pulumi";
-import { splitConsent } from "./up";
+import { takeConsent } from "./up";
 
 export const preview = pulumiCommand("preview", 'Shows what "up" would change.', async (stack, args) => {
-  const { consent, options } = splitConsent(args);
-  if (consent) process.env.PLATFORM_ALLOW_REPLACE = "true";
+  const options = takeConsent(args);
   await readStackConfig(stack, project, process.env);
   const missing = await checkPulumi(thisHost);
   for (const { message } of missing) process.stderr.write(`${message}\n`);

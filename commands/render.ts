@@ -4,7 +4,8 @@ import { stringify } from "yaml";
 import { finalLayers, type RenderChart } from "../core/tree/final";
 import { helmTemplate, type Chart } from "../clients/helm/chart";
 import { run } from "../tools/command";
-import { registryName } from "../core/registry/names";
+import { internalPort } from "../core/registry/hosts";
+import { registryName, repositoryPath } from "../core/registry/names";
 import { sentence } from "../system/sentence";
 import { readStackConfig, type PlatformConfig } from "../core/settings/config";
 import { chartDirectory, findChart } from "../clients/helm/local-charts";
@@ -24,7 +25,10 @@ export function presumedRuntime({
   cluster,
   registry,
 }: PlatformConfig): Record<string, string> {
-  const repository = registry.kind === "local" ? `${registryName(stack)}:5000/platform` : registry.repository;
+  const repository =
+    registry.kind === "local"
+      ? `${registryName(stack)}:${internalPort}/${repositoryPath}`
+      : registry.repository;
   return {
     artifact_repository: repository,
     channel: stack,

@@ -1,7 +1,8 @@
-import { readFile } from "node:fs/promises";
 import { KindCli } from "../clients/kind/client";
 import { KubernetesClient } from "../clients/kubernetes/client";
 import { Crane } from "../clients/registry/oci";
+import { readKubeconfig } from "../core/cluster/existing/kubeconfig";
+import { repositoryPath } from "../core/registry/names";
 import { statusOf, type Status } from "../core/release/status";
 import { readStackConfig, type ClusterConfig, type PlatformConfig } from "../core/settings/config";
 import { ensureTools } from "../tools/tools";
@@ -27,13 +28,13 @@ export const status = stackCommand("status", "Compares what a stack's cluster ru
 function kubeconfigOf(cluster: ClusterConfig): Promise<string> {
   return cluster.kind === "kind"
     ? new KindCli().kubeconfig(cluster.name)
-    : readFile(cluster.kubeconfigFile, "utf8");
+    : readKubeconfig(cluster.kubeconfigFile);
 }
 
 /** The repository of the artifacts, as this machine reaches it. */
 function repositoryOf(registry: PlatformConfig["registry"]): { repository: string; insecure: boolean } {
   return registry.kind === "local"
-    ? { repository: `127.0.0.1:${registry.port}/platform`, insecure: false }
+    ? { repository: `127.0.0.1:${registry.port}/${repositoryPath}`, insecure: false }
     : registry;
 }
 

@@ -7,9 +7,10 @@ export const up = pulumiCommand(
   "up",
   "Brings a stack to every layer Ready, whatever is left of it.",
   async (stack, args) => {
-    const { consent, options } = splitConsent(args);
-    if (consent) process.env.PLATFORM_ALLOW_REPLACE = "true";
-    return examineAndUp(stack, options);
+    const options = takeConsent(args);
+    const findings = await examine(await readStackConfig(stack, project, process.env), thisHost);
+    for (const { message } of findings) process.stderr.write(`${message}\n`);
+    return findings.length > 0 ? 1 : runPulumi("up", stack, options);
   },
 ).addHelpText(
   "after",
@@ -20,16 +21,11 @@ export const up = pulumiCommand(
 "up" checks what the stack needs, removes the lock of a run that was killed, and runs "pulumi up".`,
 );
 
-/**
- * Runs `pulumi up` on a stack if its requirements are met.
- *
- * @param options of `pulumi up`, without the stack
- * @returns the exit code
- */
-export async function examineAndUp(stack: string, options: readonly string[]): Promise<number> {
-  const findings = await examine(await readStackConfig(stack, project, process.env), thisHost);
-  for (const { message } of findings) process.stderr.write(`${message}\n`);
-  return findings.length > 0 ? 1 : runPulumi("up", stack, options);
+/** Passes the user's consent on to the program. @returns the arguments that are Pulumi's own */
+export function takeConsent(args: readonly string[]): readonly string[] {
+  const { consent, options } = splitConsent(args);
+  if (consent) process.env.PLATFORM_ALLOW_REPLACE = "true";
+  return options;
 }
 
 /** Takes the user's consent out of the arguments: "--replace" without the URN that belongs to Pulumi's own option. */

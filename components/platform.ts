@@ -24,7 +24,7 @@ import type { LayerResult } from "../core/release/gate";
 import { dockerConfig, type RegistryLogin } from "../clients/registry/login";
 import { LocalRegistry, type Registry } from "./registry";
 import { registryHosts } from "../core/registry/hosts";
-import { registryName } from "../core/registry/names";
+import { registryName, repositoryPath } from "../core/registry/names";
 import { Release } from "./release";
 import type { SeedInputs } from "../core/flux-system/seed";
 import { Seed, type SeedArgs } from "./dynamic/seed";
@@ -318,7 +318,7 @@ export class Platform extends ComponentResource {
       return new LocalRegistry(
         `${name}-registry`,
         {
-          ...{ containerName: registryName(stack), owner, port, path: "platform", network },
+          ...{ containerName: registryName(stack), owner, port, path: repositoryPath, network },
           ...{ mirrors, airGapped, retain, image },
         },
         { parent: this },
