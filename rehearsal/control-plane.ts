@@ -127,7 +127,7 @@ export class ControlPlane {
     });
   }
 
-  /** Resolves when the API server calls itself ready and every node is Ready. @throws when that takes too long */
+  /** Resolves when the API server is ready, namespace `default` included, and every node is Ready. @throws when that takes too long */
   async ready(): Promise<void> {
     await this.#unlessBroken(this.#nodesReady);
   }
@@ -196,7 +196,8 @@ export class ControlPlane {
   async #awaitNodes(apiServer: SupervisedProcess): Promise<void> {
     await Promise.all([
       apiServer
-        .ready(() => this.#answers("/readyz"))
+        // The API server calls itself ready a moment before it has made its own namespaces.
+        .ready(async () => (await this.#answers("/readyz")) && this.#answers("/api/v1/namespaces/default"))
         .then(() => {
           this.#milestone("API server ready");
         }),

@@ -36,6 +36,7 @@ describe("field managers on a real API server", function () {
     const tools = await ensureTools([...controlPlaneTools, "kustomize"], { report: console.error });
     parent = await mkdtemp(join(tmpdir(), "platform-seed-"));
     controlPlane = await ControlPlane.start({ directory: join(parent, "state"), tools });
+    await controlPlane.ready();
     api = new KubernetesClient(controlPlane.kubeconfig);
     tree = temporaryDirectory();
     writeFiles(tree, {

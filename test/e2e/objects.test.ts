@@ -43,6 +43,7 @@ describe("final objects", function () {
 
     parent = await mkdtemp(join(tmpdir(), "platform-objects-"));
     controlPlane = await ControlPlane.start({ directory: join(parent, "state"), tools });
+    await controlPlane.ready();
     api = new KubernetesClient(controlPlane.kubeconfig);
     const objects = [...layers.values()].flat().flatMap(manifestsOf);
     const [{ spec } = { spec: {} }] = objects.filter(({ kind }) => kind === "FluxInstance");
