@@ -10,7 +10,8 @@ import { checkForms } from "./core/secrets/place";
 import { ageKeyOf, parseConfig, pullLoginOf, type PlatformConfig } from "./core/settings/config";
 import { refuseOldNode } from "./system/node-version";
 import { ensureTools } from "./tools/tools";
-import { examine, thisHost, type Finding } from "./core/needs/needs";
+import { examine, thisHost } from "./core/needs/needs";
+import { textOf, type Finding } from "./core/findings/finding";
 
 /** The program: it reads and checks all its inputs before it registers the first resource. */
 async function main(examineStack: typeof examine): Promise<Record<string, unknown>> {
@@ -71,7 +72,7 @@ async function main(examineStack: typeof examine): Promise<Record<string, unknow
 
 /** Reports missing requirements of a stack: a preview warns, an update is refused. */
 async function tellFindings(findings: readonly Finding[]): Promise<void> {
-  const messages = findings.map(({ message }) => message);
+  const messages = findings.map(textOf);
   if (messages.length > 0 && !runtime.isDryRun()) throw new Error(messages.join("\n"));
   for (const message of messages) await log.warn(message);
 }

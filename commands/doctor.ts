@@ -1,3 +1,4 @@
+import { textOf } from "../core/findings/finding";
 import { examine, thisHost } from "../core/needs/needs";
 import { readStackConfig } from "../core/settings/config";
 import { ensureTools } from "../tools/tools";
@@ -13,6 +14,6 @@ export const doctor = stackCommand("doctor", "Names what a stack needs and this 
     const findings = await examine(config, thisHost);
     if (output === "json") process.stdout.write(`${JSON.stringify({ stack, findings })}\n`);
     else if (findings.length === 0) console.log(`Stack "${stack}" has all it needs.`);
-    else for (const { message } of findings) console.log(message);
+    else for (const finding of findings) console.log(textOf(finding));
     process.exitCode = findings.length === 0 ? 0 : 1;
   });

@@ -1,3 +1,4 @@
+import { textOf } from "../core/findings/finding";
 import { checkPulumi, thisHost } from "../core/needs/needs";
 import { readStackConfig } from "../core/settings/config";
 import { project } from "./cli/project";
@@ -8,7 +9,7 @@ export const preview = pulumiCommand("preview", 'Shows what "up" would change.',
   const options = takeConsent(args);
   await readStackConfig(stack, project, process.env);
   const missing = await checkPulumi(thisHost);
-  for (const { message } of missing) process.stderr.write(`${message}\n`);
+  for (const finding of missing) process.stderr.write(`${textOf(finding)}\n`);
   // The program itself warns of other missing requirements.
   return missing.length > 0 ? 1 : runPulumi("preview", stack, options);
 });

@@ -1,4 +1,5 @@
 import { Command } from "commander";
+import { textOf } from "../core/findings/finding";
 import { examine, thisHost } from "../core/needs/needs";
 import { readStackConfig } from "../core/settings/config";
 import { project } from "./cli/project";
@@ -13,7 +14,7 @@ export const start = new Command("start")
     const findings = await examine(await readStackConfig(stack, project, process.env), thisHost);
     const fatal = findings.filter(({ rehearsable }) => !rehearsable);
     const instead = findings.filter(({ rehearsable }) => rehearsable);
-    for (const { message } of instead.length > 0 ? instead : fatal) process.stderr.write(`${message}\n`);
+    for (const need of instead.length > 0 ? instead : fatal) process.stderr.write(`${textOf(need)}\n`);
     if (instead.length > 0) {
       process.stderr.write(`Rehearsing stack "${stack}" on a throw-away control plane instead.\n`);
       process.exitCode = await rehearseStack(stack, { keep: true });

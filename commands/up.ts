@@ -1,3 +1,4 @@
+import { textOf } from "../core/findings/finding";
 import { readStackConfig } from "../core/settings/config";
 import { examine, thisHost } from "../core/needs/needs";
 import { project } from "./cli/project";
@@ -9,7 +10,7 @@ export const up = pulumiCommand(
   async (stack, args) => {
     const options = takeConsent(args);
     const findings = await examine(await readStackConfig(stack, project, process.env), thisHost);
-    for (const { message } of findings) process.stderr.write(`${message}\n`);
+    for (const finding of findings) process.stderr.write(`${textOf(finding)}\n`);
     return findings.length > 0 ? 1 : runPulumi("up", stack, options);
   },
 ).addHelpText(

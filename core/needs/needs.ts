@@ -4,13 +4,14 @@ import { run } from "../../tools/command";
 import { isNotOf, isOwn, ownerLabel, type Labels } from "../../clients/docker/ownership";
 import { KubernetesClient } from "../../clients/kubernetes/client";
 import { isUnknown } from "../../clients/registry/oci";
+import { sentence } from "../../system/sentence";
 import { mirrorName, registryName } from "../registry/names";
+import type { Finding } from "../findings/finding";
 import type { PlatformConfig } from "../settings/config";
 
 /** A requirement of a stack that this machine does not meet. */
-export interface Finding {
-  /** The missing requirement, its purpose, and the way to meet it: one sentence each. */
-  readonly message: string;
+export interface Need extends Finding {
+  readonly remedy: string;
   /** Without it, a real cluster is not possible here, but a rehearsal is. */
   readonly rehearsable: boolean;
 }
@@ -43,7 +44,7 @@ const diskBytes = 12 * 1024 ** 3;
  *
  * @returns the missing requirements; empty when the stack can be made here
  */
-export async function examine(config: PlatformConfig, host: Host): Promise<Finding[]> {
+export async function examine(config: PlatformConfig, host: Host): Promise<Need[]> {
   const { cluster, registry, stack, owner } = config;
   const local = cluster.kind === "kind" || registry.kind === "local";
   const docker = local ? await checkDocker(host) : [];
@@ -80,31 +81,39 @@ export async function examine(config: PlatformConfig, host: Host): Promise<Findi
 }
 
 /** Whether the Pulumi CLI is installed. */
-export async function checkPulumi(host: Host): Promise<Finding[]> {
+export async function checkPulumi(host: Host): Promise<Need[]> {
   try {
     await host.run("pulumi", "version");
     return [];
   } catch {
     return [
       {
+        check: "pulumi",
         message:
-          'The Pulumi CLI is not available: "pulumi version" fails, and the npm package "pulumi" could not install it. Install it from https://www.pulumi.com/docs/install/.',
+          'The Pulumi CLI is not available: "pulumi version" fails, and the npm package "pulumi" could not install it.',
+        remedy: "Install it from https://www.pulumi.com/docs/install/.",
         rehearsable: true,
       },
     ];
   }
 }
 
-async function checkDocker(host: Host): Promise<Finding[]> {
+async function checkDocker(host: Host): Promise<Need[]> {
   try {
     await host.run("docker", "info", "--format", "{{.ServerVersion}}");
     return [];
   } catch (error) {
     const missing = (error as Error).message.startsWith("Unable to execute");
-    const message = missing
-      ? 'Docker is missing: there is no "docker" on PATH. Install Docker Engine from https://docs.docker.com/engine/install/.'
-      : 'Docker does not answer: "docker info" fails. Start it, and let this user reach it ("docker" group).';
-    return [{ message, rehearsable: true }];
+    const fault = missing
+      ? {
+          message: 'Docker is missing: there is no "docker" on PATH.',
+          remedy: "Install Docker Engine from https://docs.docker.com/engine/install/.",
+        }
+      : {
+          message: 'Docker does not answer: "docker info" fails.',
+          remedy: 'Start it, and let this user reach it ("docker" group).',
+        };
+    return [{ check: "docker", ...fault, rehearsable: true }];
   }
 }
 
@@ -123,12 +132,14 @@ const needed = [
 ] as const;
 
 /** An existing cluster: its kubeconfig, its API server, and the rights of its user. */
-async function checkCluster(host: Host, file: string): Promise<Finding[]> {
-  const finding = (message: string) => [{ message, rehearsable: true }];
+async function checkCluster(host: Host, file: string): Promise<Need[]> {
+  const set = "et platform:cluster.kubeconfigFile to an admin kubeconfig of the cluster.";
+  const finding = (message: string, remedy: string) => [
+    { check: "cluster", message, remedy, rehearsable: true },
+  ];
   const kubeconfig = await host.read(file);
-  const remedy = "Set platform:cluster.kubeconfigFile to an admin kubeconfig of the cluster.";
   if (kubeconfig === undefined)
-    return finding(`The kubeconfig ${file} is missing, or cannot be read. ${remedy}`);
+    return finding(`The kubeconfig ${file} is missing, or this user cannot read it.`, `S${set}`);
   const api = host.kubernetes(kubeconfig);
   try {
     await api.ready();
@@ -141,12 +152,14 @@ async function checkCluster(host: Host, file: string): Promise<Finding[]> {
     const refused = answers.flat();
     if (refused.length === 0) return [];
     return finding(
-      `The user of kubeconfig ${file} may not ${refused.join(", ")}, which the first layer needs. Bind it to the ClusterRole cluster-admin, or ${remedy.replace(/^S/, "s")}`,
+      `The user of kubeconfig ${file} may not ${refused.join(", ")}, which the first layer needs.`,
+      `Bind it to the ClusterRole cluster-admin, or s${set}`,
     );
   } catch (error) {
     const reason = (error as Error).message.replace(/^[^:]* failed: /, "").replace(/\.$/, "");
     return finding(
-      `The cluster of kubeconfig ${file} is out of reach: ${reason}. Start the cluster or the VPN to it, or ${remedy.replace(/^S/, "s")}`,
+      `The cluster of kubeconfig ${file} is out of reach: ${reason}.`,
+      `Start the cluster or the VPN to it, or s${set}`,
     );
   }
 }
@@ -155,7 +168,7 @@ async function checkCluster(host: Host, file: string): Promise<Finding[]> {
 async function checkRegistry(
   host: Host,
   { repository, insecure }: Extract<PlatformConfig["registry"], { kind: "remote" }>,
-): Promise<Finding[]> {
+): Promise<Need[]> {
   const [registry = ""] = repository.split("/");
   try {
     await host.crane(...(insecure ? ["--insecure"] : []), "ls", repository);
@@ -169,7 +182,9 @@ async function checkRegistry(
     if (/UNAUTHORIZED|DENIED|401 Unauthorized|403 Forbidden/.test(message)) {
       return [
         {
-          message: `The registry ${registry} refuses ${repository} to this user. Run "docker login ${registry}" with an account that may push to it, or set platform:registry.repository.`,
+          check: "registry",
+          message: `The registry ${registry} refuses ${repository} to this user.`,
+          remedy: `Run "docker login ${registry}" with an account that may push to it, or set platform:registry.repository.`,
           rehearsable: true,
         },
       ];
@@ -177,41 +192,48 @@ async function checkRegistry(
     const reason = /(?:Error|error): (?:.*?": )?(.*)$/.exec(message)?.[1] ?? message;
     return [
       {
-        message: `The registry ${registry} does not answer for ${repository}: ${reason.replace(/\.$/, "")}. Correct platform:registry.repository or platform:registry.insecure, or see why this machine does not reach it.`,
+        check: "registry",
+        message: `The registry ${registry} does not answer for ${repository}: ${sentence(reason)}`,
+        remedy:
+          "Correct platform:registry.repository or platform:registry.insecure, or see why this machine does not reach it.",
         rehearsable: true,
       },
     ];
   }
 }
 
-async function checkInotify(host: Host): Promise<Finding[]> {
-  const findings: Finding[] = [];
+async function checkInotify(host: Host): Promise<Need[]> {
+  const findings: Need[] = [];
   for (const [limit, least] of Object.entries(inotify)) {
     const text = await host.read(`/proc/sys/fs/inotify/${limit}`);
     if (text === undefined || Number(text) >= least) continue;
     findings.push({
-      message: `fs.inotify.${limit} is ${text.trim()}: Cilium and the kubelet need ${least}. Run "sudo sysctl fs.inotify.${limit}=${least}".`,
+      check: "inotify",
+      message: `fs.inotify.${limit} is ${text.trim()}: Cilium and the kubelet need ${least}.`,
+      remedy: `Run "sudo sysctl fs.inotify.${limit}=${least}".`,
       rehearsable: false,
     });
   }
   return findings;
 }
 
-async function checkDisk(host: Host): Promise<Finding[]> {
+async function checkDisk(host: Host): Promise<Need[]> {
   const root = await host.run("docker", "info", "--format", "{{.DockerRootDir}}").catch(() => "/");
   const free = await host.freeBytes(root.trim()).catch(() => host.freeBytes("/"));
   if (free >= diskBytes) return [];
   const gib = (bytes: number) => (bytes / 1024 ** 3).toFixed(1);
   return [
     {
-      message: `The disk of Docker's images has ${gib(free)} GiB free: the cluster needs ${gib(diskBytes)} GiB. Free some, such as with "docker system prune".`,
+      check: "disk",
+      message: `The disk of Docker's images has ${gib(free)} GiB free: the cluster needs ${gib(diskBytes)} GiB.`,
+      remedy: 'Free some, such as with "docker system prune".',
       rehearsable: false,
     },
   ];
 }
 
 /** A Kind cluster of that name with another owner would have to be deleted for this one. */
-async function checkOwner(host: Host, cluster: string, owner: string): Promise<Finding[]> {
+async function checkOwner(host: Host, cluster: string, owner: string): Promise<Need[]> {
   const nodes = await host.run(
     ...(["docker", "ps", "--all", "--filter", `label=io.x-k8s.kind.cluster=${cluster}`] as const),
     ...(["--format", `{{.Names}}={{.Label "${ownerLabel}"}}`] as const),
@@ -227,14 +249,16 @@ async function checkOwner(host: Host, cluster: string, owner: string): Promise<F
   if (stranger === undefined) return [];
   return [
     {
-      message: `A Kind cluster "${cluster}" is there and ${isNotOf(owner, `its node ${stranger.node}`, stranger.labels)}. Set platform:cluster.name to another name, or delete it with "kind delete cluster --name ${cluster}".`,
+      check: "kind-cluster",
+      message: `A Kind cluster "${cluster}" is there and ${isNotOf(owner, `its node ${stranger.node}`, stranger.labels)}.`,
+      remedy: `Set platform:cluster.name to another name, or delete it with "kind delete cluster --name ${cluster}".`,
       rehearsable: false,
     },
   ];
 }
 
 /** Docker returns an existing volume of that name, of any owner, and Pulumi would delete it with the stack. */
-async function checkVolume(host: Host, volume: string, owner: string): Promise<Finding[]> {
+async function checkVolume(host: Host, volume: string, owner: string): Promise<Need[]> {
   const format = `{{index .Labels "${ownerLabel}"}}`;
   const label = await host
     .run("docker", "volume", "inspect", "--format", format, volume)
@@ -242,7 +266,9 @@ async function checkVolume(host: Host, volume: string, owner: string): Promise<F
   if (label === undefined || isOwn(labelled(label), owner)) return [];
   return [
     {
-      message: `A volume "${volume}" is there and ${isNotOf(owner, "it", labelled(label))}. Keep what it holds elsewhere, remove it with "docker volume rm ${volume}", and run again.`,
+      check: "volume",
+      message: `A volume "${volume}" is there and ${isNotOf(owner, "it", labelled(label))}.`,
+      remedy: `Copy its data to another place, remove it with "docker volume rm ${volume}", and run again.`,
       rehearsable: false,
     },
   ];
@@ -255,7 +281,7 @@ function labelled(printed: string): Labels {
 }
 
 /** @param container the container of this project that may hold the port */
-async function checkPort(host: Host, port: number, setting: string, container: string): Promise<Finding[]> {
+async function checkPort(host: Host, port: number, setting: string, container: string): Promise<Need[]> {
   if (!(await host.portTaken(port))) return [];
   // The ports in the container's configuration: a starting container holds a port before it shows the port.
   const format = "{{range .HostConfig.PortBindings}}{{range .}}{{.HostPort}} {{end}}{{end}}";
@@ -266,7 +292,9 @@ async function checkPort(host: Host, port: number, setting: string, container: s
   if (own) return [];
   return [
     {
-      message: `Port ${port} on 127.0.0.1 is taken: ${container} needs it. Stop what listens there, or set ${setting}.`,
+      check: "port",
+      message: `Port ${port} on 127.0.0.1 is in use: ${container} needs it.`,
+      remedy: `Stop the program that listens there, or set ${setting}.`,
       rehearsable: false,
     },
   ];

@@ -1,6 +1,7 @@
 import { deepEqual, equal, match } from "node:assert/strict";
 import { connect, createServer, type AddressInfo } from "node:net";
-import { examine, thisHost, type Host } from "../../core/needs/needs";
+import { textOf } from "../../core/findings/finding";
+import { examine, thisHost, type Host, type Need } from "../../core/needs/needs";
 import type { PlatformConfig } from "../../core/settings/config";
 import { FakeApiServer } from "./api-server";
 
@@ -122,6 +123,11 @@ function host(lacks: {
   };
 }
 
+/** The check, the text and `rehearsable` of each need. */
+function told(needs: readonly Need[]): unknown[] {
+  return needs.map((need) => [need.check, textOf(need), need.rehearsable]);
+}
+
 const noCommand = (name: string) => new Error(`Unable to execute "${name}": it is not on PATH.`);
 
 describe("doctor", () => {
@@ -139,21 +145,24 @@ describe("doctor", () => {
     deepEqual((await examine(prod, host({ commands: { "pulumi version": noCommand("pulumi") } }))).length, 1);
   });
 
-  for (const [what, lacks, rehearsable, message] of [
+  for (const [what, check, lacks, rehearsable, message] of [
     [
       "the Pulumi CLI",
+      "pulumi",
       { commands: { "pulumi version": noCommand("pulumi") } },
       true,
       'The Pulumi CLI is not available: "pulumi version" fails, and the npm package "pulumi" could not install it. Install it from https://www.pulumi.com/docs/install/.',
     ],
     [
       "Docker",
+      "docker",
       { commands: { "docker info --format {{.ServerVersion}}": noCommand("docker") } },
       true,
       'Docker is missing: there is no "docker" on PATH. Install Docker Engine from https://docs.docker.com/engine/install/.',
     ],
     [
       "a Docker that answers",
+      "docker",
       {
         commands: {
           "docker info --format {{.ServerVersion}}": new Error('"docker info" failed: permission denied'),
@@ -164,60 +173,69 @@ describe("doctor", () => {
     ],
     [
       "watches",
+      "inotify",
       { files: { "/proc/sys/fs/inotify/max_user_watches": "8192\n" } },
       false,
       'fs.inotify.max_user_watches is 8192: Cilium and the kubelet need 524288. Run "sudo sysctl fs.inotify.max_user_watches=524288".',
     ],
     [
       "watch instances",
+      "inotify",
       { files: { "/proc/sys/fs/inotify/max_user_instances": "128\n" } },
       false,
       'fs.inotify.max_user_instances is 128: Cilium and the kubelet need 512. Run "sudo sysctl fs.inotify.max_user_instances=512".',
     ],
     [
       "room on Docker's disk",
+      "disk",
       { free: { "/docker": 3.25 * gib } },
       false,
       'The disk of Docker\'s images has 3.3 GiB free: the cluster needs 12.0 GiB. Free some, such as with "docker system prune".',
     ],
     [
       "the registry's port",
+      "port",
       { taken: [5050] },
       false,
-      "Port 5050 on 127.0.0.1 is taken: platform-local-registry needs it. Stop what listens there, or set platform:registry.port.",
+      "Port 5050 on 127.0.0.1 is in use: platform-local-registry needs it. Stop the program that listens there, or set platform:registry.port.",
     ],
     [
       "a Kind cluster of its own",
+      "kind-cluster",
       { commands: { [ownerOfNodes]: "local-control-plane=platform/local\nlocal-worker=\n" } },
       false,
       'A Kind cluster "local" is there and is not of "platform/local" (its node local-worker lacks the label platform.pulumi.com/owner). Set platform:cluster.name to another name, or delete it with "kind delete cluster --name local".',
     ],
     [
       "a volume of its own",
+      "volume",
       { commands: { [ownerOfVolume]: "\n" } },
       false,
-      'A volume "platform-local-registry" is there and is not of "platform/local" (it lacks the label platform.pulumi.com/owner). Keep what it holds elsewhere, remove it with "docker volume rm platform-local-registry", and run again.',
+      'A volume "platform-local-registry" is there and is not of "platform/local" (it lacks the label platform.pulumi.com/owner). Copy its data to another place, remove it with "docker volume rm platform-local-registry", and run again.',
     ],
     [
       "a volume that no other stack has",
+      "volume",
       { commands: { [ownerOfVolume]: "platform/dev\n" } },
       false,
-      'A volume "platform-local-registry" is there and is not of "platform/local" (it has the label platform.pulumi.com/owner=platform/dev). Keep what it holds elsewhere, remove it with "docker volume rm platform-local-registry", and run again.',
+      'A volume "platform-local-registry" is there and is not of "platform/local" (it has the label platform.pulumi.com/owner=platform/dev). Copy its data to another place, remove it with "docker volume rm platform-local-registry", and run again.',
     ],
   ] as const) {
     it(`finds that ${what} is missing, and how to get it`, async () => {
-      deepEqual(await examine(local, host(lacks)), [{ message, rehearsable }]);
+      deepEqual(told(await examine(local, host(lacks))), [[check, message, rehearsable]]);
     });
   }
 
-  for (const [what, lacks, message] of [
+  for (const [what, check, lacks, message] of [
     [
       "its kubeconfig",
+      "cluster",
       { files: { "/kubeconfig": undefined as unknown as string } },
-      "The kubeconfig /kubeconfig is missing, or cannot be read. Set platform:cluster.kubeconfigFile to an admin kubeconfig of the cluster.",
+      "The kubeconfig /kubeconfig is missing, or this user cannot read it. Set platform:cluster.kubeconfigFile to an admin kubeconfig of the cluster.",
     ],
     [
       "a kubeconfig with a current context",
+      "cluster",
       {
         apiServer: new Error(
           "Asking the API server failed: the kubeconfig names no current cluster. Set its current-context.",
@@ -227,6 +245,7 @@ describe("doctor", () => {
     ],
     [
       "an API server that answers",
+      "cluster",
       {
         apiServer: new Error(
           "Asking the API server failed: the API server at https://10.0.0.1:6443 does not answer (ECONNREFUSED).",
@@ -236,11 +255,13 @@ describe("doctor", () => {
     ],
     [
       "permissions",
+      "cluster",
       { forbidden: ["create namespaces", "bind clusterroles"] },
       "The user of kubeconfig /kubeconfig may not create namespaces, bind clusterroles, which the first layer needs. Bind it to the ClusterRole cluster-admin, or set platform:cluster.kubeconfigFile to an admin kubeconfig of the cluster.",
     ],
     [
       "a login to its registry",
+      "registry",
       {
         crane: new Error(
           '"crane ls ghcr.io/example/platform" failed: Error: reading tags for ghcr.io/example/platform: GET https://ghcr.io/token?scope=x: DENIED: requested access to the resource is denied',
@@ -250,6 +271,7 @@ describe("doctor", () => {
     ],
     [
       "a registry that answers",
+      "registry",
       {
         crane: new Error(
           '"crane ls ghcr.io/example/platform" failed: Error: reading tags for ghcr.io/example/platform: Get "https://ghcr.io/v2/": dial tcp: lookup ghcr.io: no such host',
@@ -259,7 +281,7 @@ describe("doctor", () => {
     ],
   ] as const) {
     it(`finds that a stack elsewhere lacks ${what}, with one sentence and a remedy`, async () => {
-      deepEqual(await examine(prod, host(lacks)), [{ message, rehearsable: true }]);
+      deepEqual(told(await examine(prod, host(lacks))), [[check, message, true]]);
     });
   }
 
@@ -331,9 +353,9 @@ describe("doctor", () => {
     it(`finds that a port of ${what} is taken, unless its own container holds it`, async () => {
       const held = (ports: string | Error) =>
         examine(config, host({ commands: { [portsOf(container)]: ports }, taken: [taken] }));
-      const message = `Port ${taken} on 127.0.0.1 is taken: ${container} needs it. Stop what listens there, or set ${setting}.`;
-      deepEqual(await held(new Error("no such container")), [{ message, rehearsable: false }]);
-      deepEqual(await held("1 \n"), [{ message, rehearsable: false }]);
+      const message = `Port ${taken} on 127.0.0.1 is in use: ${container} needs it. Stop the program that listens there, or set ${setting}.`;
+      deepEqual(told(await held(new Error("no such container"))), [["port", message, false]]);
+      deepEqual(told(await held("1 \n")), [["port", message, false]]);
       deepEqual(await held(`1 ${taken} \n`), []);
     });
   }

@@ -44,7 +44,7 @@ suiteOnKind("pulumi up on Kind, of something bad", (prepared) => {
       try {
         match(
           await refused(),
-          /error: Port 5070 on 127\.0\.0\.1 is taken: platform-offline-registry needs it\. Stop what listens there, or set platform:registry\.port\.$/m,
+          /error: Port 5070 on 127\.0\.0\.1 is in use: platform-offline-registry needs it\. Stop the program that listens there, or set platform:registry\.port\.$/m,
         );
       } finally {
         server.close();
