@@ -11,7 +11,7 @@ import { ageKeyOf, parseConfig, pullLoginOf, type PlatformConfig } from "./core/
 import { refuseOldNode } from "./system/node-version";
 import { ensureTools } from "./tools/tools";
 import { examine, thisHost } from "./core/needs/needs";
-import { textOf, type Finding } from "./core/findings/finding";
+import { errorOf, textOf, type Finding } from "./core/findings/finding";
 
 /** The program: it reads and checks all its inputs before it registers the first resource. */
 async function main(examineStack: typeof examine): Promise<Record<string, unknown>> {
@@ -49,7 +49,7 @@ async function main(examineStack: typeof examine): Promise<Record<string, unknow
     ]);
   // These findings explain a broken secret file better.
   const findings = [...(ofSecrets.length > 0 ? ofSecrets : ofTree), ...ofNetwork];
-  if (findings.length > 0) throw new Error(findings.join("\n"));
+  if (findings.length > 0) throw errorOf(findings);
   for (const note of notes) await log.info(note);
   const ageKey = ageKeyOf(runtime.allConfig());
 
@@ -72,9 +72,8 @@ async function main(examineStack: typeof examine): Promise<Record<string, unknow
 
 /** Reports missing requirements of a stack: a preview warns, an update is refused. */
 async function tellFindings(findings: readonly Finding[]): Promise<void> {
-  const messages = findings.map(textOf);
-  if (messages.length > 0 && !runtime.isDryRun()) throw new Error(messages.join("\n"));
-  for (const message of messages) await log.warn(message);
+  if (findings.length > 0 && !runtime.isDryRun()) throw errorOf(findings);
+  for (const finding of findings) await log.warn(textOf(finding));
 }
 
 /**

@@ -1,6 +1,7 @@
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { availableParallelism, cpus, loadavg, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { errorOf } from "../core/findings/finding";
 import { inspectTree } from "../core/tree/tree";
 import { run } from "../tools/command";
 import { ensureTools } from "../tools/tools";
@@ -97,7 +98,7 @@ async function main(): Promise<void> {
     process.stdout.write(`${"".padEnd(52)}     min  median     max\n`);
     await measure(`list, build and check ${layers * objectsOfLayer} objects`, async () => {
       const { findings } = await inspectTree(tree, "x");
-      if (findings.length > 0) throw new Error(findings.join("\n"));
+      if (findings.length > 0) throw errorOf(findings);
     });
     await measure(`"kustomize build" of ${layers} directories`, async () => {
       const waiting = Array.from({ length: layers }, (_, layer) => join(tree, "apps", String(layer)));

@@ -3,6 +3,7 @@ import { cpus, release as kernel, tmpdir, totalmem } from "node:os";
 import { join } from "node:path";
 import { parse, stringify } from "yaml";
 import { ArtifactLifecycle, type ArtifactInputs } from "../core/release/artifact";
+import { errorOf } from "../core/findings/finding";
 import { inspectTree } from "../core/tree/tree";
 import { SystemClock } from "../system/clock";
 import { run } from "../tools/command";
@@ -170,7 +171,7 @@ async function measureReleases(rehearsal: Rehearsal, tree: string, count: number
   /** What `pulumi up` does for a changed tree: check, push by digest, gate. */
   const release = async () => {
     const { content, findings } = await inspectTree(tree, "local");
-    if (findings.length > 0) throw new Error(findings.join("\n"));
+    if (findings.length > 0) throw errorOf(findings);
     const { digest } = await artifact.create({ ...inputs, content });
     last = await gate.release(gateInputs(digest));
   };

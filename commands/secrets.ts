@@ -5,6 +5,7 @@ import { text } from "node:stream/consumers";
 import { Command } from "commander";
 import { run } from "../tools/command";
 import { sentence } from "../system/sentence";
+import { findingsOf, textOf, type Finding } from "../core/findings/finding";
 import { addSecret, parseValues, readValues } from "../core/secrets/add";
 import { checkSecrets, type RepositoryOptions } from "../core/secrets/check";
 import { SopsCli } from "../clients/sops/client";
@@ -224,19 +225,19 @@ async function checkStacks(
 ): Promise<number> {
   await ensureTools(["age-keygen", "platform-tree", "sops"], { report: tell });
   const stores: SecretStore[] = [];
-  const unreadable: string[] = [];
+  const unreadable: Finding[] = [];
   for (const stack of stacks) {
     try {
       stores.push(await openStore(stack, "check"));
     } catch (error) {
-      unreadable.push((error as Error).message);
+      unreadable.push(...findingsOf(error, "stack"));
     }
   }
   const { findings, notes } = await checkSecrets(stores, options);
   const all = [...unreadable, ...findings];
   for (const note of notes) tell(note);
   if (output === "json") console.log(JSON.stringify({ stacks, findings: all }));
-  else for (const finding of all) console.log(finding);
+  else for (const finding of all) console.log(textOf(finding));
   return all.length === 0 ? 0 : 1;
 }
 

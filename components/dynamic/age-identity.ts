@@ -1,11 +1,15 @@
 import { dynamic, type CustomResourceOptions, type Input, type Output } from "@pulumi/pulumi";
 import { SopsCli } from "../../clients/sops/client";
+import { textOf } from "../../core/findings/finding";
 import { IdentityLifecycle, type IdentityInputs, type IdentityOutputs } from "../../core/secrets/identity";
 
 class AgeIdentityProvider implements dynamic.ResourceProvider<IdentityInputs, IdentityOutputs> {
   async check(_olds: IdentityInputs, news: IdentityInputs): Promise<dynamic.CheckResult<IdentityInputs>> {
     const findings = await this.lifecycle().check(news);
-    return { inputs: news, failures: findings.map((reason) => ({ property: "identity", reason })) };
+    return {
+      inputs: news,
+      failures: findings.map((finding) => ({ property: "identity", reason: textOf(finding) })),
+    };
   }
 
   async create(inputs: IdentityInputs): Promise<dynamic.CreateResult<IdentityOutputs>> {

@@ -1,9 +1,10 @@
 import { realpath } from "node:fs/promises";
 import { relative } from "node:path";
-import { checkCluster, eachOnce, readTree } from "../tree/tree";
+import { findingsOf, mergeFindings, type Finding } from "../findings/finding";
+import { checkCluster, readTree } from "../tree/tree";
 import { run } from "../../tools/command";
 import { repositoryOf } from "../../clients/git/repository";
-import { readSecretFiles } from "./files";
+import { fileFinding, isGenerated, readSecretFiles } from "./files";
 import { mergeBase, scanFiles, scanHistory, uncommitted, type HistoryScan } from "./history";
 import { checkSecretFiles, readersOf } from "./place";
 import { checkChanges } from "./rewrite";
@@ -12,16 +13,16 @@ import type { SecretStore } from "./store";
 
 /** The result of a check: its subjects and its findings. */
 export interface SecretsCheck {
-  /** One sentence each; an empty list means that nothing is wrong. */
-  readonly findings: readonly string[];
+  /** An empty list means that nothing is wrong. */
+  readonly findings: readonly Finding[];
   /** The checked subjects, and the subjects that could not be checked. */
   readonly notes: readonly string[];
 }
 
 /** The result of the checks in Git for a tree and the rest of its repository. */
 export interface RepositoryCheck extends SecretsCheck {
-  /** Encrypted files of the tree that another program than SOPS changed, one sentence each. */
-  readonly changed: readonly string[];
+  /** Encrypted files of the tree that another program than SOPS changed. */
+  readonly changed: readonly Finding[];
 }
 
 /** Options of the check of a repository. */
@@ -51,19 +52,29 @@ export async function checkSecrets(
   stores: readonly SecretStore[],
   options: RepositoryOptions = {},
 ): Promise<SecretsCheck> {
+  const unreadable: Finding[] = [];
   const stacks: StackCheck[] = [];
   // One stack after another: each check starts a process for each file.
   for (const store of stores) {
-    const unreadable = (error: unknown): StackCheck => ({ ...nothing, visible: [(error as Error).message] });
-    stacks.push(await checkStack(store).catch(unreadable));
+    try {
+      stacks.push(await checkStack(store));
+    } catch (error) {
+      unreadable.push(...findingsOf(error, "stack"));
+    }
   }
-  const trees = [...new Set(stacks.map(({ tree }) => tree).filter((tree) => tree !== undefined))];
-  const clustersOf = (tree: string) =>
-    stacks.filter((stack) => stack.tree === tree).map(({ cluster }) => cluster);
-  const checks = await Promise.all(trees.map((tree) => checkTree(tree, clustersOf(tree), options)));
+  const trees = [...new Set(stacks.map(({ tree }) => tree))];
+  const checks = await Promise.all(
+    trees.map((tree) =>
+      checkTree(
+        tree,
+        stacks.filter((stack) => stack.tree === tree),
+        options,
+      ),
+    ),
+  );
   return {
-    findings: together(
-      stacks.flatMap(({ visible }) => visible),
+    findings: mergeFindings(
+      [...unreadable, ...stacks.flatMap(({ visible }) => visible)],
       checks.flatMap(({ changed }) => changed),
       stacks.flatMap(({ unopened }) => unopened),
       checks.flatMap(({ findings }) => findings),
@@ -74,49 +85,50 @@ export async function checkSecrets(
 
 interface StackCheck {
   /** Absolute path. */
-  readonly tree?: string;
+  readonly tree: string;
   readonly cluster: string;
+  /** The encrypted files of the stack and the files that it generates. */
+  readonly files: ReadonlyMap<string, string>;
   /** The faults in its files that are visible without the identity. */
-  readonly visible: readonly string[];
+  readonly visible: readonly Finding[];
   /** The files that its identity does not open. */
-  readonly unopened: readonly string[];
+  readonly unopened: readonly Finding[];
   readonly notes: readonly string[];
 }
-
-const nothing = { cluster: "", visible: [], unopened: [], notes: [] };
 
 async function checkStack(store: SecretStore): Promise<StackCheck> {
   const config = await store.config();
   const { tree, cluster } = config.gitops;
-  const files = (await store.files()).size;
-  const isHere = files > 0 && (await store.identity()) !== undefined;
+  const files = await readSecretFiles(tree, cluster);
+  const count = [...files.values()].filter((content) => !isGenerated(content, config.sops.generate)).length;
+  const isHere = count > 0 && (await store.identity()) !== undefined;
   const [visible, unopened] = await Promise.all([
-    checkSecretFiles(tree, readersOf(config)),
+    checkSecretFiles(tree, readersOf(config), files),
     isHere ? store.unopened() : [],
   ]);
-  const checked = `Checked rules, recipients, form and encryption of ${files} secret files of stack "${store.stack}"`;
-  const those = unopened.length === 0 ? "them" : `${Math.max(files - unopened.length, 0)} of them`;
+  const checked = `Checked rules, recipients, form and encryption of ${count} secret files of stack "${store.stack}"`;
+  const those = unopened.length === 0 ? "them" : `${Math.max(count - unopened.length, 0)} of them`;
   const opened = isHere
     ? `${checked}, and opened ${those} with its identity, their MACs included.`
     : `${checked}. Its identity is not here: whether they open was not checked.`;
-  return { tree, cluster, visible, unopened, notes: [files === 0 ? `${checked}.` : opened] };
+  return { tree, cluster, files, visible, unopened, notes: [count === 0 ? `${checked}.` : opened] };
 }
 
 async function checkTree(
   tree: string,
-  clusters: readonly string[],
+  stacks: readonly StackCheck[],
   options: RepositoryOptions,
 ): Promise<RepositoryCheck> {
   const artifact = await readTree(tree);
-  const [ofClusters, { findings, changed, notes }] = await Promise.all([
-    Promise.all(clusters.map((cluster) => checkApplied(tree, cluster, artifact.publicValues))),
+  const [applied, { findings, changed, notes }] = await Promise.all([
+    Promise.all(stacks.map((stack) => checkApplied(stack, artifact.publicValues))),
     checkRepository(tree, options).catch((error: unknown): RepositoryCheck => {
-      return { findings: [(error as Error).message], changed: [], notes: [] };
+      return { findings: findingsOf(error, "repository"), changed: [], notes: [] };
     }),
   ]);
   const looked = `Looked for plain Secrets, keys and tokens in ${artifact.files.length} files of the artifact.`;
   return {
-    findings: [...eachOnce(artifact.findings, ofClusters.flat()), ...findings],
+    findings: [...artifact.findings, ...applied.flat(), ...findings],
     changed,
     notes: [looked, ...notes],
   };
@@ -124,48 +136,24 @@ async function checkTree(
 
 /** The faults in the objects that a cluster applies: objects that may not be released, and missing Secrets. */
 async function checkApplied(
-  tree: string,
-  cluster: string,
+  { tree, cluster, files }: StackCheck,
   publicValues: readonly string[],
-): Promise<string[]> {
-  const [{ findings, secrets }, files] = await Promise.all([
-    checkCluster(tree, cluster, publicValues),
-    // A file that cannot be read is a finding of its own.
-    readSecretFiles(tree, cluster).catch(() => new Map<string, string>()),
-  ]);
+): Promise<Finding[]> {
+  const { findings, secrets } = await checkCluster(tree, cluster, publicValues);
   const unapplied = [...files].flatMap(([path, content]) =>
     secretsIn(content)
       .map(({ metadata }) => metadata.name)
       .filter((name) => secrets?.has(name) === false)
-      .map(
-        (name) =>
-          `Checking ${path} failed: no kustomization applies its Secret "${name}". List the file in the kustomization.yaml beside it, or remove it.`,
+      .map((name) =>
+        fileFinding(
+          "secret-unapplied",
+          path,
+          `no kustomization applies its Secret "${name}"`,
+          "List the file in the kustomization.yaml beside it, or remove it.",
+        ),
       ),
   );
   return [...findings, ...unapplied];
-}
-
-/**
- * The findings of several checks, each once. The check that says most about an encrypted file comes first, and only its
- * finding is kept for that file. A finding in a file and in a commit is kept with the commit.
- */
-export function together(...checks: readonly (readonly string[])[]): string[] {
-  const heard = new Set<string>();
-  const named = new Set<string>();
-  const fileOf = (finding: string) => /clusters\/\S+?\.enc\.yaml/.exec(finding)?.[0] ?? "";
-  for (const findings of checks) {
-    const fresh = findings.filter((finding) => !named.has(fileOf(finding)));
-    for (const finding of fresh) heard.add(finding);
-    for (const file of fresh.map(fileOf).filter((name) => name !== "")) named.add(file);
-  }
-  const commit = / \(commit [^)]*\)\.$/;
-  const committed = [...heard]
-    .filter((finding) => commit.test(finding))
-    .map((told) => told.replace(commit, "."));
-  // The artifact's paths start in the tree, the paths of commits start in the repository.
-  const isCommitted = (finding: string) =>
-    committed.some((told) => told === finding || told.endsWith(`/${finding.replace(/^File /, "")}`));
-  return [...heard].filter((finding) => !isCommitted(finding));
 }
 
 /**
@@ -199,10 +187,12 @@ export async function checkRepository(
   const changed = [[], staged].flatMap((more) => [
     ...checkChanges([...committed, ...unstaged, ...more]).values(),
   ]);
+  const inTree = (finding: Finding): Finding =>
+    finding.file === undefined ? finding : { ...finding, file: relative(place, finding.file) };
   const compared = committed.length + staged.length + unstaged.length;
   return {
-    findings: [...files.findings, ...(history?.findings ?? [])],
-    changed: [...new Set(changed)],
+    findings: [...files.findings, ...(history?.findings ?? [])].map(inTree),
+    changed: mergeFindings(changed.map(inTree)),
     notes: [
       `Looked for them in ${files.files} files of the repository beside it.`,
       ...(await notesOfHistory(repository, history, base)),

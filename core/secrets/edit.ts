@@ -4,6 +4,7 @@ import { join, relative, resolve, sep } from "node:path";
 import { ScratchDirectory } from "../../system/scratch-directory";
 import { onTerminal } from "../../system/terminal";
 import { toolPath } from "../../tools/command";
+import { textOf } from "../findings/finding";
 import { checkForm } from "./form";
 import { recipientsOf } from "../../clients/sops/secret-file";
 import type { SecretStore } from "./store";
@@ -69,7 +70,7 @@ export async function editSecret(
   const findings = checkForm(path, await readFile(join(tree, path), "utf8"), generate, store.stack);
   if (findings.length > 0) {
     throw new Error(
-      [...findings, `It is as you wrote it: edit it again, or restore it from Git.`].join("\n"),
+      [...findings.map(textOf), "It is as you wrote it: edit it again, or restore it from Git."].join("\n"),
     );
   }
   return path;

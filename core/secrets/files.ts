@@ -1,6 +1,7 @@
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { sentence } from "../../system/sentence";
+import { errorOf, type Finding } from "../findings/finding";
 import { isEncrypted, isSecretPath, secretKeys } from "../../clients/sops/secret-file";
 
 /** Every `*.enc.yaml` below `clusters/<cluster>`, sorted: path relative to the tree, and content. */
@@ -24,12 +25,16 @@ export async function readSecretFiles(tree: string, cluster: string): Promise<Ma
       files.set(file, content);
     } catch (error) {
       const [reason = ""] = (error as Error).message.split("\n");
-      throw new Error(`Reading secret ${file} failed: ${sentence(reason)} Restore it from Git.`, {
-        cause: error,
-      });
+      const message = `Reading secret ${file} failed: ${sentence(reason)}`;
+      throw errorOf([{ check: "secret-form", file, message, remedy: "Restore it from Git." }], error);
     }
   }
   return files;
+}
+
+/** A finding about one file of secrets. */
+export function fileFinding(check: string, file: string, cause: string, remedy: string): Finding {
+  return { check, file, message: `Checking ${file} failed: ${cause}.`, remedy };
 }
 
 /** The choice of the secrets that a stack generates itself; see `PlatformConfig.sops.generate`. */

@@ -1,5 +1,5 @@
-import { sentence } from "../../system/sentence";
-import type { Generate } from "./files";
+import type { Finding } from "../findings/finding";
+import { fileFinding, type Generate } from "./files";
 import { publicValue, publicValuesIn } from "../leaks/public-values";
 import { encryptedRegex } from "./rules";
 import { objectsIn, type SecretFile } from "../../clients/sops/secret-file";
@@ -7,55 +7,53 @@ import { objectsIn, type SecretFile } from "../../clients/sops/secret-file";
 /**
  * Checks the parts of an `*.enc.yaml` file that are visible without the identity: the file holds Secrets, each in a
  * document of its own, and their values are encrypted. SOPS and kubectl may write other fields, such as
- * `metadata.creationTimestamp: null` or `mac_only_encrypted`. `sops decrypt` checks whether the file is complete. Each
- * finding is one sentence with operation, subject, cause and remedy.
+ * `metadata.creationTimestamp: null` or `mac_only_encrypted`. `sops decrypt` checks whether the file is complete.
  *
  * @param path relative to the tree
  * @param generate the secrets that the stack generates: with another value than "none", a file may be in plain text
  * @param stack the owner of the file. @default "<name>", as in the help
  */
-export function checkForm(path: string, content: string, generate: Generate, stack = "<name>"): string[] {
-  const operation = `Checking ${path} failed:`;
+export function checkForm(path: string, content: string, generate: Generate, stack = "<name>"): Finding[] {
+  const found = (cause: string, remedy: string) => [fileFinding("secret-form", path, cause, remedy)];
   let objects: SecretFile[];
   try {
     objects = objectsIn(content);
   } catch (error) {
     const [reason = ""] = (error as Error).message.split("\n");
-    return [`${operation} ${sentence(reason.replace(/:\s*$/, ""))} ${restore()}`];
+    return found(reason.replace(/[.:\s]*$/, ""), restore());
   }
   const secrets = objects.filter(
     ({ kind, metadata }) =>
       kind === "Secret" && typeof (metadata as { name?: unknown } | undefined)?.name === "string",
   );
   if (secrets.length === 0) {
-    return [`${operation} it is no Secret. Name it without ".enc", or make it a Secret.`];
+    return found("it is no Secret", 'Name it without ".enc", or make it a Secret.');
   }
   const values = secrets.flatMap(({ data, stringData }) => Object.entries({ ...data, ...stringData }));
   if (objects.every(({ sops }) => sops === undefined)) {
     if (values.some(([, value]) => isSealed(value))) {
-      return [`${operation} SOPS's own part of it is missing: the file was cut off. ${restore()}`];
+      return found("SOPS's own part of it is missing: the file was cut off", restore());
     }
     if (generate !== "none") return [];
-    return [`${operation} it is not encrypted. Run "npx platform secrets init ${stack}".`];
+    return found("it is not encrypted", `Run "npx platform secrets init ${stack}".`);
   }
   const publicValues = publicValuesIn(content);
   const plain = values
     .filter(([, value]) => !isSealed(value) && !isEmpty(value))
     .filter(([key, value]) => !publicValues.includes(publicValue(key, value)))
     .map(([key]) => key);
-  return plain.length === 0
-    ? []
-    : [
-        `${operation} it holds "${plain.join('", "')}" in plain text. Take the values back, replace them where they are used, and change the file with "npx platform secrets edit".`,
-      ];
+  if (plain.length === 0) return [];
+  return found(
+    `it holds "${plain.join('", "')}" in plain text`,
+    'Take the values back, replace them where they are used, and change the file with "npx platform secrets edit".',
+  );
 }
 
 /**
  * Checks the encryption of a file: with a MAC, with age alone, and of its values alone. A file with such a fault may
  * still open: the finding is for reviews, and does not block the recovery of a cluster.
  */
-export function checkEncryption(path: string, content: string): string[] {
-  const operation = `Checking ${path} failed:`;
+export function checkEncryption(path: string, content: string): Finding[] {
   const objects = objectsIn(content);
   const [metadata] = objects.flatMap((object) => ("sops" in object ? [object.sops] : []));
   if (metadata === undefined) return [];
@@ -68,36 +66,37 @@ export function checkEncryption(path: string, content: string): string[] {
   const rest = objects.flatMap((object) =>
     Object.entries(object).filter(([key]) => !["data", "stringData", "sops"].includes(key)),
   );
-  return [
-    ...(isSealed(sops.mac)
-      ? []
-      : [
-          `${operation} it has no MAC: the file was cut off or changed by something else than sops. ${restore()}`,
-        ]),
-    ...(sops.age === undefined || isRecipients(sops.age)
-      ? []
-      : [`${operation} its "sops.age" is no list of recipients. ${restore()}`]),
-    ...(sops.encrypted_regex === encryptedRegex
-      ? []
-      : [
-          `${operation} it was encrypted with "encrypted_regex" ${JSON.stringify(sops.encrypted_regex ?? null)}, not "${encryptedRegex}". Decrypt it, and encrypt it under the rules of .sops.yaml.`,
-        ]),
-    ...foreign.map(
-      ([key]) =>
-        `${operation} a key of kind "${key}" opens it, and secrets are encrypted with age alone. Decrypt it, and encrypt it under the rules of .sops.yaml.`,
-    ),
-    ...(rest.some(([, value]) => JSON.stringify(value).includes("ENC[AES256_GCM,"))
-      ? [moreEncrypted(operation)]
-      : []),
+  const encryptAgain = "Decrypt it, and encrypt it under the rules of .sops.yaml.";
+  const faults: [boolean, string, string][] = [
+    [
+      !isSealed(sops.mac),
+      "it has no MAC: the file was cut off, or another program than SOPS changed it",
+      restore(),
+    ],
+    [sops.age !== undefined && !isRecipients(sops.age), 'its "sops.age" is no list of recipients', restore()],
+    [
+      sops.encrypted_regex !== encryptedRegex,
+      `it was encrypted with "encrypted_regex" ${JSON.stringify(sops.encrypted_regex ?? null)}, not "${encryptedRegex}"`,
+      encryptAgain,
+    ],
+    ...foreign.map(([key]): [boolean, string, string] => [
+      true,
+      `a key of kind "${key}" opens it, and secrets are encrypted with age alone`,
+      encryptAgain,
+    ]),
+    [
+      rest.some(([, value]) => JSON.stringify(value).includes("ENC[AES256_GCM,")),
+      'more than "data" and "stringData" is encrypted',
+      encryptAgain,
+    ],
   ];
+  return faults
+    .filter(([isFault]) => isFault)
+    .map(([, cause, remedy]) => fileFinding("secret-encryption", path, cause, remedy));
 }
 
 function restore(): string {
   return "Restore it from Git.";
-}
-
-function moreEncrypted(operation: string): string {
-  return `${operation} more than "data" and "stringData" is encrypted. Decrypt it, and encrypt it under the rules of .sops.yaml.`;
 }
 
 /** Keys of SOPS metadata that list others than age recipients. Source: `Metadata` in getsops/sops, stores/stores.go */

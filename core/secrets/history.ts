@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { lstat, readFile } from "node:fs/promises";
 import { join } from "node:path";
+import type { Finding } from "../findings/finding";
 import { checkFile, checkLeaks } from "../tree/check";
 import { run } from "../../tools/command";
 import { notASecret } from "../leaks/leaks";
@@ -12,9 +13,9 @@ const largest = 5 * 1024 ** 2;
 /** The number of open files, and of blobs that one process reads: as many of the largest as `run` takes. */
 const atOnce = 50;
 
-/** The result of the check of a repository: findings and subjects. */
+/** The result of the check of a repository: findings, whose paths are relative to it, and subjects. */
 export interface Scan {
-  readonly findings: readonly string[];
+  readonly findings: readonly Finding[];
   /** The number of files, or versions of files, that the check read. */
   readonly files: number;
 }
@@ -35,7 +36,7 @@ export async function scanFiles(repository: string, expected: (path: string) => 
   const args = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
   const listed = await run("git", args, { cwd: repository });
   const paths = [...new Set(listed.split("\0"))].filter((path) => path !== "" && !expected(path)).sort();
-  const findings: string[] = [];
+  const findings: Finding[] = [];
   for (const some of batches(paths)) {
     const texts = await Promise.all(some.map((path) => readText(join(repository, path))));
     some.forEach((path, index) => findings.push(...checkFile(path, texts[index] ?? "")));
@@ -142,22 +143,20 @@ export async function scanHistory(
   }
   const changes = commits.flatMap((commit) => changesOf(commit, encrypted));
   const texts = await contents([...[...made.values()].map(({ id }) => id), ...changes.flatMap(blobsOf)], git);
-  const findings: string[] = [];
+  const findings: Finding[] = [];
   const newest = new Map(
     commits.flatMap(({ rows }) => rows.map(({ path, newer }) => [path, newer] as const)),
   );
   for (const { id, path, commit } of made.values()) {
     const text = markedAs(texts.get(newest.get(path) ?? "") ?? "", texts.get(id) ?? "");
-    for (const finding of checkFile(path, text)) {
-      const where = `commit ${short(commit)}${finding.includes(path) ? "" : ` of ${path}`}`;
-      findings.push(`${finding.replace(/\.$/, "")} (${where}).`);
-    }
+    findings.push(...checkFile(path, text, short(commit)));
   }
   for (const { hash, message } of commits) {
-    findings.push(...checkLeaks(`The message of commit ${short(hash)}`, message));
+    const found = checkLeaks(`The message of commit ${short(hash)}`, message);
+    findings.push(...found.map((finding) => ({ ...finding, commit: short(hash) })));
   }
   return {
-    findings: [...new Set(findings)],
+    findings,
     files: made.size,
     changes: changes.map((change) => withTexts(change, texts)),
   };

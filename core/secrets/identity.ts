@@ -1,4 +1,5 @@
 import { readFile } from "node:fs/promises";
+import { errorOf, type Finding } from "../findings/finding";
 import { isGenerated, readSecretFiles, type Generate } from "./files";
 import { isEncrypted, recipientsOf } from "../../clients/sops/secret-file";
 import { run } from "../../tools/command";
@@ -42,7 +43,7 @@ export class IdentityLifecycle {
   ) {}
 
   /** @returns one finding for each file that the identity does not open, or one finding that forbids its use */
-  async check(inputs: IdentityInputs): Promise<string[]> {
+  async check(inputs: IdentityInputs): Promise<Finding[]> {
     const identity = await this.load(inputs);
     if (identity === undefined && inputs.generate === "none") return [this.missing(inputs)];
     return this.unopened(inputs, identity);
@@ -50,7 +51,7 @@ export class IdentityLifecycle {
 
   async create(inputs: IdentityInputs): Promise<IdentityOutputs> {
     const findings = await this.check(inputs);
-    if (findings.length > 0) throw new Error(findings.join("\n"));
+    if (findings.length > 0) throw errorOf(findings);
     const identity = (await this.load(inputs)) ?? identityIn(await this.sops.generate(inputs.file));
     return { ...inputs, identity, recipients: await this.sops.recipients(identity) };
   }
@@ -119,13 +120,17 @@ export class IdentityLifecycle {
     return command.length > 0 ? "platform:sops.ageKeyCommand" : file;
   }
 
-  private async unopened(inputs: IdentityInputs, identity: string | undefined): Promise<string[]> {
+  private async unopened(inputs: IdentityInputs, identity: string | undefined): Promise<Finding[]> {
     let own: readonly string[] = [];
     try {
       if (identity !== undefined) own = await this.sops.recipients(identity);
     } catch (error) {
       return [
-        `Reading the age identity of stack "${inputs.stack}" failed: ${this.place(inputs)} holds none (${(error as Error).message}). Put the content of an age-keygen file there.`,
+        {
+          check: "identity",
+          message: `Reading the age identity of stack "${inputs.stack}" failed: ${this.place(inputs)} holds none (${(error as Error).message}).`,
+          remedy: "Put the content of an age-keygen file there.",
+        },
       ];
     }
     const files = [...(await readSecretFiles(inputs.tree, inputs.cluster))];
@@ -150,24 +155,34 @@ export class IdentityLifecycle {
     content: string,
     own: readonly string[],
     error: Error,
-  ): string {
-    const operation = `Decrypting ${path} with the identity of stack "${inputs.stack}" failed:`;
-    if (!isEncrypted(content)) {
-      return `${operation} it is not encrypted. Run "npx platform secrets init ${inputs.stack}".`;
-    }
+  ): Finding {
+    const init = `"npx platform secrets init ${inputs.stack}`;
+    const found = (cause: string, remedy: string): Finding => ({
+      ...{ check: "identity", file: path },
+      message: `Decrypting ${path} with the identity of stack "${inputs.stack}" failed: ${cause}.`,
+      remedy,
+    });
+    if (!isEncrypted(content)) return found("it is not encrypted", `Run ${init}".`);
     const recipients = recipientsOf(content);
     if (recipients.some((recipient) => own.includes(recipient))) {
       const reason = /MAC mismatch/.test(error.message) ? "its MAC does not hold" : error.message;
-      return `${operation} ${reason}: the file was changed by something else than sops. Restore it from Git.`;
+      return found(`${reason}: another program than SOPS changed the file`, "Restore it from Git.");
     }
     const identity = own.length === 0 ? "there is no identity yet" : `the identity is ${own.join(", ")}`;
     const place = inputs.generate === "none" ? "Set SOPS_AGE_KEY_FILE to" : `Put into ${inputs.file}`;
     const added = own.length === 0 ? "" : ` --recipient ${own.at(-1) ?? ""}`;
-    return `${operation} it is encrypted for ${recipients.join(", ")}, ${identity}. ${place} the right identity, or let somebody whose identity opens it run "npx platform secrets init ${inputs.stack}${added}".`;
+    return found(
+      `it is encrypted for ${recipients.join(", ")}, ${identity}`,
+      `${place} the right identity, or ask a person whose identity opens it to run ${init}${added}".`,
+    );
   }
 
-  private missing(inputs: IdentityInputs): string {
-    return `Reading the age identity of stack "${inputs.stack}" failed: SOPS_AGE_KEY is not set, and ${this.place(inputs)} does not exist. Put the identity there, or set SOPS_AGE_KEY or SOPS_AGE_KEY_FILE to it.`;
+  private missing(inputs: IdentityInputs): Finding {
+    return {
+      check: "identity",
+      message: `Reading the age identity of stack "${inputs.stack}" failed: SOPS_AGE_KEY is not set, and ${this.place(inputs)} does not exist.`,
+      remedy: "Put the identity there, or set SOPS_AGE_KEY or SOPS_AGE_KEY_FILE to it.",
+    };
   }
 }
 

@@ -2,9 +2,10 @@ import { existsSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import type { PlatformConfig } from "../settings/config";
+import type { Finding } from "../findings/finding";
 import { readSecretFiles } from "./files";
 import { checkEncryption, checkForm } from "./form";
-import { checkRules, type Readers, type RuledFiles } from "./rules";
+import { checkRules, type Readers } from "./rules";
 import { isSecretPath } from "../../clients/sops/secret-file";
 
 /** The recipients of the secrets of a stack, by its settings. */
@@ -49,16 +50,6 @@ export async function secretPaths(tree: string): Promise<string[]> {
     .sort();
 }
 
-/** The facts in the rules about the files of a tree. */
-export async function ruledFiles(
-  tree: string,
-  cluster: string,
-  rules: string | undefined,
-): Promise<RuledFiles> {
-  const [own, all] = await Promise.all([readSecretFiles(tree, cluster), secretPaths(tree)]);
-  return { own, all, tree: relative(dirname(rules ?? tree), tree) };
-}
-
 /**
  * The check of a stack's secret files in `pulumi up`, before the run makes anything: their form, which needs only the
  * tree.
@@ -67,30 +58,34 @@ export async function ruledFiles(
  * @returns the findings; an empty list means that nothing visible without the identity is wrong
  * @throws Error when a file cannot be read or holds no Secret
  */
-export async function checkForms(tree: string, config: PlatformConfig): Promise<string[]> {
+export async function checkForms(tree: string, config: PlatformConfig): Promise<Finding[]> {
   const files = await readSecretFiles(tree, config.gitops.cluster);
-  return [...formsOf(files, readersOf(config)).values()].flat();
-}
-
-function formsOf(files: ReadonlyMap<string, string>, { generate, stack }: Readers): Map<string, string[]> {
-  return new Map([...files].map(([path, content]) => [path, checkForm(path, content, generate, stack)]));
+  const { stack, sops } = config;
+  return [...files].flatMap(([path, content]) => checkForm(path, content, sops.generate, stack));
 }
 
 /**
  * The check of a stack's secrets that needs no identity: rules, recipients, form and encryption.
  *
  * @param tree absolute path
+ * @param files of the stack, by their paths relative to the tree
  * @returns the findings; an empty list means that nothing visible without the identity is wrong
- * @throws Error when a file cannot be read or holds no Secret
  */
-export async function checkSecretFiles(tree: string, readers: Readers): Promise<string[]> {
+export async function checkSecretFiles(
+  tree: string,
+  readers: Readers,
+  files: ReadonlyMap<string, string>,
+): Promise<Finding[]> {
   const rules = findRules(tree);
-  const files = await ruledFiles(tree, readers.cluster, rules);
   const text = rules === undefined ? undefined : await readFile(rules, "utf8");
-  const wrong = formsOf(files.own, readers);
-  for (const [path, content] of files.own) {
-    if (wrong.get(path)?.length === 0) wrong.set(path, checkEncryption(path, content));
+  const findings: Finding[] = [];
+  const own = new Map<string, string>();
+  for (const [path, content] of files) {
+    const wrong = checkForm(path, content, readers.generate, readers.stack);
+    if (wrong.length === 0) wrong.push(...checkEncryption(path, content));
+    if (wrong.length === 0) own.set(path, content);
+    findings.push(...wrong);
   }
-  const own = new Map([...files.own].filter(([path]) => wrong.get(path)?.length === 0));
-  return [...[...wrong.values()].flat(), ...(await checkRules(text, readers, { ...files, own }))];
+  const ruled = { own, all: await secretPaths(tree), tree: relative(dirname(rules ?? tree), tree) };
+  return [...findings, ...(await checkRules(text, readers, ruled))];
 }

@@ -1,5 +1,7 @@
 import { isDeepStrictEqual } from "node:util";
 import { parseDocument } from "yaml";
+import type { Finding } from "../findings/finding";
+import { fileFinding } from "./files";
 
 /** An encrypted file in a commit. */
 export interface Version {
@@ -37,15 +39,15 @@ interface Parsed {
  * A new file is compared with a file of the same MAC that existed before, if there is one: it was renamed.
  *
  * @param changes from first to last
- * @returns path → one sentence with operation, subject, cause and remedy, for each file that another program changed
+ * @returns path → finding, for each file that another program changed
  */
-export function checkChanges(changes: readonly Change[]): Map<string, string> {
+export function checkChanges(changes: readonly Change[]): Map<string, Finding> {
   const before = new Map<string, Version>();
   for (const version of changes.flatMap(({ olders }) => olders)) {
     const mac = macLine(version.text);
     if (mac !== undefined && !before.has(mac)) before.set(mac, version);
   }
-  const findings = new Map<string, string>();
+  const findings = new Map<string, Finding>();
   const trusted = new Set<string>();
   /** Text → the last version that was in order. */
   const refused = new Map<string, Version>();
@@ -64,7 +66,12 @@ export function checkChanges(changes: readonly Change[]): Map<string, string> {
     refused.set(newer, last);
     findings.set(
       path,
-      `Checking ${path} failed: it was changed by something else than SOPS since commit ${last.commit}. Restore it from Git (${last.commit}:${last.path}), and change it with "npx platform secrets edit".`,
+      fileFinding(
+        "secret-change",
+        path,
+        `another program than SOPS changed it since commit ${last.commit}`,
+        `Restore it from Git (${last.commit}:${last.path}), and change it with "npx platform secrets edit".`,
+      ),
     );
   }
   return findings;

@@ -1,3 +1,4 @@
+import { errorOf } from "../findings/finding";
 import type { SecretStore } from "./store";
 
 /** Options of a rotation. */
@@ -101,7 +102,7 @@ async function begin(store: SecretStore, options: RotationOptions): Promise<Rota
     );
   }
   const findings = await store.unopened();
-  if (findings.length > 0) throw new Error(findings.join("\n"));
+  if (findings.length > 0) throw errorOf(findings);
   const { recipients = [], recoveryRecipient, valuesRevision } = sops;
   const own = (await keysOf(store)).map(({ recipient }) => recipient);
   const from = recipients.length === 0 ? own : own.filter((recipient) => recipients.includes(recipient));

@@ -1,8 +1,10 @@
+import { join, relative } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { Document, isMap, isSeq, parseDocument, YAMLSeq } from "yaml";
 import { sentence } from "../../system/sentence";
 import { firstMatch } from "../../clients/sops/client";
-import type { Generate } from "./files";
+import { errorOf, findingsOf, type Finding } from "../findings/finding";
+import { fileFinding, type Generate } from "./files";
 import { isEncrypted, recipientsOf } from "../../clients/sops/secret-file";
 
 /** The part of a Secret that SOPS encrypts: its values, and none of the fields that identify it. */
@@ -114,7 +116,8 @@ export function parseRules(text: string): Document {
     document.contents === null || (isMap(document.contents) && isList(document.get("creation_rules")));
   if (wrong === undefined && isRules) return document;
   const cause = wrong === undefined ? '"creation_rules" is no list' : reason.replace(/:\s*$/, "");
-  throw new Error(`Reading .sops.yaml failed: ${sentence(cause)} Correct it, or restore it from Git.`);
+  const message = `Reading .sops.yaml failed: ${sentence(cause)}`;
+  throw errorOf([{ check: "secret-rules", message, remedy: "Correct it, or restore it from Git." }]);
 }
 
 function isList(value: unknown): boolean {
@@ -127,8 +130,7 @@ function rulesIn(document: Document): Rule[] {
 }
 
 /**
- * Checks the rules against a stack's recipients, and its files against both. Each finding is one sentence with
- * operation, subject, cause and remedy.
+ * Checks the rules against a stack's recipients, and its files against both.
  *
  * @param text of `.sops.yaml`; undefined when there is none
  */
@@ -136,20 +138,31 @@ export async function checkRules(
   text: string | undefined,
   stack: Readers,
   files: RuledFiles,
-): Promise<string[]> {
-  if (text === undefined) return needsRule(stack) && files.own.size > 0 ? [noRules(stack)] : [];
+): Promise<Finding[]> {
+  const check = "secret-rules";
+  const remedy = initRemedy(stack);
+  if (text === undefined) {
+    const message = `Checking the rules of stack "${stack.stack}" failed: there is no .sops.yaml beside its tree.`;
+    return needsRule(stack) && files.own.size > 0 ? [{ check, message, remedy }] : [];
+  }
+  const file = join(relative(files.tree, ""), ".sops.yaml");
   let document: Document;
   try {
     document = parseRules(text);
   } catch (error) {
-    return [(error as Error).message];
+    return findingsOf(error, check).map((finding) => ({ ...finding, file }));
   }
   if (!document.has("creation_rules")) {
-    return [`Reading .sops.yaml failed: it has no list "creation_rules". ${remedy(stack)}`];
+    return [{ check, file, message: 'Reading .sops.yaml failed: it has no list "creation_rules".', remedy }];
   }
   const rules = rulesIn(document);
-  const broken = (await Promise.all(rules.map(checkPattern))).flat();
-  if (broken.length > 0) return broken;
+  const tell = (index: number, { cause, remedy }: Fault): Finding => {
+    return { check, file, message: `Checking rule ${index + 1} of .sops.yaml failed: ${cause}.`, remedy };
+  };
+  const broken = await Promise.all(
+    rules.map(async (rule, index) => (await faultsOfPattern(rule)).map((fault) => tell(index, fault))),
+  );
+  if (broken.flat().length > 0) return broken.flat();
   const isForTree = (rule: Rule) => patternOf(rule).startsWith(clustersPattern(files.tree));
   const isOwn = (rule: Rule) => isOwnPattern(files.tree, patternOf(rule));
   const first = async (candidates: readonly Rule[], path: string) =>
@@ -165,35 +178,58 @@ export async function checkRules(
   }
   const ofOwn = new Set(own.values());
   return [
-    ...rules.flatMap((rule, index) => [
-      ...(!isForTree(rule) || used.has(rule)
-        ? []
-        : [
-            `Checking rule ${index + 1} of .sops.yaml failed: no file matches "${patternOf(rule)}" first. Remove the rule${isOwn(rule) ? `, or run "npx platform secrets init ${stack.stack}"` : ""}.`,
-          ]),
-      ...(ofOwn.has(rule) ? checkRule(rule, index, stack, isOwn(rule)) : []),
-    ]),
-    ...[...files.own].flatMap(([path, content]) =>
-      checkRuled(own.get(path), below(files.tree, path), content, stack, isOwn),
+    ...rules.flatMap((rule, index) =>
+      [
+        ...(isForTree(rule) && !used.has(rule) ? [unusedFault(rule, stack, isOwn(rule))] : []),
+        ...(ofOwn.has(rule) ? faultsOfRule(rule, stack, isOwn(rule)) : []),
+      ].map((fault) => tell(index, fault)),
     ),
+    ...[...files.own].flatMap(([path, content]) => {
+      const rule = own.get(path);
+      const cause = needsRule(stack)
+        ? faultOfFile(content, rule, rule !== undefined && isOwn(rule))
+        : undefined;
+      if (cause === undefined) return [];
+      return [{ ...fileFinding(check, below(files.tree, path), cause, remedy), file: path }];
+    }),
   ];
 }
 
-function checkRule(rule: Rule, index: number, stack: Readers, isOwn: boolean): string[] {
-  const subject = `Checking rule ${index + 1} of .sops.yaml failed:`;
+/** A fault of a rule. */
+interface Fault {
+  readonly cause: string;
+  readonly remedy: string;
+}
+
+function unusedFault(rule: Rule, { stack }: Readers, isOwn: boolean): Fault {
+  return {
+    cause: `no file matches "${patternOf(rule)}" first`,
+    remedy: `Remove the rule${isOwn ? `, or run "npx platform secrets init ${stack}"` : ""}.`,
+  };
+}
+
+function faultsOfRule(rule: Rule, readers: Readers, isOwn: boolean): Fault[] {
+  const { stack } = readers;
+  const init = `run "npx platform secrets init ${stack}"`;
+  const remedy = initRemedy(readers);
   if (!isOwn) {
-    return needsRule(stack)
-      ? [
-          `${subject} "${patternOf(rule)}" is the first that matches files of stack "${stack.stack}", and not that stack's own. ${remedy(stack).replace(/\.$/, "")}, and put the rule below those of the stacks.`,
-        ]
-      : [];
-  }
-  if (!needsRule(stack)) {
+    if (!needsRule(readers)) return [];
     return [
-      `${subject} it matches files of stack "${stack.stack}", which has no recipients. Set platform:sops.recipients of Pulumi.${stack.stack}.yaml, or remove the rule.`,
+      {
+        cause: `"${patternOf(rule)}" is the first that matches files of stack "${stack}", and not that stack's own`,
+        remedy: `R${init.slice(1)}, and put the rule below those of the stacks.`,
+      },
     ];
   }
-  const wanted = everyRecipient(stack);
+  if (!needsRule(readers)) {
+    return [
+      {
+        cause: `it matches files of stack "${stack}", which has no recipients`,
+        remedy: `Set platform:sops.recipients of Pulumi.${stack}.yaml, or remove the rule.`,
+      },
+    ];
+  }
+  const wanted = everyRecipient(readers);
   const named = recipientsIn(rule);
   const others = Object.keys(rule).filter(
     (key) =>
@@ -203,67 +239,51 @@ function checkRule(rule: Rule, index: number, stack: Readers, isOwn: boolean): s
   return [
     ...named
       .filter((recipient) => !wanted.includes(recipient))
-      .map(
-        (recipient) =>
-          `${subject} recipient ${recipient} is none of stack "${stack.stack}". Add it to platform:sops.recipients of Pulumi.${stack.stack}.yaml, or run "npx platform secrets init ${stack.stack}".`,
-      ),
+      .map((recipient) => ({
+        cause: `recipient ${recipient} is none of stack "${stack}"`,
+        remedy: `Add it to platform:sops.recipients of Pulumi.${stack}.yaml, or ${init}.`,
+      })),
     ...wanted
       .filter((recipient) => !named.includes(recipient))
-      .map(
-        (recipient) =>
-          `${subject} it lacks recipient ${recipient} of stack "${stack.stack}". ${remedy(stack)}`,
-      ),
+      .map((recipient) => ({ cause: `it lacks recipient ${recipient} of stack "${stack}"`, remedy })),
     ...(rule.encrypted_regex === encryptedRegex
       ? []
       : [
-          `${subject} "encrypted_regex" is ${JSON.stringify(rule.encrypted_regex ?? null)}, not "${encryptedRegex}". ${remedy(stack)}`,
+          {
+            cause: `"encrypted_regex" is ${JSON.stringify(rule.encrypted_regex ?? null)}, not "${encryptedRegex}"`,
+            remedy,
+          },
         ]),
-    ...others.map(
-      (key) =>
-        `${subject} it sets "${key}", and secrets are encrypted with age alone. Remove that key, or run "npx platform secrets init ${stack.stack}".`,
-    ),
+    ...others.map((key) => ({
+      cause: `it sets "${key}", and secrets are encrypted with age alone`,
+      remedy: `Remove that key, or ${init}.`,
+    })),
   ];
 }
 
-/** @param path the path from the directory of the rules */
-function checkRuled(
-  rule: Rule | undefined,
-  path: string,
-  content: string,
-  stack: Readers,
-  isOwn: (rule: Rule) => boolean,
-): string[] {
-  if (!needsRule(stack)) return [];
-  if (rule === undefined) {
-    return [`Checking ${path} failed: no rule of .sops.yaml matches it. ${remedy(stack)}`];
-  }
-  if (!isEncrypted(content) || !isOwn(rule)) return [];
+/** The reason why a file does not follow its rule; undefined when it does. */
+function faultOfFile(content: string, rule: Rule | undefined, isOwn: boolean): string | undefined {
+  if (rule === undefined) return "no rule of .sops.yaml matches it";
+  if (!isEncrypted(content) || !isOwn) return undefined;
   const actual = recipientsOf(content);
   const expected = recipientsIn(rule);
-  if (same(actual, expected)) return [];
-  return [
-    `Checking ${path} failed: it is encrypted for ${actual.join(", ") || "nobody"}, its rule in .sops.yaml says ${expected.join(", ") || "nobody"}. ${remedy(stack)}`,
-  ];
+  if (isDeepStrictEqual([...actual].sort(), [...expected].sort())) return undefined;
+  return `it is encrypted for ${actual.join(", ") || "nobody"}, its rule in .sops.yaml says ${expected.join(", ") || "nobody"}`;
 }
 
-async function checkPattern(rule: Rule, index: number): Promise<string[]> {
+async function faultsOfPattern(rule: Rule): Promise<Fault[]> {
   try {
     await firstMatch([patternOf(rule)], "none");
     return [];
   } catch (error) {
     const [, reason] = /error parsing regexp: (.*)$/.exec((error as Error).message) ?? [];
     if (reason === undefined) throw error;
-    return [
-      `Checking rule ${index + 1} of .sops.yaml failed: "${patternOf(rule)}" is no regular expression (${reason}). Correct it, or remove the rule.`,
-    ];
+    const cause = `"${patternOf(rule)}" is no regular expression (${reason})`;
+    return [{ cause, remedy: "Correct it, or remove the rule." }];
   }
 }
 
-function noRules({ stack }: Readers): string {
-  return `Checking the rules of stack "${stack}" failed: there is no .sops.yaml beside its tree. Run "npx platform secrets init ${stack}".`;
-}
-
-function remedy({ stack }: Readers): string {
+function initRemedy({ stack }: Readers): string {
   return `Run "npx platform secrets init ${stack}".`;
 }
 
@@ -303,10 +323,6 @@ function isOwnPattern(tree: string, pattern: string): boolean {
 
 function isNothing(value: unknown): boolean {
   return value === undefined || value === null || value === "";
-}
-
-function same(a: readonly string[], b: readonly string[]): boolean {
-  return a.length === b.length && a.every((entry) => b.includes(entry));
 }
 
 function below(tree: string, path: string): string {

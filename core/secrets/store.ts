@@ -3,6 +3,7 @@ import { dirname, join, relative } from "node:path";
 import { readStackConfig, stacksOf, type PlatformConfig } from "../settings/config";
 import { sentence } from "../../system/sentence";
 import type { Sops } from "../../clients/sops/client";
+import type { Finding } from "../findings/finding";
 import { isGenerated, readSecretFiles } from "./files";
 import { IdentityLifecycle, type IdentityInputs } from "./identity";
 import { findRules, readersOf, secretPaths } from "./place";
@@ -60,7 +61,7 @@ export class SecretStore {
   }
 
   /** One finding for each encrypted file that the identity does not open. */
-  async unopened(): Promise<string[]> {
+  async unopened(): Promise<Finding[]> {
     return this.lifecycle().check(await this.identityInputs());
   }
 
@@ -180,14 +181,14 @@ export class SecretStore {
 
   /** @throws Error when the identity does not open a file that is due for these recipients, with a line for each */
   async checkDue(identity: string, recipients: readonly string[]): Promise<void> {
-    const findings: string[] = [];
+    const failures: string[] = [];
     for (const [path, content] of await this.due(recipients)) {
       if (!isEncrypted(content)) continue;
       await this.open(content, path, identity).catch((error: unknown) => {
-        findings.push((error as Error).message);
+        failures.push((error as Error).message);
       });
     }
-    if (findings.length > 0) throw new Error(findings.join("\n"));
+    if (failures.length > 0) throw new Error(failures.join("\n"));
   }
 
   /**

@@ -1,5 +1,6 @@
 import { parseAllDocuments } from "yaml";
 import type { Manifest } from "../../clients/kubernetes/client";
+import type { Finding } from "../findings/finding";
 import { leaksIn, notASecret, privateKey } from "../leaks/leaks";
 import { publicValue, publicValuesIn } from "../leaks/public-values";
 
@@ -20,9 +21,9 @@ export const runtimeName = "platform-runtime";
  * stack, or marked as public in its line.
  *
  * @param publicValues `Tree.publicValues` of the tree. @default none
- * @returns one sentence for each Secret that does
+ * @returns one finding for each Secret that does
  */
-export function checkSecrets(objects: readonly Manifest[], publicValues: readonly string[] = []): string[] {
+export function checkSecrets(objects: readonly Manifest[], publicValues: readonly string[] = []): Finding[] {
   return objects.flatMap((object) => checkSecret(object, publicValues));
 }
 
@@ -30,11 +31,19 @@ export function checkSecrets(objects: readonly Manifest[], publicValues: readonl
  * Checks one file of the tree as text: the artifact also holds files that kustomize does not build.
  *
  * @param path relative to the tree
+ * @param commit abbreviated name of the commit that has this version. @default the file is on the disk
  */
-export function checkFile(path: string, content: string): string[] {
-  const publicValues = publicValuesIn(content);
-  const plain = secretsIn(path, content).flatMap((object) => checkSecret(object, publicValues));
-  return [...plain.map((finding) => `File ${path}: ${finding}`), ...checkLeaks(`File ${path}`, content)];
+export function checkFile(path: string, content: string, commit?: string): Finding[] {
+  const subject = commit === undefined ? `File ${path}` : `File ${path} of commit ${commit}`;
+  const plain = checkSecrets(secretsIn(path, content), publicValuesIn(content)).map((finding) => ({
+    ...finding,
+    message: `${subject}: ${finding.message}`,
+  }));
+  return [...plain, ...checkLeaks(subject, content)].map((finding) => ({
+    ...finding,
+    file: path,
+    ...(commit === undefined ? {} : { commit }),
+  }));
 }
 
 /**
@@ -42,13 +51,18 @@ export function checkFile(path: string, content: string): string[] {
  *
  * @param subject the place of the text: "File a/b"
  */
-export function checkLeaks(subject: string, content: string): string[] {
+export function checkLeaks(subject: string, content: string): Finding[] {
   return leaksIn(content).map(({ what, start }) => {
     const shown = start === "" ? "" : ` ("${start}…")`;
     const remedy = "Remove it from the tree and its history, and replace";
-    return what === privateKey
-      ? `${subject} holds ${what}${shown}. ${remedy} the key.`
-      : `${subject} holds ${what}${shown}. ${remedy} it, or, where it is none, mark its line with the comment ${notASecret}.`;
+    return {
+      check: `leak/${what}`,
+      message: `${subject} holds ${what}${shown}.`,
+      remedy:
+        what === privateKey
+          ? `${remedy} the key.`
+          : `${remedy} it, or, where it is none, mark its line with the comment ${notASecret}.`,
+    };
   });
 }
 
@@ -95,16 +109,18 @@ export function inOrder<Layer extends Ordered>(layers: readonly Layer[]): Layer[
 /**
  * Checks that the layers' `dependsOn` name layers and have no cycle.
  *
- * @returns one sentence for each fault
+ * @returns one finding for each fault
  */
-export function checkOrder(layers: readonly Ordered[]): string[] {
-  const findings: string[] = [];
+export function checkOrder(layers: readonly Ordered[]): Finding[] {
+  const findings: Finding[] = [];
   const names = layers.map((layer) => layer.name);
   for (const layer of layers) {
     for (const name of layer.dependsOn.filter((dependency) => !names.includes(dependency))) {
-      findings.push(
-        `Layer "${layer.name}" depends on "${name}", which is no layer of this cluster. Layers are ${names.join(", ")}.`,
-      );
+      findings.push({
+        ...{ check: "layer-order", layer: layer.name },
+        message: `Layer "${layer.name}" depends on "${name}", which is no layer of this cluster.`,
+        remedy: `Name one of ${names.join(", ")}.`,
+      });
     }
   }
   // A layer is done when its dependencies are done; a layer that is never done is in a cycle or after one.
@@ -116,14 +132,16 @@ export function checkOrder(layers: readonly Ordered[]): string[] {
     waiting = next;
   }
   if (waiting.length > 0) {
-    findings.push(
-      `Layers ${waiting.map((layer) => `"${layer.name}"`).join(", ")} wait for each other: "dependsOn" has a cycle. Remove one of them.`,
-    );
+    findings.push({
+      check: "layer-order",
+      message: `Layers ${waiting.map((layer) => `"${layer.name}"`).join(", ")} wait for each other: "dependsOn" has a cycle.`,
+      remedy: "Remove one dependency of the cycle.",
+    });
   }
   return findings;
 }
 
-function checkSecret(object: Manifest, publicValues: readonly string[]): string[] {
+function checkSecret(object: Manifest, publicValues: readonly string[]): Finding[] {
   if (object.kind !== "Secret") return [];
   const { data, stringData } = object as Readonly<Record<string, Record<string, unknown> | undefined>>;
   const isPublic = (key: string, value: unknown) =>
@@ -135,8 +153,14 @@ function checkSecret(object: Manifest, publicValues: readonly string[]): string[
     .filter(([key, value]) => !isSafe(value, object.sops !== undefined) && !isPublic(key, value))
     .map(([key]) => key);
   if (plain.length === 0) return [];
+  const { namespace, name } = object.metadata;
   return [
-    `Secret ${object.metadata.namespace ?? "default"}/${object.metadata.name} holds "${plain.join('", "')}" in plain text. Encrypt its file with "sops encrypt --in-place", name it *.enc.yaml, and replace the value: it is known from now on. Or, where it is public, mark its line with the comment "${notASecret} <reason>".`,
+    {
+      check: "plain-secret",
+      object: { kind: "Secret", namespace, name, fields: plain },
+      message: `Secret ${namespace ?? "default"}/${name} holds "${plain.join('", "')}" in plain text.`,
+      remedy: `Encrypt its file with "sops encrypt --in-place", name it *.enc.yaml, and replace the value: it is known from now on. Or, where it is public, mark its line with the comment "${notASecret} <reason>".`,
+    },
   ];
 }
 

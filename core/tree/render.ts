@@ -1,6 +1,7 @@
 import type { Manifest } from "../../clients/kubernetes/client";
 import { sentence } from "../../system/sentence";
 import { buildTree, type Built, type BuiltKustomization, type Mistyped, type ObjectName } from "./build";
+import { errorOf, type Finding } from "../findings/finding";
 import { runtimeKeys, runtimeName } from "./check";
 
 /** One Flux Kustomization of a cluster and its objects. */
@@ -50,7 +51,7 @@ export async function renderCluster(
   });
   const wanted = built.kustomizations.filter((each) => layer === undefined || labelOf(each) === layer);
   const failures = failuresOf({ ...built, kustomizations: wanted }, cluster);
-  if (failures.length > 0) throw new Error(failures.join("\n"));
+  if (failures.length > 0) throw errorOf(failures);
   if (layer !== undefined && wanted.length === 0) {
     throw new Error(
       `Rendering cluster "${cluster}" failed: there is no layer "${layer}". Layers are ${built.kustomizations.map(labelOf).join(", ")}.`,
@@ -89,36 +90,43 @@ function layersOf(kustomizations: readonly BuiltKustomization[]): Layer[] {
   );
 }
 
-/** The failures of builds, one sentence each, with Flux's message. */
-export function failuresOf({ root, kustomizations }: Built, cluster: string): string[] {
-  return [root, ...kustomizations].flatMap((each) => {
-    const layer = `layer "${labelOf(each)}"`;
+/** The failures of builds, with Flux's message. */
+export function failuresOf({ root, kustomizations }: Built, cluster: string): Finding[] {
+  return [root, ...kustomizations].flatMap((each): Finding[] => {
+    const layer = labelOf(each);
     if (each.unset.length > 0) {
-      return each.unset.map(
-        ({ kind, name, variable }) =>
-          `${kind} ${name} of ${layer} uses \${${variable}}, which is not set. Add it to the cluster's variables.yaml.`,
-      );
+      return each.unset.map(({ kind, name, variable }) => ({
+        ...{ check: "variable", layer, object: { kind, name } },
+        message: `${kind} ${name} of layer "${layer}" uses \${${variable}}, which is not set.`,
+        remedy: "Add it to the cluster's variables.yaml.",
+      }));
     }
-    const subject = each === root ? `cluster "${cluster}"` : `${layer} of cluster "${cluster}"`;
+    const subject = `${each === root ? "" : `layer "${layer}" of `}cluster "${cluster}"`;
+    const operation = `Building ${subject} failed:`;
     // Flux's message for these holds the value, which may be secret.
-    if (each.mistyped.length > 0) {
-      return each.mistyped.map((field) => `Building ${subject} failed: ${wrongType(field)}`);
-    }
+    if (each.mistyped.length > 0) return each.mistyped.map((field) => wrongType(operation, layer, field));
     if (each.error === undefined) return [];
-    return [`Building ${subject} failed: ${sentence(each.error)} Nothing was released.`];
+    const message = `${operation} ${sentence(each.error)} Nothing was released.`;
+    return [{ check: "build", layer, message }];
   });
 }
 
 /**
- * Cause and remedy of a value of the wrong type. Source:
+ * The finding for a value of the wrong type. Source:
  * https://fluxcd.io/flux/components/kustomize/kustomizations/#post-build-substitution-of-numbers-and-booleans
  */
-function wrongType({ kind, namespace, name, field, expected, got }: Mistyped): string {
+function wrongType(operation: string, layer: string, mistyped: Mistyped): Finding {
+  const { kind, namespace, name, field, expected, got } = mistyped;
   const object = `${kind} ${namespace === "" ? "" : `${namespace}/`}${name}`;
   const is = `"${field}" of ${object} is ${got === "nothing" ? got : `a ${got}`} and must be ${expected === "text" ? expected : `a ${expected}`}`;
-  return expected === "text" && ["number", "boolean", "nothing"].includes(got)
-    ? `${is}. Write it in quotes, or, where it comes from a variable, as \${quote}\${name}\${quote} with quote: '"' among the cluster's variables: Flux's substitution drops the quotes of the file.`
-    : `${is}. Correct the value.`;
+  return {
+    ...{ check: "type", layer, object: { kind, namespace, name, fields: [field] } },
+    message: `${operation} ${is}.`,
+    remedy:
+      expected === "text" && ["number", "boolean", "nothing"].includes(got)
+        ? `Write it in quotes, or, where it comes from a variable, as \${quote}\${name}\${quote} with quote: '"' among the cluster's variables: Flux's substitution drops the quotes of the file.`
+        : "Correct the value.",
+  };
 }
 
 /** The parts that are not built here, or not exactly known, one sentence each. */

@@ -1,4 +1,5 @@
 import { isDeepStrictEqual } from "node:util";
+import { findingsOf, mergeFindings, type Finding } from "../findings/finding";
 import { buildTree, listTree, type BuildOptions, type Built } from "./build";
 import { publicValuesIn } from "../leaks/public-values";
 import { checkFile, checkOrder, checkSecrets } from "./check";
@@ -10,8 +11,8 @@ export interface Tree {
   readonly files: readonly string[];
   /** SHA-256 of the names and contents of all files. */
   readonly content: string;
-  /** The findings that forbid its release, one sentence each. */
-  readonly findings: readonly string[];
+  /** The findings that forbid its release. */
+  readonly findings: readonly Finding[];
   /** The values of Secrets that its files mark as public; see `publicValuesIn`. */
   readonly publicValues: readonly string[];
 }
@@ -43,8 +44,8 @@ function treeOf({ files, content }: Pick<Built, "files" | "content">): Tree {
 
 /** The result of the check of a tree for one cluster. */
 export interface ClusterCheck {
-  /** The findings that forbid its release, one sentence each. */
-  readonly findings: readonly string[];
+  /** The findings that forbid its release. */
+  readonly findings: readonly Finding[];
   /** The names of the Secrets that the cluster applies; undefined when a part does not build, or is not built here. */
   readonly secrets?: ReadonlySet<string>;
 }
@@ -64,7 +65,7 @@ export async function checkCluster(
     const built = await buildTree(tree, cluster, checked());
     return checkBuilt(built, cluster, publicValues);
   } catch (error) {
-    return { findings: [(error as Error).message] };
+    return { findings: findingsOf(error, "build") };
   }
 }
 
@@ -104,19 +105,7 @@ export async function inspectTree(
   const { findings, ...read } = treeOf(built);
   return {
     ...read,
-    findings: eachOnce(findings, checkBuilt(built, cluster, read.publicValues).findings),
+    findings: mergeFindings(findings, checkBuilt(built, cluster, read.publicValues).findings),
     notes: notesOf(built),
   };
-}
-
-/**
- * The findings about files and rendered objects. A finding about a file is not repeated for the object in the file,
- * whose namespace may come from kustomize.
- */
-export function eachOnce(ofFiles: readonly string[], ofClusters: readonly string[]): string[] {
-  const isTold = (finding: string) => ofFiles.some((told) => told.endsWith(`: ${finding}`));
-  const fresh = ofClusters.filter(
-    (finding) => !isTold(finding) && !isTold(finding.replace(/^Secret [^/\s]+/, "Secret default")),
-  );
-  return [...new Set([...ofFiles, ...fresh])];
 }

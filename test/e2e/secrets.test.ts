@@ -118,7 +118,7 @@ describe("secrets of a rehearsed stack", function () {
       await refused(
         path(),
         changedByte,
-        new RegExp(`Decrypting ${read.path} .* the file was changed by something else than sops\\.`),
+        new RegExp(`Decrypting ${read.path} .* another program than SOPS changed the file\\.`),
       );
     });
 

@@ -1,6 +1,7 @@
 import { equal, match } from "node:assert/strict";
 import { cpSync, existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { textOf } from "../../core/findings/finding";
 import { inspectTree } from "../../core/tree/tree";
 import { ensureTools } from "../../tools/tools";
 import { temporaryDirectory } from "../unit/temporary";
@@ -28,7 +29,7 @@ describe("a tree is refused for", () => {
       const cluster = existsSync(clusterFile) ? readFileSync(clusterFile, "utf8").trim() : "local";
       for (const file of ["expected.txt", "cluster.txt"]) rmSync(join(copy, file), { force: true });
 
-      const { findings } = await inspectTree(copy, cluster);
+      const findings = (await inspectTree(copy, cluster)).findings.map(textOf);
       equal(findings.length, expected.length, findings.join("\n"));
       expected.forEach((pattern, index) => {
         match(findings[index] ?? "", new RegExp(pattern));

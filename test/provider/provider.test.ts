@@ -183,7 +183,7 @@ describe("AgeIdentity out of state", () => {
     const failures = await host.check({}, inputs);
     match(
       failures.join(),
-      /^identity: Decrypting clusters\/x\/s\.enc\.yaml .*: its MAC does not hold: the file was changed by something else than sops/,
+      /^identity: Decrypting clusters\/x\/s\.enc\.yaml .*: its MAC does not hold: another program than SOPS changed the file/,
     );
   });
 

@@ -1,8 +1,14 @@
 import { deepEqual, equal, match } from "node:assert/strict";
-import { checkFile, checkOrder, checkSecrets, inOrder } from "../../core/tree/check";
+import { textOf } from "../../core/findings/finding";
+import * as checks from "../../core/tree/check";
+import { inOrder } from "../../core/tree/check";
 import type { Manifest } from "../../clients/kubernetes/client";
 import { publicValuesIn } from "../../core/leaks/public-values";
 
+const checkFile = (path: string, content: string) => checks.checkFile(path, content).map(textOf);
+const checkOrder = (layers: Parameters<typeof checks.checkOrder>[0]) => checks.checkOrder(layers).map(textOf);
+const checkSecrets = (...args: Parameters<typeof checks.checkSecrets>) =>
+  checks.checkSecrets(...args).map(textOf);
 const layer = (name: string, dependsOn: readonly string[] = []) => ({ name, dependsOn });
 const object = (kind: string, name: string, fields: object = {}): Manifest => ({
   ...{ apiVersion: "v1", kind, metadata: { name } },
@@ -20,7 +26,9 @@ describe("check of the order of layers", () => {
   it("names the layers of a cycle, and not those before it", () => {
     deepEqual(
       checkOrder([layer("controllers"), layer("certs", ["apps", "controllers"]), layer("apps", ["certs"])]),
-      ['Layers "certs", "apps" wait for each other: "dependsOn" has a cycle. Remove one of them.'],
+      [
+        'Layers "certs", "apps" wait for each other: "dependsOn" has a cycle. Remove one dependency of the cycle.',
+      ],
     );
   });
 
@@ -30,7 +38,7 @@ describe("check of the order of layers", () => {
 
   it("names a dependency that is no layer, and the layers there are", () => {
     deepEqual(checkOrder([layer("controllers"), layer("apps", ["cert"])]), [
-      'Layer "apps" depends on "cert", which is no layer of this cluster. Layers are controllers, apps.',
+      'Layer "apps" depends on "cert", which is no layer of this cluster. Name one of controllers, apps.',
     ]);
   });
 

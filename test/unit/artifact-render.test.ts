@@ -1,6 +1,7 @@
 import { deepEqual, equal, match, rejects } from "node:assert/strict";
 import { symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { textOf } from "../../core/findings/finding";
 import { buildTree } from "../../core/tree/build";
 import { renderCluster, runtimeConfig } from "../../core/tree/render";
 import { checkCluster, inspectTree } from "../../core/tree/tree";
@@ -54,7 +55,7 @@ describe("variables of a tree", () => {
 
   it("that become numbers where text must stand are named with field and remedy, without their values", async () => {
     const { findings } = await inspectTree(withValue("${replicas}"), "x");
-    deepEqual(findings, [
+    deepEqual(findings.map(textOf), [
       `Building layer "controllers" of cluster "x" failed: "data.key" of ConfigMap c is a number and must be text. Write it in quotes, or, where it comes from a variable, as \${quote}\${name}\${quote} with quote: '"' among the cluster's variables: Flux's substitution drops the quotes of the file.`,
     ]);
     await rejects(valueOf("${replicas}"), /"data\.key" of ConfigMap c is a number and must be text/);
@@ -63,7 +64,7 @@ describe("variables of a tree", () => {
   it("that nothing sets are named, with the object, each once", async () => {
     const { findings } = await inspectTree(withValue("${colour} ${colour} ${shape}"), "x");
     deepEqual(
-      findings,
+      findings.map(textOf),
       ["colour", "shape"].map(
         (name) =>
           `ConfigMap c of layer "controllers" uses \${${name}}, which is not set. Add it to the cluster's variables.yaml.`,
@@ -160,8 +161,8 @@ describe("build of a cluster", () => {
     for (const note of notes) match(note, /comes from an encrypted file: its values, .* are not known here/);
     // A value that somebody put there in plain text, beside encrypted ones.
     const changed = await inspectTree(treeWith(encrypted(`a: ${cipher("Zm9v")}\nb: plain`)), "x");
-    equal(changed.findings.length, 1, changed.findings.join("\n"));
-    match(changed.findings[0] ?? "", /^Secret default\/g-\w+ holds "settings\.yaml" in plain text/);
+    equal(changed.findings.length, 1, changed.findings.map(textOf).join("\n"));
+    match(changed.findings[0]?.message ?? "", /^Secret default\/g-\w+ holds "settings\.yaml" in plain text/);
   });
 
   it("does not see what source-controller leaves out: images, archives, links, .sourceignore", async () => {
@@ -171,6 +172,9 @@ describe("build of a cluster", () => {
     writeFiles(tree, { "docs/.sourceignore": "", "docs/draft.md": "x" });
     deepEqual((await buildTree(tree, "x")).leftOut, ["chart.zip", `${controllers}/link.yaml`, "logo.png"]);
     writeFiles(tree, { [`${controllers}/kustomization.yaml`]: "resources: [link.yaml]\n" });
-    match((await inspectTree(tree, "x")).findings.join(), /link\.yaml: no such file or directory/);
+    match(
+      (await inspectTree(tree, "x")).findings.map(textOf).join(),
+      /link\.yaml: no such file or directory/,
+    );
   });
 });

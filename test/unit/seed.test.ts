@@ -1,6 +1,7 @@
 import { deepEqual, equal, match, rejects } from "node:assert/strict";
 import type { KubernetesApi, Manifest, ManifestRef } from "../../clients/kubernetes/client";
 import type { Chart, ChartRenderer } from "../../clients/helm/chart";
+import { textOf } from "../../core/findings/finding";
 import { findSecondNetwork } from "../../core/cluster/existing/network";
 import { SeedLifecycle, type SeedInputs } from "../../core/flux-system/seed";
 import { ensureTools } from "../../tools/tools";
@@ -365,7 +366,7 @@ metadata: {name: cilium, namespace: kube-system}
 spec: {}
 `,
     });
-    deepEqual(await findSecondNetwork(tree, "x"), [
+    deepEqual((await findSecondNetwork(tree, "x")).map(textOf), [
       'Checking the network of cluster "x" failed: platform:cluster.cni is "existing", and layer "controllers" brings HelmRelease kube-system/cilium. Take Cilium out of the layer (see docs/platform.md), or set "cilium".',
     ]);
   });

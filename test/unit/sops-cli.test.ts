@@ -4,6 +4,7 @@ import { randomBytes, randomInt } from "node:crypto";
 import { readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parse, parseDocument } from "yaml";
+import { textOf } from "../../core/findings/finding";
 import { checkRepository } from "../../core/secrets/check";
 import { SopsCli } from "../../clients/sops/client";
 import { checkEncryption, checkForm } from "../../core/secrets/form";
@@ -354,7 +355,7 @@ describe("what the official sops makes of a committed file", function () {
     return [
       ...checkForm(path, text, "none"),
       ...(await checkRepository(tree, { base: "main", strict: true })).changed,
-    ];
+    ].map(textOf);
   }
 
   for (const [what, change, pause = 0] of [
@@ -408,7 +409,10 @@ describe("what the official sops makes of a committed file", function () {
     // A merge that changed more than its parents did is refused.
     writeFileSync(file, readFileSync(file, "utf8").replace("tier:", "tyer:"));
     git("commit", "--quiet", "--all", "--amend", "--no-edit");
-    match((await findings(repository)).join("\n"), /^Checking \S+ failed: it was changed by something else/);
+    match(
+      (await findings(repository)).join("\n"),
+      /^Checking \S+ failed: another program than SOPS changed it/,
+    );
   });
 });
 

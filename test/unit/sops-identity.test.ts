@@ -2,6 +2,7 @@ import { deepEqual, equal, match, rejects } from "node:assert/strict";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Sops } from "../../clients/sops/client";
+import { textOf } from "../../core/findings/finding";
 import { identityIn, IdentityLifecycle, type IdentityInputs } from "../../core/secrets/identity";
 import { temporaryDirectory, writeFiles } from "./temporary";
 
@@ -89,7 +90,7 @@ describe("age identity", () => {
       },
       identity: "of me",
     });
-    deepEqual(await lifecycle.check(inputs), []);
+    deepEqual((await lifecycle.check(inputs)).map(textOf), []);
     deepEqual(sops.opened.sort(), [path, "clusters/dev/b.enc.yaml"]);
     deepEqual(await lifecycle.create(inputs), { ...inputs, identity: "of me", recipients: ["age1me"] });
   });
@@ -142,7 +143,7 @@ describe("age identity", () => {
         generate,
         env: { SOPS_AGE_KEY: "of env", SOPS_AGE_KEY_FILE: "/x" },
       });
-      deepEqual(await lifecycle.check(inputs), []);
+      deepEqual((await lifecycle.check(inputs)).map(textOf), []);
       const outputs = await lifecycle.create(inputs);
       equal(outputs.identity, "of generated");
       deepEqual(outputs.recipients, ["age1generated"]);
@@ -180,14 +181,14 @@ describe("age identity", () => {
   it("is refused when it is missing, naming where it was looked for", async () => {
     const { inputs, lifecycle, file } = stack({});
     const sentence = `Reading the age identity of stack "dev" failed: SOPS_AGE_KEY is not set, and ${file} does not exist. Put the identity there, or set SOPS_AGE_KEY or SOPS_AGE_KEY_FILE to it.`;
-    deepEqual(await lifecycle.check(inputs), [sentence]);
+    deepEqual((await lifecycle.check(inputs)).map(textOf), [sentence]);
     await rejects(lifecycle.create(inputs), { message: sentence });
   });
 
   it("is refused when it does not open a file, naming file and recipients", async () => {
     const { inputs, lifecycle } = stack({ files: { [path]: sealed("age1other") }, identity: "of me" });
-    const sentence = `Decrypting ${path} with the identity of stack "dev" failed: it is encrypted for age1other, the identity is age1me. Set SOPS_AGE_KEY_FILE to the right identity, or let somebody whose identity opens it run "npx platform secrets init dev --recipient age1me".`;
-    deepEqual(await lifecycle.check(inputs), [sentence]);
+    const sentence = `Decrypting ${path} with the identity of stack "dev" failed: it is encrypted for age1other, the identity is age1me. Set SOPS_AGE_KEY_FILE to the right identity, or ask a person whose identity opens it to run "npx platform secrets init dev --recipient age1me".`;
+    deepEqual((await lifecycle.check(inputs)).map(textOf), [sentence]);
     await rejects(lifecycle.create(inputs), { message: sentence });
   });
 
@@ -199,7 +200,7 @@ describe("age identity", () => {
     const findings = await lifecycle.check(inputs);
     equal(findings.length, 2);
     equal(
-      findings.some((finding) => finding.includes("secret half")),
+      findings.some((finding) => textOf(finding).includes("secret half")),
       false,
     );
   });
@@ -209,15 +210,15 @@ describe("age identity", () => {
       files: { [path]: sealed("age1me", "tampered") },
       identity: "of me",
     });
-    deepEqual(await lifecycle.check(inputs), [
-      `Decrypting ${path} with the identity of stack "dev" failed: its MAC does not hold: the file was changed by something else than sops. Restore it from Git.`,
+    deepEqual((await lifecycle.check(inputs)).map(textOf), [
+      `Decrypting ${path} with the identity of stack "dev" failed: its MAC does not hold: another program than SOPS changed the file. Restore it from Git.`,
     ]);
   });
 
   it("refuses a file that nobody encrypted and nobody makes up", async () => {
     const { inputs, lifecycle, sops } = stack({ files: { [path]: empty }, identity: "of me" });
     sops.decrypt = () => Promise.reject(new Error('"sops decrypt" failed: sops metadata not found'));
-    deepEqual(await lifecycle.check(inputs), [
+    deepEqual((await lifecycle.check(inputs)).map(textOf), [
       `Decrypting ${path} with the identity of stack "dev" failed: it is not encrypted. Run "npx platform secrets init dev".`,
     ]);
   });
@@ -268,19 +269,19 @@ describe("age identity", () => {
 
   it("names the file of SOPS_AGE_KEY_FILE when that one is missing", async () => {
     const { inputs, lifecycle } = stack({ identity: "of me", env: { SOPS_AGE_KEY_FILE: "/no/such.agekey" } });
-    match((await lifecycle.check(inputs)).join("\n"), /\/no\/such\.agekey/);
+    match((await lifecycle.check(inputs)).map(textOf).join("\n"), /\/no\/such\.agekey/);
   });
 
   it("is refused before one is made that could not open a file anyway", async () => {
     const { inputs, lifecycle } = stack({ generate: "empty", files: { [path]: sealed("age1other") } });
-    match((await lifecycle.check(inputs)).join("\n"), /encrypted for age1other/);
+    match((await lifecycle.check(inputs)).map(textOf).join("\n"), /encrypted for age1other/);
   });
 
   it("points to the identity's own file where the user's keys are not looked at", async () => {
     const { inputs, lifecycle, file } = stack({
       ...{ generate: "empty", identity: "of me", files: { [path]: sealed("age1other") } },
     });
-    const finding = (await lifecycle.check(inputs)).join("\n");
+    const finding = (await lifecycle.check(inputs)).map(textOf).join("\n");
     equal(finding.includes("SOPS_AGE_KEY_FILE"), false, finding);
     equal(finding.includes(file), true, finding);
   });

@@ -1,5 +1,6 @@
 import { deepEqual, equal } from "node:assert/strict";
 import { randomBytes } from "node:crypto";
+import { textOf } from "../../core/findings/finding";
 import { checkChanges, isSopsRewrite, type Change } from "../../core/secrets/rewrite";
 
 const base64 = (bytes: number) => randomBytes(bytes).toString("base64");
@@ -181,7 +182,7 @@ describe("changes of encrypted files", () => {
   const path = "gitops/clusters/x/s.enc.yaml";
   const tampered = changed({ label: "c" });
   const finding = (commit: string, at = path, from = at) =>
-    `Checking ${at} failed: it was changed by something else than SOPS since commit ${commit}. Restore it from Git (${commit}:${from}), and change it with "npx platform secrets edit".`;
+    `Checking ${at} failed: another program than SOPS changed it since commit ${commit}. Restore it from Git (${commit}:${from}), and change it with "npx platform secrets edit".`;
   const change = (
     older: string | undefined,
     newer: string | undefined,
@@ -192,7 +193,8 @@ describe("changes of encrypted files", () => {
     olders: older === undefined ? [] : [{ text: older, path: at, commit }],
     ...(newer === undefined ? {} : { newer }),
   });
-  const check = (...changes: readonly Change[]) => Object.fromEntries(checkChanges(changes));
+  const check = (...changes: readonly Change[]) =>
+    Object.fromEntries([...checkChanges(changes)].map(([at, found]) => [at, textOf(found)]));
 
   it("are in order when SOPS made them, and when a file is new or gone", () => {
     const edited = changed({ mac: seal() });

@@ -15,6 +15,7 @@ import { parse, stringify } from "yaml";
 import { addSecret, parseValues } from "../../core/secrets/add";
 import type { Sops } from "../../clients/sops/client";
 import { initialise } from "../../core/secrets/initialise";
+import { readSecretFiles } from "../../core/secrets/files";
 import { checkSecretFiles, readersOf } from "../../core/secrets/place";
 import { recover } from "../../core/secrets/recovery";
 import { rotate, type RotationOptions } from "../../core/secrets/rotation";
@@ -146,7 +147,8 @@ async function open(directory: string, sops: FakeSops, env: NodeJS.ProcessEnv = 
         }),
       ),
     agree: async () => {
-      deepEqual(await checkSecretFiles(tree, readersOf(await store.config())), []);
+      const files = await readSecretFiles(tree, "prod");
+      deepEqual(await checkSecretFiles(tree, readersOf(await store.config()), files), []);
       deepEqual(await store.unopened(), []);
     },
   };

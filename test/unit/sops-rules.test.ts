@@ -2,6 +2,8 @@ import { deepEqual, equal, match, throws } from "node:assert/strict";
 import { join } from "node:path";
 import { readFileSync } from "node:fs";
 import { parse } from "yaml";
+import { textOf } from "../../core/findings/finding";
+import { readSecretFiles } from "../../core/secrets/files";
 import { checkSecretFiles, findRules, readersOf, secretPaths } from "../../core/secrets/place";
 import { checkRules, everyRecipient, renderRules, type Readers } from "../../core/secrets/rules";
 import { readStackConfig } from "../../core/settings/config";
@@ -23,12 +25,16 @@ const sealed = (...recipients: readonly string[]) =>
 const file = "clusters/dev/apps/a.enc.yaml";
 const all = [file, "clusters/local/apps/a.enc.yaml", "clusters/prod/a.enc.yaml"];
 const rules = renderRules([prod, dev, local], { tree: "gitops", all });
-const check = (
+const check = async (
   text: string | undefined,
   stack: Readers = dev,
   content = sealed(...everyRecipient(stack)),
   path = file,
-) => checkRules(text, stack, { tree: "gitops", own: new Map([[path, content]]), all });
+) => (await checkRules(text, stack, { tree: "gitops", own: new Map([[path, content]]), all })).map(textOf);
+/** The findings in the files of a stack, as text. */
+async function findingsIn(tree: string, stack: Readers): Promise<string[]> {
+  return (await checkSecretFiles(tree, stack, await readSecretFiles(tree, stack.cluster))).map(textOf);
+}
 const run = 'Run "npx platform secrets init dev".';
 
 describe("rules of SOPS", () => {
@@ -59,7 +65,7 @@ describe("rules of SOPS", () => {
     );
     const expected = renderRules(configs.map(readersOf), { tree: "gitops", all: await secretPaths(tree) });
     equal(readFileSync(join(project, ".sops.yaml"), "utf8"), expected);
-    for (const config of configs) deepEqual(await checkSecretFiles(tree, readersOf(config)), []);
+    for (const config of configs) deepEqual(await findingsIn(tree, readersOf(config)), []);
   });
 
   it("have nothing wrong with them where they say what the stacks say", async () => {
@@ -254,7 +260,7 @@ describe("form of secret files", () => {
     const directory = temporaryDirectory();
     writeFiles(directory, { [`gitops/${file}`]: content, ".sops.yaml": rules });
     writeFiles(directory, { "gitops/clusters/prod/a.enc.yaml": sealed("age1p", "age1r") });
-    return checkSecretFiles(join(directory, "gitops"), stack);
+    return findingsIn(join(directory, "gitops"), stack);
   }
 
   it("is right as SOPS leaves it, empty values included", async () => {

@@ -1,4 +1,5 @@
 import { renderCluster } from "../../tree/render";
+import type { Finding } from "../../findings/finding";
 import { nameOf, refOf, type KubernetesApi, type Manifest } from "../../../clients/kubernetes/client";
 
 /** The choice of the cluster's network, from `platform:cluster.cni` of an existing cluster. */
@@ -70,14 +71,16 @@ function isReady(node: Manifest): boolean {
  *
  * @returns findings; empty for a tree that does not build, which other checks report
  */
-export async function findSecondNetwork(tree: string, cluster: string): Promise<string[]> {
+export async function findSecondNetwork(tree: string, cluster: string): Promise<Finding[]> {
   const { layers } = await renderCluster(tree, cluster).catch(() => ({ layers: [] }));
   return layers.flatMap(({ name, manifests }) =>
     manifests
       .filter(({ kind, metadata }) => kind === "HelmRelease" && metadata.name === "cilium")
-      .map(
-        (release) =>
-          `Checking the network of cluster "${cluster}" failed: platform:cluster.cni is "existing", and layer "${name}" brings ${nameOf(refOf(release))}. Take Cilium out of the layer (see docs/platform.md), or set "cilium".`,
-      ),
+      .map((release) => ({
+        ...{ check: "network", layer: name },
+        object: { kind: "HelmRelease", namespace: release.metadata.namespace, name: "cilium" },
+        message: `Checking the network of cluster "${cluster}" failed: platform:cluster.cni is "existing", and layer "${name}" brings ${nameOf(refOf(release))}.`,
+        remedy: 'Take Cilium out of the layer (see docs/platform.md), or set "cilium".',
+      })),
   );
 }
