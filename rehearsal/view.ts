@@ -1,5 +1,6 @@
 import { kustomizeApi } from "../clients/flux/kinds";
 import { KubernetesClient, type Manifest } from "../clients/kubernetes/client";
+import { condition } from "../clients/kubernetes/condition";
 
 /** The state of a layer for a person. */
 interface Row {
@@ -63,18 +64,15 @@ export class View {
   }
 
   private see(layer: Manifest): void {
-    const { conditions = [] } = (layer.status ?? {}) as {
-      conditions?: readonly { type: string; status: string; message?: string }[];
-    };
-    const condition = conditions.find(({ type }) => type === "Ready");
-    const ready = condition?.status === "True";
+    const { status, message = "" } = condition(layer, "Ready") ?? {};
+    const ready = status === "True";
     const old = this.rows.get(layer.metadata.name);
-    if (old?.ready === ready && old.message === (condition?.message ?? "")) return;
+    if (old?.ready === ready && old.message === message) return;
     const seconds = (Date.now() - this.start) / 1000;
     this.rows.set(layer.metadata.name, {
       name: layer.metadata.name,
       ready,
-      message: condition?.message ?? "",
+      message,
       seconds,
       dependsOn: (layer.spec as { dependsOn?: { name: string }[] }).dependsOn?.map(({ name }) => name) ?? [],
     });

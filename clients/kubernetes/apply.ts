@@ -1,5 +1,6 @@
 import type { Clock } from "../../system/clock";
 import { nameOf, refOf, type KubernetesApi, type Manifest } from "./client";
+import { condition } from "./condition";
 
 /**
  * Server-side apply of objects that need each other: namespaces, then definitions until the API server serves
@@ -25,11 +26,7 @@ export async function applyInOrder(
 async function established(api: KubernetesApi, clock: Clock, definition: Manifest): Promise<void> {
   const deadline = clock.now() + 30_000;
   while (clock.now() < deadline) {
-    // A new definition has `conditions: null`.
-    const { conditions } = ((await api.get(refOf(definition)))?.status ?? {}) as {
-      conditions?: readonly { type: string; status: string }[] | null;
-    };
-    if (conditions?.some(({ type, status }) => type === "Established" && status === "True") === true) return;
+    if (condition(await api.get(refOf(definition)), "Established")?.status === "True") return;
     await clock.sleep(50);
   }
   throw new Error(

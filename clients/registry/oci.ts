@@ -19,7 +19,7 @@ export interface OciRegistry {
 }
 
 /** Reads artifacts back. */
-export interface ArtifactReader extends Pick<OciRegistry, "digest"> {
+export interface ArtifactReader extends OciRegistry {
   /** Files of an artifact that Flux reads: path → text. The result leaves out paths that the artifact does not have. */
   files(
     repository: string,
@@ -32,7 +32,7 @@ export interface ArtifactReader extends Pick<OciRegistry, "digest"> {
  * An OCI registry through `crane`, which reads Docker's own credentials and speaks plain HTTP to loopback
  * addresses; any other registry without TLS needs `insecure`.
  */
-export class Crane implements OciRegistry, ArtifactReader {
+export class Crane implements ArtifactReader {
   constructor(private readonly insecure: boolean) {}
 
   async push(layout: string, repository: string, digest: string): Promise<void> {

@@ -1,11 +1,14 @@
+import { fluxNamespace } from "../../clients/flux/finalizers";
 import { kustomizationLabel } from "../../clients/flux/kinds";
 import { nameOf, refOf, type Manifest, type ManifestRef } from "../../clients/kubernetes/client";
-import { fluxNamespace } from "../../clients/flux/finalizers";
+import { condition, type Condition } from "../../clients/kubernetes/condition";
 
-/** The release that the cluster should run. */
+/** The release that the cluster should run. Revisions have Flux's form: `<channel>@sha256:…`. */
 export interface Expected {
-  /** In Flux's form: `<channel>@sha256:…`. */
+  /** The revision that Flux's source should serve. */
   readonly revision: string;
+  /** The revision that a Kustomization must have applied; undefined for a Kustomization of another source. */
+  readonly revisionOf: (kustomization: FluxObject) => string | undefined;
   /** Address that Flux's source should follow, `oci://…`; undefined when the stack does not specify it. */
   readonly url?: string;
 }
@@ -13,9 +16,34 @@ export interface Expected {
 /** The objects of Flux in a cluster, in every namespace. */
 export interface Observed {
   /** The source of the release; undefined when there is none. */
-  readonly source: Manifest | undefined;
-  readonly kustomizations: readonly Manifest[];
-  readonly helmReleases: readonly Manifest[];
+  readonly source: FluxObject | undefined;
+  readonly kustomizations: readonly FluxObject[];
+  readonly helmReleases: readonly FluxObject[];
+}
+
+/** The fields that a look reads from the kinds of Flux. */
+export interface FluxObject extends Manifest {
+  readonly spec?: {
+    readonly url?: string;
+    readonly suspend?: boolean;
+    readonly sourceRef?: { readonly kind?: string; readonly name?: string; readonly namespace?: string };
+    readonly dependsOn?: readonly { readonly name: string; readonly namespace?: string }[];
+    readonly postBuild?: {
+      readonly substituteFrom?: readonly {
+        readonly kind: string;
+        readonly name: string;
+        readonly optional?: boolean;
+      }[];
+    };
+  };
+  readonly status?: {
+    readonly observedGeneration?: number;
+    readonly lastAppliedRevision?: string;
+    readonly lastAttemptedRevision?: string;
+    readonly lastHandledReconcileAt?: string;
+    readonly artifact?: { readonly revision: string };
+    readonly inventory?: { readonly entries?: readonly { readonly id?: string }[] };
+  };
 }
 
 /** The result of a look at the cluster for one release. */
@@ -48,10 +76,10 @@ export interface Trouble {
 export interface Member extends Trouble {
   readonly ref: ManifestRef;
   /** `Kustomization namespace/name`. */
-  readonly key: string;
+  readonly name: string;
   /** Whether the member is a Kustomization. */
   readonly layer: boolean;
-  /** Keys of the Kustomizations that the member waits for. */
+  /** Names of the Kustomizations that the member waits for. */
   readonly dependsOn: readonly string[];
   readonly ready: boolean;
   readonly settled: boolean;
@@ -71,59 +99,36 @@ export interface Substitute {
   readonly optional: boolean;
 }
 
-interface Condition {
-  readonly type: string;
-  readonly status: string;
-  readonly observedGeneration?: number;
-  readonly reason?: string;
-  readonly message?: string;
-}
+/** The FluxInstance gives its source and its root Kustomization the name of their namespace. */
+const rootName = `Kustomization ${fluxNamespace}/${fluxNamespace}`;
 
-/** Fields that the Flux kinds share. */
-interface FluxStatus {
-  readonly observedGeneration?: number;
-  readonly conditions?: readonly Condition[];
-  readonly lastAppliedRevision?: string;
-  readonly lastAttemptedRevision?: string;
-  readonly lastHandledReconcileAt?: string;
-  readonly artifact?: { readonly revision: string };
-  readonly inventory?: { readonly entries?: readonly { readonly id?: string }[] };
-}
-
-interface KustomizationSpec {
-  readonly suspend?: boolean;
-  readonly sourceRef?: { readonly kind?: string; readonly name?: string; readonly namespace?: string };
-  readonly dependsOn?: readonly { readonly name: string; readonly namespace?: string }[];
-  readonly postBuild?: {
-    readonly substituteFrom?: readonly {
-      readonly kind: string;
-      readonly name: string;
-      readonly optional?: boolean;
-    }[];
+/** A release of one artifact: every Kustomization of Flux's source, in any namespace, must have applied its revision. */
+export function oneRevision(revision: string): Expected {
+  return {
+    revision,
+    revisionOf: ({ spec, metadata }) => {
+      const { kind = "OCIRepository", name, namespace = metadata.namespace } = spec?.sourceRef ?? {};
+      const follows = kind === "OCIRepository" && name === fluxNamespace && namespace === fluxNamespace;
+      return follows ? revision : undefined;
+    },
   };
 }
 
-/** The annotation that asks a controller of Flux to reconcile now. */
-export const requestAnnotation = "reconcile.fluxcd.io/requestedAt";
-
-/** The FluxInstance gives its source and its root Kustomization the name of their namespace. */
-const rootKey = `Kustomization ${fluxNamespace}/${fluxNamespace}`;
-
 /**
- * Compares the state of a cluster with a release. A member is a Kustomization of the release's source, in any
- * namespace, and every Kustomization and HelmRelease that a member brings, from any source.
+ * Compares the state of a cluster with a release. A member is a Kustomization that the release expects, and every
+ * Kustomization and HelmRelease that a member brings, from any source.
  *
  * @returns undefined when there is no source: this cluster never had a release
  */
 export function look(observed: Observed, expected: Expected): Look | undefined {
   const { source } = observed;
   if (source === undefined) return undefined;
-  const url = (source.spec as { url?: string } | undefined)?.url;
+  const url = source.spec?.url;
   const follows = expected.url === undefined || url === undefined || url === expected.url;
-  const served = follows && statusOf(source).artifact?.revision === expected.revision;
-  const all = served || !follows ? membersOf(observed, expected.revision) : [];
+  const served = follows && source.status?.artifact?.revision === expected.revision;
+  const all = served || !follows ? membersOf(observed, expected) : [];
   const members = served ? all : [];
-  const complete = members.some(({ key }) => key === rootKey);
+  const complete = members.some(({ name }) => name === rootName);
   return {
     served,
     members,
@@ -135,85 +140,79 @@ export function look(observed: Observed, expected: Expected): Look | undefined {
 }
 
 /** The operator's complaint about the instance of Flux; undefined when there is none. */
-export function instanceTrouble(instances: readonly Manifest[]): Trouble | undefined {
+export function instanceTrouble(instances: readonly FluxObject[]): Trouble | undefined {
   const failed = instances.find((instance) => condition(instance, "Ready")?.status === "False");
-  if (failed === undefined) return undefined;
-  return {
-    handled: handledOf(failed),
-    message: `${nameOf(refOf(failed))}: ${condition(failed, "Ready")?.message ?? ""}`,
-    verdict: isStalled(failed) ? "final" : "passing",
-  };
+  return failed && { ...troubleOf(failed), verdict: isStalled(failed) ? "final" : "passing" };
 }
 
 /** The messages of HelmReleases that a failure names: Flux's message of a failed health check has only their names. */
-export function reasonsOf(failure: string, helmReleases: readonly Manifest[]): string[] {
+export function reasonsOf(failure: string, helmReleases: readonly FluxObject[]): string[] {
   return helmReleases
     .filter((release) => isStalled(release) && failure.includes(release.metadata.name))
-    .map((release) => `${nameOf(refOf(release))}: ${condition(release, "Ready")?.message ?? ""}`)
+    .map((release) => troubleOf(release).message)
     .filter((reason) => !failure.includes(reason));
 }
 
 /** The ConfigMaps and Secrets whose values a Kustomization substitutes. */
-export function substitutesOf({ spec, metadata }: Manifest): Substitute[] {
-  const { postBuild } = (spec ?? {}) as KustomizationSpec;
-  return (postBuild?.substituteFrom ?? []).map(({ kind, name, optional = false }) => ({
+export function substitutesOf({ spec, metadata }: FluxObject): Substitute[] {
+  return (spec?.postBuild?.substituteFrom ?? []).map(({ kind, name, optional = false }) => ({
     ref: { apiVersion: "v1", kind, name, namespace: metadata.namespace ?? "default" },
     optional,
   }));
 }
 
-function membersOf({ kustomizations, helmReleases }: Observed, revision: string): Member[] {
-  const byKey = new Map(kustomizations.map((object) => [keyOf(object), object]));
-  const brought = new Map<string, boolean>();
-  /** Whether an object comes from the release: by its source, or by the member that brings it. */
-  const isMember = (object: Manifest, seen: readonly string[] = []): boolean => {
-    const key = keyOf(object);
-    const known = brought.get(key);
-    if (known !== undefined) return known;
-    const owner = byKey.get(ownerKey(object) ?? "");
-    const result =
-      isOfRelease(object) || (owner !== undefined && !seen.includes(key) && isMember(owner, [...seen, key]));
-    brought.set(key, result);
-    return result;
+function membersOf({ kustomizations, helmReleases }: Observed, { revisionOf }: Expected): Member[] {
+  const byName = new Map(kustomizations.map((object) => [nameOf(refOf(object)), object]));
+  const ownerOf = (object: Manifest) => byName.get(ownerName(object) ?? "");
+  const expectedOf = (object: FluxObject) =>
+    object.kind === "Kustomization" ? revisionOf(object) : undefined;
+  const known = new Map<Manifest, boolean>();
+  /** Whether the release expects an object, or a member brings it. */
+  const isMember = (object: FluxObject): boolean => {
+    if (!known.has(object)) {
+      // An object that brings itself is no member.
+      known.set(object, false);
+      const owner = ownerOf(object);
+      known.set(object, expectedOf(object) !== undefined || (owner !== undefined && isMember(owner)));
+    }
+    return known.get(object) === true;
   };
-  return [...kustomizations, ...helmReleases]
-    .filter((object) => isMember(object))
-    .flatMap((object) => {
-      const owner = byKey.get(ownerKey(object) ?? "");
-      // Flux still prunes objects that the release no longer holds.
-      if (isGoing(object) && owner !== undefined && !holds(owner, object)) return [];
-      return [memberOf(object, owner === undefined || hasApplied(owner, revision), revision)];
-    });
+  return [...kustomizations, ...helmReleases].filter(isMember).flatMap((object) => {
+    const owner = ownerOf(object);
+    // Flux still prunes objects that the release no longer holds.
+    if (isGoing(object) && owner !== undefined && !holds(owner, object)) return [];
+    const current = owner === undefined || hasApplied(owner, expectedOf(owner));
+    return [memberOf(object, current, expectedOf(object))];
+  });
 }
 
-function memberOf(object: Manifest, current: boolean, revision: string): Member {
-  const status = statusOf(object);
-  const spec = (object.spec ?? {}) as KustomizationSpec;
+function memberOf(object: FluxObject, current: boolean, revision: string | undefined): Member {
+  const { spec, status } = object;
   const ready = condition(object, "Ready");
   const layer = object.kind === "Kustomization";
   const { namespace = "default" } = object.metadata;
-  const suspended = spec.suspend === true;
+  const suspended = spec?.suspend === true;
   const applied =
     isCurrent(object) &&
     !suspended &&
     !isGoing(object) &&
-    (!isOfRelease(object) || status.lastAppliedRevision === revision);
+    (revision === undefined || status?.lastAppliedRevision === revision);
   const failing = isFailure(object);
   const ref = refOf(object);
   const shared = {
     handled: handledOf(object),
     ref,
-    key: keyOf(object),
+    name: nameOf(ref),
     layer,
     current,
-    dependsOn: (spec.dependsOn ?? []).map(
+    dependsOn: (spec?.dependsOn ?? []).map(
       (dependency) => `Kustomization ${dependency.namespace ?? namespace}/${dependency.name}`,
     ),
     ready: applied && ready?.status === "True",
     // Flux sets Unknown whenever it reconciles, and False on objects that wait for a dependency during its
     // reconciliation.
     settled: applied && (ready?.status === "True" || ready?.status === "Unknown" || isWaiting(ready)),
-    objects: status.inventory?.entries?.length ?? 0,
+    objects: status?.inventory?.entries?.length ?? 0,
     substitutes: substitutesOf(object),
   };
   if (suspended) {
@@ -224,18 +223,13 @@ function memberOf(object: Manifest, current: boolean, revision: string): Member 
     const message = "it is being deleted, though the release holds it";
     return { ...shared, failing: false, verdict: "passing", message };
   }
-  return {
-    ...shared,
-    failing,
-    message: ready?.message ?? "",
-    verdict: verdictOf(object, failing),
-  };
+  return { ...shared, failing, message: ready?.message ?? "", verdict: verdictOf(object, failing) };
 }
 
 /**
  * A retry cannot help a stalled HelmRelease; a Kustomization gets one more, because its causes lie in other objects.
  */
-function verdictOf(object: Manifest, failing: boolean): Trouble["verdict"] {
+function verdictOf(object: FluxObject, failing: boolean): Trouble["verdict"] {
   if (object.kind !== "Kustomization") return isStalled(object) ? "final" : "passing";
   if (!failing) return "passing";
   const { reason = "", message = "" } = condition(object, "Ready") ?? {};
@@ -253,81 +247,74 @@ function verdictOf(object: Manifest, failing: boolean): Trouble["verdict"] {
 /**
  * The reason why a source serves nothing new; messages of registries and TLS that no waiting changes are `suspected`.
  */
-function sourceTrouble(source: Manifest, wanted: string | undefined): Trouble {
+function sourceTrouble(source: FluxObject, wanted: string | undefined): Trouble {
   const name = nameOf(refOf(source));
-  const handled = handledOf(source);
-  if ((source.spec as KustomizationSpec | undefined)?.suspend === true) {
+  const trouble = { handled: handledOf(source), verdict: "passing" } as const;
+  if (source.spec?.suspend === true) {
     const remedy = `Resume it with "flux resume source oci ${source.metadata.name}"`;
-    return { handled, verdict: "final", message: `${name}: it is suspended. ${remedy}` };
+    return { ...trouble, verdict: "final", message: `${name}: it is suspended. ${remedy}` };
   }
   if (wanted !== undefined) {
-    const { url } = source.spec as { url: string };
-    return { handled, verdict: "passing", message: `${name} follows ${url}, not ${wanted}` };
+    return { ...trouble, message: `${name} follows ${source.spec?.url ?? ""}, not ${wanted}` };
   }
   const ready = condition(source, "Ready");
   if (ready?.status !== "False" || ready.message === undefined) {
-    return { handled, verdict: "passing", message: `${name} does not serve it` };
+    return { ...trouble, message: `${name} does not serve it` };
   }
   const permanent =
     isStalled(source) ||
     /\b40[13]\b|UNAUTHORIZED|DENIED|NAME_UNKNOWN|NAME_INVALID|MANIFEST_UNKNOWN|x509:|HTTP response to HTTPS client/.test(
       ready.message,
     );
-  return {
-    handled,
-    verdict: permanent ? "suspected" : "passing",
-    message: `${name}: ${ready.message}`,
-  };
+  return { ...troubleOf(source), verdict: permanent ? "suspected" : "passing" };
 }
 
-function handledOf(object: Manifest): string {
-  return statusOf(object).lastHandledReconcileAt ?? "";
+/** Flux's message about an object, with its name. */
+function troubleOf(object: FluxObject): Omit<Trouble, "verdict"> {
+  const message = `${nameOf(refOf(object))}: ${condition(object, "Ready")?.message ?? ""}`;
+  return { message, handled: handledOf(object) };
 }
 
-function statusOf(object: Manifest): FluxStatus {
-  return object.status ?? {};
+function handledOf({ status }: FluxObject): string {
+  return status?.lastHandledReconcileAt ?? "";
 }
 
-function condition(object: Manifest, type: string): Condition | undefined {
-  return statusOf(object).conditions?.find((entry) => entry.type === type);
+function isCurrent({ status, metadata }: FluxObject): boolean {
+  return status?.observedGeneration === metadata.generation;
 }
 
-function isCurrent(object: Manifest): boolean {
-  return statusOf(object).observedGeneration === object.metadata.generation;
-}
-
-function isGoing(object: Manifest): boolean {
+function isGoing(object: FluxObject): boolean {
   return object.metadata.deletionTimestamp !== undefined;
 }
 
-function isStalled(object: Manifest): boolean {
-  const stalled = condition(object, "Stalled");
-  return (
-    stalled?.status === "True" &&
-    (stalled.observedGeneration ?? object.metadata.generation) === object.metadata.generation
-  );
+function isStalled(object: FluxObject): boolean {
+  return hasNow(object, condition(object, "Stalled"), "True");
 }
 
 function isWaiting(ready: Condition | undefined): boolean {
   return ["DependencyNotReady", "Progressing", "HealthCheckCanceled"].includes(ready?.reason ?? "");
 }
 
-/**
- * Flux moves `status.observedGeneration` only on success; the condition's own generation shows how old a failure is.
- */
-function isFailure(object: Manifest): boolean {
+/** Whether the last reconciliation failed. */
+function isFailure(object: FluxObject): boolean {
   const ready = condition(object, "Ready");
+  return hasNow(object, ready, "False") && !isWaiting(ready);
+}
+
+/**
+ * Whether a condition has a status at the object's generation. Flux moves `status.observedGeneration` only on success;
+ * the condition's own generation shows how old a failure is.
+ */
+function hasNow({ metadata }: FluxObject, found: Condition | undefined, status: "True" | "False"): boolean {
   return (
-    ready?.status === "False" &&
-    (ready.observedGeneration ?? object.metadata.generation) === object.metadata.generation &&
-    !isWaiting(ready)
+    found?.status === status && (found.observedGeneration ?? metadata.generation) === metadata.generation
   );
 }
 
-/** Whether a Kustomization has applied its objects of a release; it may still wait for their health. */
-function hasApplied(object: Manifest, revision: string): boolean {
-  const { lastAppliedRevision, lastAttemptedRevision } = statusOf(object);
-  if (!isOfRelease(object)) return isCurrent(object);
+/** Whether a Kustomization has applied its objects at its revision; it may still wait for their health. */
+function hasApplied(object: FluxObject, revision: string | undefined): boolean {
+  if (revision === undefined) return isCurrent(object);
+  const { lastAppliedRevision, lastAttemptedRevision } = object.status ?? {};
   return (
     lastAppliedRevision === revision ||
     (lastAttemptedRevision === revision &&
@@ -338,29 +325,14 @@ function hasApplied(object: Manifest, revision: string): boolean {
   );
 }
 
-/** Whether an object is a Kustomization with the source of the release. */
-function isOfRelease({ kind, spec, metadata }: Manifest): boolean {
-  if (kind !== "Kustomization") return false;
-  const { sourceRef } = (spec ?? {}) as KustomizationSpec;
-  return (
-    (sourceRef?.kind ?? "OCIRepository") === "OCIRepository" &&
-    sourceRef?.name === fluxNamespace &&
-    (sourceRef.namespace ?? metadata.namespace ?? "default") === fluxNamespace
-  );
-}
-
 /** Whether a Kustomization's inventory lists an object; its ids are `namespace_name_group_kind`. */
-function holds(owner: Manifest, { apiVersion, kind, metadata }: Manifest): boolean {
+function holds({ status }: FluxObject, { apiVersion, kind, metadata }: Manifest): boolean {
   const id = [metadata.namespace ?? "", metadata.name, apiVersion.split("/")[0], kind].join("_");
-  return statusOf(owner).inventory?.entries?.some((entry) => entry.id === id) === true;
+  return status?.inventory?.entries?.some((entry) => entry.id === id) === true;
 }
 
-function keyOf({ kind, metadata }: Manifest): string {
-  return `${kind} ${metadata.namespace ?? "default"}/${metadata.name}`;
-}
-
-/** The key of the Kustomization that applied an object, by the labels that kustomize-controller puts on it. */
-function ownerKey({ metadata }: Manifest): string | undefined {
+/** The name of the Kustomization that applied an object, by the labels that kustomize-controller puts on it. */
+function ownerName({ metadata }: Manifest): string | undefined {
   const name = metadata.labels?.[kustomizationLabel];
   const namespace = metadata.labels?.["kustomize.toolkit.fluxcd.io/namespace"];
   return name === undefined ? undefined : `Kustomization ${namespace ?? "default"}/${name}`;

@@ -1,8 +1,9 @@
-import { nameOf, type KubernetesApi } from "../../clients/kubernetes/client";
+import type { KubernetesApi } from "../../clients/kubernetes/client";
 import type { OciRegistry } from "../../clients/registry/oci";
 import { sentence } from "../../system/sentence";
-import { observe } from "./gate";
-import { look } from "./look";
+import { Channel } from "./channel";
+import { look, oneRevision } from "./look";
+import { observe } from "./observe";
 
 /** The state of a stack's cluster. */
 export interface Status {
@@ -33,24 +34,25 @@ export interface Status {
  */
 export async function statusOf(
   api: Pick<KubernetesApi, "get" | "list">,
-  registry: Pick<OciRegistry, "digest">,
-  { repository, channel }: { readonly repository: string; readonly channel: string },
+  registry: OciRegistry,
+  { repository, channel: name }: { readonly repository: string; readonly channel: string },
 ): Promise<Status> {
-  const [digest, observed] = await Promise.all([registry.digest(repository, channel), observe(api)]);
+  const channel = new Channel(registry, repository, name);
+  const [digest, observed] = await Promise.all([channel.serves(), observe(api)]);
   const none = { ready: false, members: [] };
   if (digest === undefined) {
-    return { ...none, revision: undefined, problem: `Channel "${channel}" of ${repository} serves nothing.` };
+    return { ...none, revision: undefined, problem: `Channel "${name}" of ${repository} serves nothing.` };
   }
-  const revision = `${channel}@${digest}`;
-  const seen = look(observed, { revision });
+  const revision = channel.revision(digest);
+  const seen = look(observed, oneRevision(revision));
   if (seen === undefined)
     return { ...none, revision, problem: "The cluster has no Flux source of the platform." };
   const said = seen.source.message === "" ? "" : ` ${sentence(seen.source.message)}`;
   return {
     revision,
     ready: seen.ready,
-    members: seen.members.map(({ ref, ready, message, objects }) => ({
-      ...{ name: nameOf(ref), ready, message, objects },
+    members: seen.members.map(({ name, ready, message, objects }) => ({
+      ...{ name, ready, message, objects },
     })),
     problem: seen.served ? undefined : `The cluster's source does not serve ${revision}.${said}`,
   };

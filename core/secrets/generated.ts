@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { kustomizationLabel } from "../../clients/flux/kinds";
-import { readyTag } from "../release/gate";
+import { Channel } from "../release/channel";
 import type { KubernetesApi, Manifest } from "../../clients/kubernetes/client";
 import type { ArtifactReader } from "../../clients/registry/oci";
 import type { Sops } from "../../clients/sops/client";
@@ -116,11 +116,12 @@ export class GeneratedLifecycle {
 
   /** The values that the registry and the cluster have. */
   private released(inputs: GeneratedInputs): readonly Source[] {
-    const { repository, channel } = inputs;
-    const tagged =
-      (tag: string): Source =>
+    const { repository } = inputs;
+    const channel = new Channel(this.registry, repository, inputs.channel);
+    const filesOf =
+      (lookUp: () => Promise<string | undefined>): Source =>
       async (paths) => {
-        const digest = await this.registry.digest(repository, tag);
+        const digest = await lookUp();
         if (digest === undefined) return {};
         return this.open(inputs, await this.registry.files(repository, digest, paths));
       };
@@ -130,7 +131,7 @@ export class GeneratedLifecycle {
       );
       return Object.fromEntries(await Promise.all(values));
     };
-    return [tagged(readyTag(channel)), tagged(channel), applied];
+    return [filesOf(() => channel.lastGood()), filesOf(() => channel.serves()), applied];
   }
 
   /** The values of encrypted files. A file for a lost identity has no readable values. */

@@ -9,6 +9,7 @@ import {
   type GeneratedOutputs,
 } from "../../core/secrets/generated";
 import { valuesIn } from "../../clients/sops/secret-file";
+import { FakeRegistry } from "./fake-registry";
 
 /** Encrypts as far as the lifecycle sees: the identity that opens a file is the name of its recipients. */
 class FakeSops implements Sops {
@@ -55,7 +56,7 @@ const inputs: GeneratedInputs = {
 };
 
 /** What a registry and a cluster hold. */
-class World implements ArtifactReader {
+class World extends FakeRegistry implements ArtifactReader {
   readonly sops = new FakeSops();
   /** Tag → path → encrypted file. */
   artifacts: Record<string, Record<string, string>> = {};
@@ -73,7 +74,7 @@ class World implements ArtifactReader {
     list: () => this.answer(this.listed("Secrets")),
   });
 
-  digest(_repository: string, tag: string): Promise<string | undefined> {
+  override digest(_repository: string, tag: string): Promise<string | undefined> {
     this.asked.push(tag);
     return this.answer(this.artifacts[tag] === undefined ? undefined : `sha256:${tag}`);
   }
