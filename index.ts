@@ -1,5 +1,5 @@
 import { getProject, getStack, log, RunError, runtime } from "@pulumi/pulumi";
-import { provenance } from "./core/tree/source";
+import { partsOf, provenance, releaseSource } from "./core/tree/source";
 import { inspectTree } from "./core/tree/tree";
 import { Platform } from "./components/platform";
 import { dockerLogin, refusalOf, type RegistryLogin } from "./clients/registry/login";
@@ -36,11 +36,12 @@ async function main(examineStack: typeof examine): Promise<Record<string, unknow
   );
 
   const { tree, cluster, requireClean } = config.gitops;
+  const source = await releaseSource(tree, requireClean);
   const ownNetwork = config.cluster.kind === "existing" && config.cluster.cni === "existing";
   const [{ content, findings: ofTree, notes }, ofNetwork, ofSecrets, kubeconfig, pullLogin] =
     await Promise.all([
-      inspectTree(tree, cluster, requireClean),
-      ownNetwork ? findSecondNetwork(tree, cluster) : [],
+      inspectTree(source, cluster),
+      ownNetwork ? findSecondNetwork(source, cluster) : [],
       // If a file cannot be read at all, the tree's findings explain it better.
       checkForms(tree, config).catch(() => []),
       config.cluster.kind === "existing" ? readKubeconfig(config.cluster.kubeconfigFile) : undefined,
@@ -56,7 +57,8 @@ async function main(examineStack: typeof examine): Promise<Record<string, unknow
   const platform = new Platform("platform", {
     config,
     content,
-    provenance: await provenance(tree, requireClean),
+    provenance: await provenance(source),
+    commit: partsOf(source).commit,
     generated: await readGeneratedFiles(tree, cluster, config.sops.generate),
     ...(kubeconfig === undefined ? {} : { kubeconfig }),
     ...(ageKey === undefined ? {} : { ageKey }),

@@ -38,6 +38,8 @@ export interface PlatformArgs {
   readonly config: PlatformConfig;
   /** The origin of the gitops tree. */
   readonly provenance: Provenance;
+  /** The Git commit whose files are released. @default the files on the disk */
+  readonly commit?: string;
   /** `Tree.content` of the gitops tree. */
   readonly content: string;
   /** Secrets whose values are generated: path relative to the tree → the file as committed. */
@@ -191,7 +193,7 @@ export class Platform extends ComponentResource {
         artifact: {
           ...args.provenance,
           content: args.content,
-          requireClean: config.gitops.requireClean,
+          ...(args.commit === undefined ? {} : { commit: args.commit }),
           tree: config.gitops.tree,
           cluster: config.gitops.cluster,
           files: this.generatedSecrets(name, args.generated, identity, config.sops.valuesRevision, {

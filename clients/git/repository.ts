@@ -12,9 +12,19 @@ import { sentence } from "../../system/sentence";
  *   damaged, or `git` is missing
  */
 export async function repositoryOf(directory: string): Promise<string | undefined> {
+  return (await askGit(directory, "rev-parse", "--show-toplevel"))?.replace(/\n$/, "");
+}
+
+/**
+ * The output of Git in a directory.
+ *
+ * @returns undefined outside any repository
+ * @throws Error as `repositoryOf` does
+ */
+export async function askGit(directory: string, ...args: readonly string[]): Promise<string | undefined> {
   if (!(await isBelowGit(await realpath(directory)))) return undefined;
   try {
-    return (await run("git", ["rev-parse", "--show-toplevel"], { cwd: directory })).replace(/\n$/, "");
+    return await run("git", args, { cwd: directory });
   } catch (error) {
     throw new Error(`Asking Git about ${directory} failed: ${sentence((error as Error).message)}`, {
       cause: error,

@@ -18,8 +18,8 @@ export interface ArtifactInputs extends Provenance {
   readonly repository: string;
   /** The registry speaks plain HTTP. */
   readonly insecure: boolean;
-  /** Release the last commit, without changes on the disk. @default false */
-  readonly requireClean?: boolean;
+  /** The Git commit whose files are released. @default the files on the disk */
+  readonly commit?: string;
   /** `Tree.content` of the tree: with it, a change of the files is a change of the resource. */
   readonly content: string;
 }
@@ -40,12 +40,12 @@ export class ArtifactLifecycle {
         throw new Error(`Releasing ${path} was refused: its generated values are not encrypted.`);
       }
     }
-    const { tree, content, files, revision, source, created, requireClean } = inputs;
+    const { tree, content, files, revision, source, created, commit } = inputs;
     const directory = await mkdtemp(join(tmpdir(), "platform-artifact-"));
     try {
       const layout = join(directory, "layout");
-      const digest = await packTree(tree, layout, {
-        ...{ content, files, revision, source, created, requireClean },
+      const digest = await packTree(commit === undefined ? tree : { tree, commit }, layout, {
+        ...{ content, files, revision, source, created },
       });
       if (digest === undefined) {
         throw new Error(

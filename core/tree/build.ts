@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { run } from "../../tools/command";
 import type { Manifest } from "../../clients/kubernetes/client";
 import { sentence } from "../../system/sentence";
-import { archiveCommit, trackedFiles, type Provenance } from "./source";
+import { archiveCommit, partsOf, trackedFiles, type Provenance, type TreeSource } from "./source";
 
 /** Options of a build. */
 export interface BuildOptions {
@@ -18,8 +18,6 @@ export interface BuildOptions {
   readonly only?: readonly string[];
   /** The namespace of the root Kustomization and of its source. @default Flux's own */
   readonly namespace?: string;
-  /** Build from the last commit, without changes on the disk. @default false */
-  readonly requireClean?: boolean;
   /** Whether the result holds the texts of the files. @default false */
   readonly texts?: boolean;
 }
@@ -88,26 +86,23 @@ export interface Built {
 /**
  * Builds everything that a cluster applies of a tree, as source-controller and kustomize-controller do.
  *
- * @param tree absolute path of the gitops tree
  * @throws Error when the tree cannot be read; `error` has the failures of builds
  */
 export async function buildTree(
-  tree: string,
+  source: TreeSource,
   cluster: string,
-  { requireClean, ...options }: BuildOptions = {},
+  options: BuildOptions = {},
 ): Promise<Built> {
-  const request = { path: `./clusters/${cluster}`, ...options };
-  return (await ofTree("build", tree, requireClean, request)) as Built;
+  return (await askAbout(source, "build", { path: `./clusters/${cluster}`, ...options })) as Built;
 }
 
 /**
  * The files of a tree, as Flux gets them, without building them.
  *
- * @param tree absolute path
  * @throws Error when the tree cannot be read
  */
-export async function listTree(tree: string): Promise<Pick<Built, "files" | "content" | "leftOut">> {
-  return (await ofTree("list", tree, false, {})) as Built;
+export async function listTree(source: TreeSource): Promise<Pick<Built, "files" | "content" | "leftOut">> {
+  return (await askAbout(source, "list", {})) as Built;
 }
 
 /** Options of packing. */
@@ -116,39 +111,27 @@ export interface PackOptions extends Provenance {
   readonly content: string;
   /** Files that replace files of the tree: path relative to it → content. */
   readonly files: Readonly<Record<string, string>>;
-  /** Build from the last commit. @default false */
-  readonly requireClean?: boolean;
 }
 
 /**
  * Writes a tree as an OCI image layout with one Flux layer. The same files and provenance give the same digest.
  *
- * @param tree absolute path
  * @param layout absolute path of a new directory for the layout
  * @returns the manifest's digest, `sha256:…`; undefined when the tree is not the checked tree
  * @throws Error when the tree cannot be read
  */
 export async function packTree(
-  tree: string,
+  source: TreeSource,
   layout: string,
-  { requireClean, ...options }: PackOptions,
+  options: PackOptions,
 ): Promise<string | undefined> {
-  const { digest } = (await ofTree("pack", tree, requireClean, { layout, ...options })) as {
-    digest: string;
-  };
+  const { digest } = (await askAbout(source, "pack", { layout, ...options })) as { digest: string };
   return digest === "" ? undefined : digest;
 }
 
-/**
- * Asks `platform-tree` about the files of a release: the files that Git tracks, or would track; with `requireClean`,
- * the files of the last commit; outside Git, every file.
- */
-async function ofTree(
-  command: string,
-  tree: string,
-  requireClean: boolean | undefined,
-  request: object,
-): Promise<unknown> {
+/** Asks `platform-tree` about the files of a tree. */
+async function askAbout(source: TreeSource, command: string, request: object): Promise<unknown> {
+  const { tree, commit } = partsOf(source);
   try {
     await readdir(tree);
   } catch (error) {
@@ -157,13 +140,13 @@ async function ofTree(
       { cause: error },
     );
   }
-  if (requireClean !== true) {
+  if (commit === undefined) {
     return platformTree(command, { tree, names: (await trackedFiles(tree)) ?? null, ...request });
   }
   const directory = await mkdtemp(join(tmpdir(), "platform-commit-"));
   try {
     const archive = join(directory, "commit.tar");
-    await archiveCommit(tree, archive);
+    await archiveCommit(tree, commit, archive);
     return await platformTree(command, { tree, archive, ...request });
   } finally {
     await rm(directory, { recursive: true, force: true });

@@ -4,6 +4,7 @@ import { sentence } from "../../system/sentence";
 import { kustomized } from "./build";
 import { inOrder } from "./check";
 import { renderCluster } from "./render";
+import type { TreeSource } from "./source";
 
 /** A layer as the cluster gets it: variables filled in, charts rendered. */
 export interface FinalLayer {
@@ -25,7 +26,6 @@ export type RenderChart = (chart: Chart) => Promise<readonly Manifest[] | undefi
 /**
  * Builds every object of a cluster's part of the tree, as Flux and Helm do.
  *
- * @param tree absolute path of the gitops tree
  * @param runtime values of the ConfigMap `platform-runtime`
  * @param only the name of the wanted layer. @default all
  * @param tell receives a sentence for each part that is left out or not exactly known. @default nothing is told
@@ -33,14 +33,14 @@ export type RenderChart = (chart: Chart) => Promise<readonly Manifest[] | undefi
  * @throws Error naming the part that does not build, the variable that is not set, or the unknown layer
  */
 export async function finalLayers(
-  tree: string,
+  source: TreeSource,
   cluster: string,
   runtime: Readonly<Record<string, string>>,
   render: RenderChart,
   only?: string,
   tell: (note: string) => void = () => undefined,
 ): Promise<FinalLayer[]> {
-  const { layers, notes } = await renderCluster(tree, cluster, { runtime, layer: only });
+  const { layers, notes } = await renderCluster(source, cluster, { runtime, layer: only });
   notes.forEach(tell);
   return Promise.all(
     inOrder(layers).map(async ({ name, manifests: concrete }) => {

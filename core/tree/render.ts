@@ -3,6 +3,7 @@ import { sentence } from "../../system/sentence";
 import { buildTree, type Built, type BuiltKustomization, type Mistyped, type ObjectName } from "./build";
 import { errorOf, type Finding } from "../findings/finding";
 import { runtimeKeys, runtimeName } from "./check";
+import type { TreeSource } from "./source";
 
 /** One Flux Kustomization of a cluster and its objects. */
 export interface Layer {
@@ -36,15 +37,14 @@ export interface RenderOptions {
 /**
  * Builds `clusters/<cluster>` and every layer below it, as Flux does.
  *
- * @param tree absolute path of the gitops tree
  * @throws Error naming every layer that does not build, with Flux's message; or the unknown layer
  */
 export async function renderCluster(
-  tree: string,
+  source: TreeSource,
   cluster: string,
   { runtime, layer }: RenderOptions = {},
 ): Promise<Rendered> {
-  const built = await buildTree(tree, cluster, {
+  const built = await buildTree(source, cluster, {
     given: [runtimeConfig(runtime)],
     // Outside of Flux's namespace, a layer is named `namespace/name`.
     ...(layer === undefined ? {} : { only: [layer.slice(layer.indexOf("/") + 1)] }),

@@ -1,5 +1,5 @@
 import { run } from "../../tools/command";
-import { repositoryOf } from "../../clients/git/repository";
+import { askGit } from "../../clients/git/repository";
 
 /** The origin of an artifact, in its annotations. Sources: the OCI image-spec's annotation keys, as Flux reads them. */
 export interface Provenance {
@@ -12,67 +12,98 @@ export interface Provenance {
 }
 
 /**
- * The origin of a tree: the last commit that touched it.
- *
- * A tree with uncommitted changes gets `-dirty` after the revision; a tree outside Git has the revision `unknown`.
- *
- * @param tree absolute path
- * @throws Error when `requireClean` is set and the tree is not clean, or when Git refuses to answer
+ * A gitops tree: the absolute path of its directory, for the files that Git tracks there, or would track (outside Git,
+ * every file); or the files that a Git commit has in that directory.
  */
-export async function provenance(tree: string, requireClean: boolean): Promise<Provenance> {
-  const git = (...args: string[]) => run("git", args, { cwd: tree });
-  const isTracked = (await repositoryOf(tree)) !== undefined;
-  const [branch = "", ...changed] = isTracked
-    ? (await git("status", "--porcelain", "--branch", "--", ".")).split("\n").filter((line) => line !== "")
-    : [];
-  // Git's output for scripts, which does not depend on the language.
-  const isEmpty = !isTracked || /^## (No commits yet|Initial commit) on /.test(branch);
-  const commit = isEmpty ? "" : (await git("log", "-1", "--format=%H %cI", "--", ".")).trim();
-  const [hash, created] = commit.split(" ");
-  if (hash === undefined || hash === "" || created === undefined) {
-    if (requireClean) {
-      throw new Error(
-        `Reading the revision of ${tree} failed: no Git commit holds it. Commit it, or set platform:gitops.requireClean to false.`,
-      );
-    }
-    return { revision: "unknown", source: "unknown", created: "1970-01-01T00:00:00Z" };
-  }
-  if (requireClean && changed.length > 0) {
-    throw new Error(
-      `Releasing ${tree} was refused: ${changed.length} of its files differ from Git, such as "${changed[0]?.slice(3) ?? ""}". Commit them, or set platform:gitops.requireClean to false.`,
-    );
-  }
-  const source = (await git("config", "--get", "remote.origin.url").catch(() => "unknown")).trim();
-  return {
-    revision: `sha1:${hash}${changed.length > 0 ? "-dirty" : ""}`,
-    source: publicUrl(source),
-    created: new Date(created).toISOString(),
-  };
+export type TreeSource = string | { readonly tree: string; readonly commit: string };
+
+/** The directory of a tree and the commit; undefined for the work tree. */
+export function partsOf(source: TreeSource): { readonly tree: string; readonly commit?: string } {
+  return typeof source === "string" ? { tree: source } : source;
 }
 
 /**
- * The files of a tree that Git tracks, or would track: without files that Git ignores.
+ * The source of a release.
+ *
+ * @param tree absolute path
+ * @param requireClean release the last commit that touched the tree, and refuse changes on the disk
+ * @throws Error when the tree must be clean and is not, or when Git refuses to answer
+ */
+export async function releaseSource(tree: string, requireClean: boolean): Promise<TreeSource> {
+  if (!requireClean) return tree;
+  const [last, [change, ...others]] = await Promise.all([lastCommit(tree), changesIn(tree)]);
+  if (last === undefined) {
+    throw new Error(
+      `Reading the revision of ${tree} failed: no Git commit holds it. Commit it, or set platform:gitops.requireClean to false.`,
+    );
+  }
+  if (change !== undefined) {
+    throw new Error(
+      `Releasing ${tree} was refused: ${others.length + 1} of its files differ from Git, such as "${change}". Commit them, or set platform:gitops.requireClean to false.`,
+    );
+  }
+  return { tree, commit: last.hash };
+}
+
+/**
+ * The origin of a tree: the last commit that touched it.
+ *
+ * A work tree with uncommitted changes gets `-dirty` after the revision; a tree that no commit holds has the revision
+ * `unknown`.
+ *
+ * @throws Error when Git refuses to answer
+ */
+export async function provenance(source: TreeSource): Promise<Provenance> {
+  const { tree, commit } = partsOf(source);
+  const last = await lastCommit(tree, commit);
+  if (last === undefined) return { revision: "unknown", source: "unknown", created: "1970-01-01T00:00:00Z" };
+  const isDirty = commit === undefined && (await changesIn(tree)).length > 0;
+  const remote = await askGit(tree, "config", "--get", "remote.origin.url").catch(() => undefined);
+  return {
+    revision: `sha1:${last.hash}${isDirty ? "-dirty" : ""}`,
+    source: publicUrl((remote ?? "").trim()),
+    created: new Date(last.created).toISOString(),
+  };
+}
+
+/** The last commit that touched a tree, up to a commit; undefined when there is none. */
+async function lastCommit(
+  tree: string,
+  commit?: string,
+): Promise<{ readonly hash: string; readonly created: string } | undefined> {
+  // A repository without commits has no HEAD.
+  const from = commit === undefined ? ["--ignore-missing", "HEAD"] : [commit];
+  const printed = await askGit(tree, "log", "-1", "--format=%H %cI", ...from, "--", ".");
+  const [hash = "", created = ""] = (printed ?? "").trim().split(" ");
+  return hash === "" ? undefined : { hash, created };
+}
+
+/** The changes of a work tree, as paths relative to its repository. */
+async function changesIn(tree: string): Promise<string[]> {
+  const status = (await askGit(tree, "status", "--porcelain", "--", ".")) ?? "";
+  return status.split("\n").flatMap((line) => (line === "" ? [] : [line.slice(3)]));
+}
+
+/**
+ * The files of a work tree that Git tracks, or would track: without files that Git ignores.
  *
  * @param tree absolute path
  * @returns paths relative to the tree; undefined for a tree outside Git
  * @throws Error with Git's message, when Git does not answer
  */
 export async function trackedFiles(tree: string): Promise<string[] | undefined> {
-  if ((await repositoryOf(tree)) === undefined) return undefined;
   const names = ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate"];
-  const text = await run("git", names, { cwd: tree });
-  return text.split("\0").filter((name) => name !== "");
+  return (await askGit(tree, ...names))?.split("\0").filter((name) => name !== "");
 }
 
 /**
- * Writes the last commit's files of a tree into a tar file.
+ * Writes the files that a commit has in a tree's directory into a tar file.
  *
- * @param tree absolute path
  * @param archive absolute path of the new file
- * @throws Error with Git's message, when Git does not answer
+ * @throws Error with Git's message, when Git does not know the commit, or the commit has no such directory
  */
-export async function archiveCommit(tree: string, archive: string): Promise<void> {
-  await run("git", ["archive", "--format=tar", `--output=${archive}`, "HEAD"], { cwd: tree });
+export async function archiveCommit(tree: string, commit: string, archive: string): Promise<void> {
+  await run("git", ["archive", "--format=tar", `--output=${archive}`, commit], { cwd: tree });
 }
 
 /**

@@ -4,6 +4,7 @@ import { buildTree, listTree, type BuildOptions, type Built } from "./build";
 import { publicValuesIn } from "../leaks/public-values";
 import { checkFile, checkOrder, checkSecrets } from "./check";
 import { failuresOf, labelOf, notesOf, runtimeConfig } from "./render";
+import type { TreeSource } from "./source";
 
 /** A gitops tree as Flux gets it. */
 export interface Tree {
@@ -26,11 +27,10 @@ export interface InspectedTree extends Tree {
 /**
  * Reads a tree; its findings are about single files.
  *
- * @param tree absolute path
  * @throws Error when the tree cannot be read
  */
-export async function readTree(tree: string): Promise<Tree> {
-  return treeOf(await listTree(tree));
+export async function readTree(source: TreeSource): Promise<Tree> {
+  return treeOf(await listTree(source));
 }
 
 function treeOf({ files, content }: Pick<Built, "files" | "content">): Tree {
@@ -53,16 +53,15 @@ export interface ClusterCheck {
 /**
  * Renders and checks a tree for one cluster.
  *
- * @param tree absolute path
  * @param publicValues of the tree's files. @default none
  */
 export async function checkCluster(
-  tree: string,
+  source: TreeSource,
   cluster: string,
   publicValues: readonly string[] = [],
 ): Promise<ClusterCheck> {
   try {
-    const built = await buildTree(tree, cluster, checked());
+    const built = await buildTree(source, cluster, checked());
     return checkBuilt(built, cluster, publicValues);
   } catch (error) {
     return { findings: findingsOf(error, "build") };
@@ -92,16 +91,10 @@ function checkBuilt(built: Built, cluster: string, publicValues: readonly string
 /**
  * Reads, renders and checks a tree for one cluster, before the run makes anything.
  *
- * @param tree absolute path
- * @param requireClean read the last commit, without changes on the disk
  * @throws Error when the tree cannot be read
  */
-export async function inspectTree(
-  tree: string,
-  cluster: string,
-  requireClean = false,
-): Promise<InspectedTree> {
-  const built = await buildTree(tree, cluster, { ...checked(), texts: true, requireClean });
+export async function inspectTree(source: TreeSource, cluster: string): Promise<InspectedTree> {
+  const built = await buildTree(source, cluster, { ...checked(), texts: true });
   const { findings, ...read } = treeOf(built);
   return {
     ...read,

@@ -2,7 +2,7 @@ import { deepEqual, equal, match, rejects } from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { provenance, publicUrl } from "../../core/tree/source";
+import { provenance, publicUrl, releaseSource } from "../../core/tree/source";
 import { temporaryDirectory, writeFiles } from "./temporary";
 
 interface Repository {
@@ -42,21 +42,32 @@ describe("provenance of a tree", () => {
     git("remote", "add", "origin", "https://me:token@example.com/platform.git");
     writeFileSync(join(directory, "README.md"), "bye\n");
     git("commit", "-q", "-a", "-m", "second");
-    deepEqual(await provenance(tree, true), {
+    deepEqual(await provenance(tree), {
       revision: `sha1:${commit}`,
       source: "https://example.com/platform",
       created: "2026-01-02T01:04:05.000Z",
     });
   });
 
+  it("is that of the source of a release: its last commit if it must be clean, or its files", async () => {
+    const { directory, tree, git } = repository();
+    const commit = git("rev-parse", "HEAD");
+    writeFileSync(join(directory, "README.md"), "bye\n");
+    git("commit", "-q", "-a", "-m", "second");
+    deepEqual(await releaseSource(tree, true), { tree, commit });
+    writeFileSync(join(tree, "a.yaml"), "a: 2\n");
+    equal(await releaseSource(tree, false), tree);
+    equal((await provenance({ tree, commit: "HEAD" })).revision, `sha1:${commit}`);
+  });
+
   it("is of unknown source without a remote", async () => {
-    equal((await provenance(repository().tree, false)).source, "unknown");
+    equal((await provenance(repository().tree)).source, "unknown");
   });
 
   it("is not dirty for a change beside the tree", async () => {
     const { directory, tree } = repository();
     writeFileSync(join(directory, "README.md"), "bye\n");
-    match((await provenance(tree, true)).revision, /^sha1:[0-9a-f]{40}$/);
+    match((await provenance(tree)).revision, /^sha1:[0-9a-f]{40}$/);
   });
 
   it("says so when a file of the tree was changed, is new, or is gone", async () => {
@@ -75,14 +86,14 @@ describe("provenance of a tree", () => {
       mkdirSync(changed.tree, { recursive: true });
       change(changed);
       mkdirSync(changed.tree, { recursive: true });
-      match((await provenance(changed.tree, false)).revision, /^sha1:[0-9a-f]{40}-dirty$/);
+      match((await provenance(changed.tree)).revision, /^sha1:[0-9a-f]{40}-dirty$/);
     }
   });
 
   it("is refused with a new file when it must be clean, naming the file", async () => {
     const { tree } = repository();
     writeFileSync(join(tree, "new.yaml"), "");
-    await rejects(provenance(tree, true), {
+    await rejects(releaseSource(tree, true), {
       message: `Releasing ${tree} was refused: 1 of its files differ from Git, such as "gitops/new.yaml". Commit them, or set platform:gitops.requireClean to false.`,
     });
   });
@@ -90,19 +101,22 @@ describe("provenance of a tree", () => {
   it("is refused with a changed file when it must be clean, naming the file", async () => {
     const { tree } = repository();
     writeFileSync(join(tree, "a.yaml"), "a: 2\n");
-    await rejects(provenance(tree, true), { message: /such as "gitops\/a\.yaml"/ });
+    await rejects(releaseSource(tree, true), { message: /such as "gitops\/a\.yaml"/ });
   });
 
   it("is unknown outside Git, and for a tree that was never committed", async () => {
     const unknown = { revision: "unknown", source: "unknown", created: "1970-01-01T00:00:00Z" };
     const outside = temporaryDirectory();
-    deepEqual(await provenance(outside, false), unknown);
-    await rejects(provenance(outside, true), {
+    deepEqual(await provenance(outside), unknown);
+    await rejects(releaseSource(outside, true), {
       message: `Reading the revision of ${outside} failed: no Git commit holds it. Commit it, or set platform:gitops.requireClean to false.`,
     });
+    const empty = temporaryDirectory();
+    execFileSync("git", ["init", "-q"], { cwd: empty });
+    deepEqual(await provenance(empty), unknown);
     const { directory } = repository();
     mkdirSync(join(directory, "uncommitted"));
-    deepEqual(await provenance(join(directory, "uncommitted"), false), unknown);
+    deepEqual(await provenance(join(directory, "uncommitted")), unknown);
   });
 });
 

@@ -1,10 +1,11 @@
-import { deepEqual, equal, notEqual } from "node:assert/strict";
+import { deepEqual, equal, notDeepEqual, notEqual, rejects } from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { chmodSync, readdirSync, readFileSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { listTree, packTree } from "../../core/tree/build";
-import type { Provenance } from "../../core/tree/source";
+import { renderCluster } from "../../core/tree/render";
+import { provenance, type Provenance, type TreeSource } from "../../core/tree/source";
 import { inspectTree } from "../../core/tree/tree";
 import { ensureTools } from "../../tools/tools";
 import { smallTree } from "./small-tree";
@@ -28,11 +29,11 @@ function directoryOf(files: Readonly<Record<string, string>>): string {
 
 async function layout(
   directory: string,
-  provenance = source,
+  origin = source,
   into = temporaryDirectory(),
 ): Promise<string | undefined> {
   const { content: checked } = await listTree(directory);
-  return packTree(directory, into, { ...provenance, content: checked, files: {} });
+  return packTree(directory, into, { ...origin, content: checked, files: {} });
 }
 
 /** The content of an artifact, as source-controller unpacks it: name → bytes. */
@@ -77,7 +78,7 @@ describe("layout of an artifact", () => {
     equal(await layout(second), await layout(first));
   });
 
-  for (const [what, files, provenance] of [
+  for (const [what, files, origin] of [
     ["the content of a file", { ...content, "a.yaml": "a: 2\n" }, source],
     ["the name of a file", { "b.yaml": "b: 1\n", "b/c.yaml": "c: 1\n", "d.yaml": "a: 1\n" }, source],
     ["one file more", { ...content, "d.yaml": "" }, source],
@@ -85,7 +86,7 @@ describe("layout of an artifact", () => {
     ["the source", content, { ...source, source: "https://example.com/other" }],
   ] as const) {
     it(`has another digest for ${what}`, async () => {
-      notEqual(await layout(directoryOf(files), provenance), await layout(directoryOf(content)));
+      notEqual(await layout(directoryOf(files), origin), await layout(directoryOf(content)));
     });
   }
 
@@ -138,10 +139,10 @@ describe("files of an artifact", () => {
     return { directory, tree, git };
   }
 
-  async function packed(tree: string, requireClean = false) {
-    const { content: checked, findings, files } = await inspectTree(tree, "x", requireClean);
+  async function packed(tree: TreeSource) {
+    const { content: checked, findings, files } = await inspectTree(tree, "x");
     const into = temporaryDirectory();
-    await packTree(tree, into, { ...source, content: checked, files: {}, requireClean });
+    await packTree(tree, into, { ...source, content: checked, files: {} });
     const artifact = unpacked(into);
     deepEqual(Object.keys(artifact).sort(), files);
     return { artifact, findings };
@@ -164,9 +165,31 @@ describe("files of an artifact", () => {
     git("update-index", "--assume-unchanged", "gitops/clusters/x/variables.yaml");
     writeFileSync(join(tree, "clusters/x/variables.yaml"), secret);
     writeFiles(directory, { ".git/info/exclude": "gitops/secret.yaml\n", "gitops/secret.yaml": secret });
-    const clean = await packed(tree, true);
+    const clean = await packed({ tree, commit: "HEAD" });
     deepEqual([clean.artifact, clean.findings], [artifact, []]);
     equal((await packed(tree)).findings.length > 0, true);
+  });
+
+  it("are those of an older commit, with the layers and the origin that it had", async () => {
+    const { tree, git } = repository();
+    const first = git("rev-parse", "HEAD").trim();
+    const before = await packed(tree);
+    writeFiles(tree, {
+      "clusters/x/controllers/later.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: later}\n",
+      "clusters/x/controllers/kustomization.yaml": "resources: [later.yaml]\n",
+    });
+    git("add", ".");
+    git("commit", "-q", "-m", "second");
+    const older = { tree, commit: first };
+    deepEqual((await packed(older)).artifact, before.artifact);
+    notDeepEqual((await packed(tree)).artifact, before.artifact);
+    equal((await provenance(older)).revision, `sha1:${first}`);
+    notEqual((await provenance(tree)).revision, `sha1:${first}`);
+    const objects = async (of: TreeSource) =>
+      (await renderCluster(of, "x")).layers.flatMap(({ manifests }) => manifests.map(({ metadata }) => metadata.name));
+    equal((await objects(tree)).includes("later"), true);
+    equal((await objects(older)).includes("later"), false);
+    await rejects(inspectTree({ tree, commit: "no-such-commit" }, "x"), /no-such-commit/);
   });
 
   it("are without .git where the tree is a repository itself", async () => {
@@ -188,12 +211,11 @@ describe("files of an artifact", () => {
   });
 
   it("are the same artifact from a clone over ssh and over https", async () => {
-    const { provenance } = await import("../../core/tree/source");
     const { tree, git } = repository();
     git("remote", "add", "origin", "git@example.com:me/platform.git");
-    const overSsh = await provenance(tree, true);
+    const overSsh = await provenance(tree);
     git("remote", "set-url", "origin", "https://me:token@example.com/me/platform");
-    deepEqual(await provenance(tree, true), overSsh);
-    equal(await layout(tree, await provenance(tree, true)), await layout(tree, overSsh));
+    deepEqual(await provenance(tree), overSsh);
+    equal(await layout(tree, await provenance(tree)), await layout(tree, overSsh));
   });
 });

@@ -28,7 +28,7 @@ function repository(): { directory: string; tree: string; commit: string } {
 /** What asks Git about a tree. */
 const questions = [
   ["its repository", (tree: string) => repositoryOf(tree)],
-  ["its revision", (tree: string) => provenance(tree, false)],
+  ["its revision", (tree: string) => provenance(tree)],
   ["its secrets", (tree: string) => checkRepository(tree)],
 ] as const;
 
@@ -52,7 +52,7 @@ describe("Git repository of a directory", () => {
     const hook = { GIT_DIR: join(other.directory, ".git"), GIT_WORK_TREE: other.directory };
     await withEnvironment({ ...hook, GIT_INDEX_FILE: join(other.directory, "x") }, async () => {
       equal(await repositoryOf(own.tree), own.directory);
-      equal((await provenance(own.tree, true)).revision, `sha1:${own.commit}`);
+      equal((await provenance(own.tree)).revision, `sha1:${own.commit}`);
       deepEqual((await checkRepository(own.tree)).findings, []);
     });
   });

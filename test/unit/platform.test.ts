@@ -93,7 +93,8 @@ async function compose(config: PlatformConfig, args: Partial<PlatformArgs> = {})
   const resources = await record(async () => {
     const { Platform } = await import("../../components/platform");
     platform = new Platform("platform", {
-      ...{ config, provenance: source, content: "content", generated: new Map<string, string>() },
+      ...{ config, provenance: source, commit: "abc1234", content: "content" },
+      generated: new Map<string, string>(),
       ...args,
     });
   }, made);
@@ -450,7 +451,7 @@ describe("Platform of a stack on this machine", () => {
     deepEqual(dynamicInputs(artifact), {
       ...source,
       content: "content",
-      requireClean: false,
+      commit: "abc1234",
       tree: "/project/gitops",
       cluster: "local",
       files: { "clusters/local/a.enc.yaml": "sealed" },

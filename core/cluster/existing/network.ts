@@ -1,4 +1,5 @@
 import { renderCluster } from "../../tree/render";
+import type { TreeSource } from "../../tree/source";
 import type { Finding } from "../../findings/finding";
 import { nameOf, refOf, type KubernetesApi, type Manifest } from "../../../clients/kubernetes/client";
 
@@ -71,8 +72,8 @@ function isReady(node: Manifest): boolean {
  *
  * @returns findings; empty for a tree that does not build, which other checks report
  */
-export async function findSecondNetwork(tree: string, cluster: string): Promise<Finding[]> {
-  const { layers } = await renderCluster(tree, cluster).catch(() => ({ layers: [] }));
+export async function findSecondNetwork(source: TreeSource, cluster: string): Promise<Finding[]> {
+  const { layers } = await renderCluster(source, cluster).catch(() => ({ layers: [] }));
   return layers.flatMap(({ name, manifests }) =>
     manifests
       .filter(({ kind, metadata }) => kind === "HelmRelease" && metadata.name === "cilium")
