@@ -1,4 +1,4 @@
-import { open, realpath, rename, rm } from "node:fs/promises";
+import { open, readFile, realpath, rename, rm } from "node:fs/promises";
 import { sentence } from "./sentence";
 
 /**
@@ -26,6 +26,24 @@ export async function writeWhole(path: string, content: string, mode = 0o644): P
   } catch (error) {
     await rm(beside, { force: true }).catch(() => undefined);
     throw notWritten(path, error as Error);
+  }
+}
+
+/**
+ * The text of a file; undefined if there is none.
+ *
+ * @param operation the start of the message: "Reading the rules"
+ * @throws Error when this user cannot read the file
+ */
+export async function readIfThere(path: string, operation: string): Promise<string | undefined> {
+  try {
+    return await readFile(path, "utf8");
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT") return undefined;
+    throw new Error(`${operation} failed: ${sentence(message)} Make ${path} readable for this user.`, {
+      cause: error,
+    });
   }
 }
 

@@ -118,7 +118,7 @@ export function toolPath(env: NodeJS.ProcessEnv): string {
  * Plain `Error`s only: a subclass of a built-in loses its message when Pulumi serialises a provider.
  *
  * @throws Error with one sentence: the command, the reason of the failure, and the remedy if it is missing. Its `cause`
- *   is the whole standard error of the command.
+ *   is the whole standard error of the command; its `code` is ENOENT if the command is missing.
  */
 export function run(command: string, args: readonly string[], options: RunOptions = {}): Promise<string> {
   const running = endWithEngine();
@@ -145,11 +145,8 @@ export function run(command: string, args: readonly string[], options: RunOption
         if (options.cwd !== undefined && !existsSync(options.cwd)) {
           reject(new Error(`"${subject}" failed: its working directory ${options.cwd} does not exist.`));
         } else if ((error as NodeJS.ErrnoException).code === "ENOENT") {
-          reject(
-            new Error(
-              `Unable to execute "${command}": it is not on PATH. Run "npm run tools", or install it.`,
-            ),
-          );
+          const message = `Unable to execute "${command}": it is not on PATH. Run "npm run tools", or install it.`;
+          reject(Object.assign(new Error(message), { code: "ENOENT" }));
         } else if (error.killed === true) {
           reject(new Error(`"${subject}" was stopped: it took longer than its deadline.`, { cause: stderr }));
         } else {

@@ -103,7 +103,7 @@ async function checkDocker(host: Host): Promise<Need[]> {
     await host.run("docker", "info", "--format", "{{.ServerVersion}}");
     return [];
   } catch (error) {
-    const missing = (error as Error).message.startsWith("Unable to execute");
+    const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
     const fault = missing
       ? {
           message: 'Docker is missing: there is no "docker" on PATH.',
@@ -174,9 +174,9 @@ async function checkRegistry(
     await host.crane(...(insecure ? ["--insecure"] : []), "ls", repository);
     return [];
   } catch (error) {
-    const { message } = error as Error;
+    const { message, code } = error as NodeJS.ErrnoException;
     // crane is not built yet: the program builds it, and repeats this check before it makes anything.
-    if (message.startsWith("Unable to execute")) return [];
+    if (code === "ENOENT") return [];
     // The first release makes the repository.
     if (isUnknown(error)) return [];
     if (/UNAUTHORIZED|DENIED|401 Unauthorized|403 Forbidden/.test(message)) {

@@ -6,7 +6,6 @@ import { onTerminal } from "../../system/terminal";
 import { toolPath } from "../../tools/command";
 import { textOf } from "../findings/finding";
 import { checkForm } from "./form";
-import { recipientsOf } from "../../clients/sops/secret-file";
 import type { SecretStore } from "./store";
 
 /** File systems in memory. Source: linux/magic.h, TMPFS_MAGIC and RAMFS_MAGIC */
@@ -43,14 +42,7 @@ export async function editSecret(
       `${operation} the identity of stack "${store.stack}" is not in ${await store.identityPlace()}. Put it there.`,
     );
   }
-  const content = files.get(path) ?? "";
-  await store.sops.decrypt(content, path, identity).catch(async (error: unknown) => {
-    const own = await store.sops.recipients(identity).catch(() => ["none"]);
-    throw new Error(
-      `${operation} it is encrypted for ${recipientsOf(content).join(", ")}, the identity is ${own.join(", ")}, and it does not open. Set SOPS_AGE_KEY_FILE to the right identity, or restore the file from Git.`,
-      { cause: error },
-    );
-  });
+  await store.open(path, files.get(path) ?? "", identity);
   const memory = await memoryDirectory(env);
   if (memory === undefined) {
     throw new Error(

@@ -1,7 +1,7 @@
-import { readFile } from "node:fs/promises";
-import { errorOf, type Finding } from "../findings/finding";
+import { errorOf, findingsOf, type Finding } from "../findings/finding";
 import { isGenerated, readSecretFiles, type Generate } from "./files";
 import { isEncrypted, recipientsOf } from "../../clients/sops/secret-file";
+import { readIfThere } from "../../system/write";
 import { run } from "../../tools/command";
 import type { Sops } from "../../clients/sops/client";
 
@@ -45,8 +45,75 @@ export class IdentityLifecycle {
   /** @returns one finding for each file that the identity does not open, or one finding that forbids its use */
   async check(inputs: IdentityInputs): Promise<Finding[]> {
     const identity = await this.load(inputs);
-    if (identity === undefined && inputs.generate === "none") return [this.missing(inputs)];
-    return this.unopened(inputs, identity);
+    const reading = `Reading the age identity of stack "${inputs.stack}" failed:`;
+    const place = this.place(inputs);
+    if (identity === undefined && inputs.generate === "none") {
+      const message = `${reading} SOPS_AGE_KEY is not set, and ${place} does not exist.`;
+      const remedy = "Put the identity there, or set SOPS_AGE_KEY or SOPS_AGE_KEY_FILE to it.";
+      return [{ check: "identity", message, remedy }];
+    }
+    try {
+      if (identity !== undefined) await this.sops.recipients(identity);
+    } catch (error) {
+      const message = `${reading} ${place} holds none (${(error as Error).message}).`;
+      return [{ check: "identity", message, remedy: "Put the content of an age-keygen file there." }];
+    }
+    const files = [...(await readSecretFiles(inputs.tree, inputs.cluster))];
+    const findings = files
+      .filter(([, content]) => !isGenerated(content, inputs.generate))
+      .map(([path, content]) =>
+        this.open(inputs, path, content, identity).then(
+          () => [],
+          (error: unknown) => findingsOf(error, "identity"),
+        ),
+      );
+    return (await Promise.all(findings)).flat();
+  }
+
+  /**
+   * Decrypts a file, and checks its MAC.
+   *
+   * @throws Error with a finding that says why the identity does not open the file
+   */
+  async open(
+    { stack, generate, file }: IdentityInputs,
+    path: string,
+    content: string,
+    identity: string | undefined,
+  ): Promise<string> {
+    const refusal = (cause: string, remedy: string, error?: unknown) => {
+      const message = `Decrypting ${path} with the identity of stack "${stack}" failed: ${cause}.`;
+      return errorOf([{ check: "identity", file: path, message, remedy }], error);
+    };
+    const init = `"npx platform secrets init ${stack}`;
+    if (!isEncrypted(content)) throw refusal("it is not encrypted", `Run ${init}".`);
+    const theirs = recipientsOf(content);
+    const right =
+      generate === "none"
+        ? "Set SOPS_AGE_KEY_FILE to the right identity"
+        : `Put the right identity into ${file}`;
+    if (identity === undefined) {
+      throw refusal(
+        `it is encrypted for ${theirs.join(", ")}, there is no identity yet`,
+        `${right}, ask a person whose identity opens it to run ${init}", or replace the file with a Secret of your own.`,
+      );
+    }
+    try {
+      return await this.sops.decrypt(content, path, identity);
+    } catch (error) {
+      const own = await this.sops.recipients(identity).catch((): string[] => []);
+      if (theirs.some((recipient) => own.includes(recipient))) {
+        const { message } = error as Error;
+        const reason = /MAC mismatch/.test(message) ? "its MAC does not hold" : message;
+        const cause = `${reason}: another program than SOPS changed the file`;
+        throw refusal(cause, "Restore it from Git.", error);
+      }
+      throw refusal(
+        `it is encrypted for ${theirs.join(", ")}, the identity is ${own.join(", ") || "none"}`,
+        `${right}, ask a person whose identity opens it to run ${init} --recipient ${own.at(-1) ?? "<age1…>"}", or replace the file with a Secret of your own.`,
+        error,
+      );
+    }
   }
 
   async create(inputs: IdentityInputs): Promise<IdentityOutputs> {
@@ -84,15 +151,7 @@ export class IdentityLifecycle {
     if (place === "SOPS_AGE_KEY") return fromEnvironment;
     if (place === "platform:sops.ageKey") return key;
     if (place === "platform:sops.ageKeyCommand") return this.ask(inputs.stack, program, args);
-    try {
-      return await readFile(place, "utf8");
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-      throw new Error(
-        `Reading the age identity of stack "${inputs.stack}" failed: ${(error as Error).message}. Make ${place} readable for this user.`,
-        { cause: error },
-      );
-    }
+    return readIfThere(place, `Reading the age identity of stack "${inputs.stack}"`);
   }
 
   /**
@@ -103,7 +162,7 @@ export class IdentityLifecycle {
     try {
       return await run(program, args, { env: this.env });
     } catch (error) {
-      const missing = (error as Error).message.startsWith("Unable to execute");
+      const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
       throw new Error(
         `Reading the age identity of stack "${stack}" failed: "${program}" of platform:sops.ageKeyCommand ${missing ? "is not on PATH" : "ended with an error"}. Run it by hand, or correct the setting.`,
       );
@@ -118,71 +177,6 @@ export class IdentityLifecycle {
     if (named !== "") return named;
     if (key !== "") return "platform:sops.ageKey";
     return command.length > 0 ? "platform:sops.ageKeyCommand" : file;
-  }
-
-  private async unopened(inputs: IdentityInputs, identity: string | undefined): Promise<Finding[]> {
-    let own: readonly string[] = [];
-    try {
-      if (identity !== undefined) own = await this.sops.recipients(identity);
-    } catch (error) {
-      return [
-        {
-          check: "identity",
-          message: `Reading the age identity of stack "${inputs.stack}" failed: ${this.place(inputs)} holds none (${(error as Error).message}).`,
-          remedy: "Put the content of an age-keygen file there.",
-        },
-      ];
-    }
-    const files = [...(await readSecretFiles(inputs.tree, inputs.cluster))];
-    const findings = await Promise.all(
-      files.map(async ([path, content]) => {
-        if (isGenerated(content, inputs.generate)) return undefined;
-        try {
-          if (identity === undefined) throw new Error("there is no identity");
-          await this.sops.decrypt(content, path, identity);
-          return undefined;
-        } catch (error) {
-          return this.explain(inputs, path, content, own, error as Error);
-        }
-      }),
-    );
-    return findings.filter((finding) => finding !== undefined);
-  }
-
-  private explain(
-    inputs: IdentityInputs,
-    path: string,
-    content: string,
-    own: readonly string[],
-    error: Error,
-  ): Finding {
-    const init = `"npx platform secrets init ${inputs.stack}`;
-    const found = (cause: string, remedy: string): Finding => ({
-      ...{ check: "identity", file: path },
-      message: `Decrypting ${path} with the identity of stack "${inputs.stack}" failed: ${cause}.`,
-      remedy,
-    });
-    if (!isEncrypted(content)) return found("it is not encrypted", `Run ${init}".`);
-    const recipients = recipientsOf(content);
-    if (recipients.some((recipient) => own.includes(recipient))) {
-      const reason = /MAC mismatch/.test(error.message) ? "its MAC does not hold" : error.message;
-      return found(`${reason}: another program than SOPS changed the file`, "Restore it from Git.");
-    }
-    const identity = own.length === 0 ? "there is no identity yet" : `the identity is ${own.join(", ")}`;
-    const place = inputs.generate === "none" ? "Set SOPS_AGE_KEY_FILE to" : `Put into ${inputs.file}`;
-    const added = own.length === 0 ? "" : ` --recipient ${own.at(-1) ?? ""}`;
-    return found(
-      `it is encrypted for ${recipients.join(", ")}, ${identity}`,
-      `${place} the right identity, or ask a person whose identity opens it to run ${init}${added}".`,
-    );
-  }
-
-  private missing(inputs: IdentityInputs): Finding {
-    return {
-      check: "identity",
-      message: `Reading the age identity of stack "${inputs.stack}" failed: SOPS_AGE_KEY is not set, and ${this.place(inputs)} does not exist.`,
-      remedy: "Put the identity there, or set SOPS_AGE_KEY or SOPS_AGE_KEY_FILE to it.",
-    };
   }
 }
 

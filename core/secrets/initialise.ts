@@ -87,18 +87,12 @@ export async function initialise(store: SecretStore, options: InitialiseOptions)
   const offline = recovery?.recipient ?? recoveryRecipient;
   await store.checkDue(identity, offline === undefined || !isWritten ? recipients : [...recipients, offline]);
   await tellIdentity();
-  if (isWritten) {
-    if (recovery !== undefined) showRecoveryKey?.(recovery.key);
-    const settings = {
-      recipients,
-      ...(recovery === undefined ? {} : { recoveryRecipient: recovery.recipient }),
-    };
-    if (await store.change(settings)) tell(`settings: ${store.settingsFile}`);
-  }
-  if (await store.writeRules()) tell("rules: .sops.yaml");
-  await store.encryptDue(identity, (path) => {
-    tell(`encrypted: ${path}`);
-  });
+  if (recovery !== undefined) showRecoveryKey?.(recovery.key);
+  const settings = {
+    ...(isWritten ? { recipients } : {}),
+    ...(recovery === undefined ? {} : { recoveryRecipient: recovery.recipient }),
+  };
+  await store.agree(identity, settings, tell);
 }
 
 /** The reason why an `age1…` is refused, and the remedy. */

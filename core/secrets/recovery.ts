@@ -92,11 +92,7 @@ export async function recover(
   const replaced = known.map((recipient) => (recipient === from ? successor : recipient));
   const { recoveryRecipient } = readersOf(await store.config());
   const recipients = [...new Set(replaced)].filter((recipient) => recipient !== recoveryRecipient);
-  if (await store.change({ recipients })) tell(`settings: ${store.settingsFile}`);
-  if (await store.writeRules()) tell("rules: .sops.yaml");
-  await store.encryptDue(key, (path) => {
-    tell(`encrypted anew: ${path}`);
-  });
+  await store.agree(key, { recipients }, tell);
   await release();
   const { keys } = (await store.readIdentityFile()) ?? { keys: [] };
   await store.writeIdentityFile({ keys, notes: {} });

@@ -48,20 +48,21 @@ export async function rotate(store: SecretStore, options: RotationOptions): Prom
     // Without recipients all files are generated, for the identity in the identity file.
     if (before.length === 0 || before.some((recipient) => from.includes(recipient))) {
       if (before.length > 0) {
-        await agree(store, identity, tell, { recipients: before.includes(to) ? before : [...before, to] });
+        await store.agree(identity, { recipients: before.includes(to) ? before : [...before, to] }, tell);
       }
       await release();
       tell(`released: ${from.join(", ")} and ${to} open the secrets of stack "${store.stack}"`);
     }
     const { recipients = [], recoveryRecipient } = (await store.config()).sops;
     const left = recipients.filter((recipient) => ![to, ...from, ...without].includes(recipient));
-    await agree(store, identity, tell, {
+    const settings = {
       ...(recipients.length === 0 ? {} : { recipients: [...left, to] }),
       ...(recoveryRecipient !== undefined && without.includes(recoveryRecipient)
         ? { recoveryRecipient: undefined }
         : {}),
       ...(values === undefined ? {} : { valuesRevision: values }),
-    });
+    };
+    await store.agree(identity, settings, tell);
     const kept = keys.filter(({ recipient }) => !from.includes(recipient)).map(({ key }) => key);
     await store.writeIdentityFile({ keys: kept, notes: { rotation } });
     tell(`identity file: ${from.join(", ")} left it`);
@@ -130,20 +131,6 @@ async function begin(store: SecretStore, options: RotationOptions): Promise<Rota
   await store.writeIdentityFile({ keys: [...file.keys, key], notes: { rotation } });
   tell(`identity file: ${to} is in it, beside ${from.join(", ")}`);
   return rotation;
-}
-
-/** Makes settings, rules and files agree; each of them stays as it is if it is correct. */
-async function agree(
-  store: SecretStore,
-  identity: string,
-  tell: RotationOptions["tell"],
-  settings: Parameters<SecretStore["change"]>[0],
-): Promise<void> {
-  if (await store.change(settings)) tell(`settings: ${store.settingsFile}`);
-  if (await store.writeRules()) tell("rules: .sops.yaml");
-  await store.encryptDue(identity, (path) => {
-    tell(`encrypted anew: ${path}`);
-  });
 }
 
 async function keysOf(store: SecretStore): Promise<{ key: string; recipient: string }[]> {

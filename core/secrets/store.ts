@@ -1,16 +1,15 @@
-import { mkdir, readFile, stat } from "node:fs/promises";
+import { mkdir, stat } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { readStackConfig, stacksOf, type PlatformConfig } from "../settings/config";
-import { sentence } from "../../system/sentence";
 import type { Sops } from "../../clients/sops/client";
-import type { Finding } from "../findings/finding";
+import { errorOf, findingsOf, type Finding } from "../findings/finding";
 import { isGenerated, readSecretFiles } from "./files";
 import { IdentityLifecycle, type IdentityInputs } from "./identity";
 import { findRules, readersOf, secretPaths } from "./place";
 import { everyRecipient, needsRule, parseRules, renderRules } from "./rules";
 import { isEncrypted, recipientsOf } from "../../clients/sops/secret-file";
 import { changeSettings, type SopsSettings } from "./settings";
-import { notWritten, writeWhole } from "../../system/write";
+import { notWritten, readIfThere, writeWhole } from "../../system/write";
 
 /** The place of a stack's secrets, and the access to them. */
 export interface StoreOptions {
@@ -68,13 +67,7 @@ export class SecretStore {
   /** The identity file; undefined when there is none. */
   async readIdentityFile(): Promise<IdentityFile | undefined> {
     const { identityFile } = (await this.config()).sops;
-    const text = await readFile(identityFile, "utf8").catch((error: unknown) => {
-      if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-      throw new Error(
-        `Reading the age identity of stack "${this.stack}" failed: ${(error as Error).message}. Make ${identityFile} readable for this user.`,
-        { cause: error },
-      );
-    });
+    const text = await readIfThere(identityFile, `Reading the age identity of stack "${this.stack}"`);
     if (text === undefined) return undefined;
     const lines = text.split("\n").map((line) => line.trim());
     const notes = lines.flatMap((line): [string, unknown][] => {
@@ -114,11 +107,6 @@ export class SecretStore {
     return { key, recipient };
   }
 
-  /** Changes the stack's settings. @returns whether they changed */
-  change(settings: SopsSettings): Promise<boolean> {
-    return changeSettings(join(this.options.project, this.settingsFile), settings);
-  }
-
   /** Path of `.sops.yaml`, which is made by `writeRules`. */
   async rulesFile(): Promise<string> {
     const { tree } = (await this.config()).gitops;
@@ -127,14 +115,7 @@ export class SecretStore {
 
   /** The text of `.sops.yaml`; undefined when there is none. @throws Error when the text cannot be changed */
   async readRules(): Promise<string | undefined> {
-    const file = await this.rulesFile();
-    const text = await readFile(file, "utf8").catch((error: unknown) => {
-      if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-      throw new Error(
-        `Reading .sops.yaml failed: ${sentence((error as Error).message)} Make ${file} readable for this user.`,
-        { cause: error },
-      );
-    });
+    const text = await readIfThere(await this.rulesFile(), "Reading .sops.yaml");
     if (text !== undefined) parseRules(text);
     return text;
   }
@@ -179,31 +160,35 @@ export class SecretStore {
     );
   }
 
-  /** @throws Error when the identity does not open a file that is due for these recipients, with a line for each */
+  /** @throws Error with a finding for each file that is due for these recipients and that the identity does not open */
   async checkDue(identity: string, recipients: readonly string[]): Promise<void> {
-    const failures: string[] = [];
+    const findings: Finding[] = [];
     for (const [path, content] of await this.due(recipients)) {
       if (!isEncrypted(content)) continue;
-      await this.open(content, path, identity).catch((error: unknown) => {
-        failures.push((error as Error).message);
+      await this.open(path, content, identity).catch((error: unknown) => {
+        findings.push(...findingsOf(error, "identity"));
       });
     }
-    if (failures.length > 0) throw new Error(failures.join("\n"));
+    if (findings.length > 0) throw errorOf(findings);
   }
 
   /**
-   * Encrypts the files that need it with fresh data keys, one by one and each as a whole.
+   * Makes settings, rules and files agree. Each of them stays as it is if it is correct; a file that needs it is
+   * encrypted with a fresh data key, as a whole.
    *
    * @param identity opens the files now
-   * @param done receives the path of each written file
+   * @param tell receives a line after each change
    */
-  async encryptDue(identity: string, done: (path: string) => void = () => undefined): Promise<void> {
-    const config = await this.config();
-    const recipients = everyRecipient(readersOf(config));
+  async agree(identity: string, settings: SopsSettings, tell: (line: string) => void): Promise<void> {
+    if (await changeSettings(join(this.options.project, this.settingsFile), settings)) {
+      tell(`settings: ${this.settingsFile}`);
+    }
+    if (await this.writeRules()) tell("rules: .sops.yaml");
+    const recipients = everyRecipient(readersOf(await this.config()));
     for (const [path, content] of await this.due()) {
-      const plain = isEncrypted(content) ? await this.open(content, path, identity) : content;
+      const plain = isEncrypted(content) ? await this.open(path, content, identity) : content;
       await this.writeFile(path, await this.sops.encrypt(plain, path, recipients));
-      done(path);
+      tell(`encrypted: ${path}`);
     }
   }
 
@@ -215,36 +200,9 @@ export class SecretStore {
     await writeWhole(file, content, mode & 0o777);
   }
 
-  private async open(content: string, path: string, identity: string): Promise<string> {
-    try {
-      return await this.sops.decrypt(content, path, identity);
-    } catch (error) {
-      const own = await this.sops.recipients(identity);
-      const theirs = recipientsOf(content);
-      const finding = `Encrypting ${path} anew failed: it is encrypted for ${theirs.join(", ")}, the identity is ${own.join(", ")}`;
-      throw new Error(
-        theirs.some((recipient) => own.includes(recipient))
-          ? `${finding}, and it does not open. Restore the file from Git.`
-          : `${finding}. ${await this.otherIdentity(theirs)}`,
-        { cause: error },
-      );
-    }
-  }
-
-  /** The remedy for a file that is encrypted for other recipients. */
-  private async otherIdentity(theirs: readonly string[]): Promise<string> {
-    const config = await this.config();
-    const { generate, identityFile } = config.sops;
-    const isOurs = everyRecipient(readersOf(config)).some((recipient) => theirs.includes(recipient));
-    const identity = `an identity that opens it, such as the recovery key, beside the stack's`;
-    const init = `"npx platform secrets init ${this.stack}"`;
-    const remedy =
-      generate === "none"
-        ? `run ${init} with SOPS_AGE_KEY_FILE naming a file that holds ${identity}`
-        : `put ${identity} into ${identityFile} and run ${init}`;
-    return isOurs
-      ? `${remedy.replace(/^./, (letter) => letter.toUpperCase())}.`
-      : `Replace it by a Secret of your own, or ${remedy}.`;
+  /** Decrypts a file. @throws Error with a finding that says why the identity does not open it */
+  async open(path: string, content: string, identity: string): Promise<string> {
+    return this.lifecycle().open(await this.identityInputs(), path, content, identity);
   }
 
   private lifecycle(): IdentityLifecycle {

@@ -167,7 +167,7 @@ describe("AgeIdentity out of state", () => {
     });
     writeFiles(join(file, ".."), { "x.agekey": mine.content });
     deepEqual(await host.check({}, inputs), [
-      `identity: Decrypting clusters/x/s.enc.yaml with the identity of stack "x" failed: it is encrypted for ${theirs.recipient}, the identity is ${mine.recipient}. Set SOPS_AGE_KEY_FILE to the right identity, or let somebody whose identity opens it run "npx platform secrets init x --recipient ${mine.recipient}".`,
+      `identity: Decrypting clusters/x/s.enc.yaml with the identity of stack "x" failed: it is encrypted for ${theirs.recipient}, the identity is ${mine.recipient}. Set SOPS_AGE_KEY_FILE to the right identity, ask a person whose identity opens it to run "npx platform secrets init x --recipient ${mine.recipient}", or replace the file with a Secret of your own.`,
     ]);
     await refused(
       host.create(inputs),

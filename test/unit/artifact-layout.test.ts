@@ -186,7 +186,9 @@ describe("files of an artifact", () => {
     equal((await provenance(older)).revision, `sha1:${first}`);
     notEqual((await provenance(tree)).revision, `sha1:${first}`);
     const objects = async (of: TreeSource) =>
-      (await renderCluster(of, "x")).layers.flatMap(({ manifests }) => manifests.map(({ metadata }) => metadata.name));
+      (await renderCluster(of, "x")).layers.flatMap(({ manifests }) =>
+        manifests.map(({ metadata }) => metadata.name),
+      );
     equal((await objects(tree)).includes("later"), true);
     equal((await objects(older)).includes("later"), false);
     await rejects(inspectTree({ tree, commit: "no-such-commit" }, "x"), /no-such-commit/);

@@ -128,7 +128,8 @@ function told(needs: readonly Need[]): unknown[] {
   return needs.map((need) => [need.check, textOf(need), need.rehearsable]);
 }
 
-const noCommand = (name: string) => new Error(`Unable to execute "${name}": it is not on PATH.`);
+const noCommand = (name: string) =>
+  Object.assign(new Error(`Unable to execute "${name}": it is not on PATH.`), { code: "ENOENT" });
 
 describe("doctor", () => {
   it("finds nothing on a machine that has everything", async () => {

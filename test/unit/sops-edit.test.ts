@@ -144,7 +144,7 @@ describe("an editor of a secret", function () {
     writeFiles(directory, { "x.agekey": other });
     const store = new SecretStore({ stack: "x", project: directory, sops, env: {} });
     await rejects(editSecret(store, "clusters/x/s.enc.yaml", { EDITOR: "false" }), {
-      message: `Editing clusters/x/s.enc.yaml failed: it is encrypted for ${own}, the identity is ${recipient}, and it does not open. Set SOPS_AGE_KEY_FILE to the right identity, or restore the file from Git.`,
+      message: `Decrypting clusters/x/s.enc.yaml with the identity of stack "x" failed: it is encrypted for ${own}, the identity is ${recipient}. Set SOPS_AGE_KEY_FILE to the right identity, ask a person whose identity opens it to run "npx platform secrets init x --recipient ${recipient}", or replace the file with a Secret of your own.`,
     });
   });
 

@@ -187,7 +187,7 @@ describe("age identity", () => {
 
   it("is refused when it does not open a file, naming file and recipients", async () => {
     const { inputs, lifecycle } = stack({ files: { [path]: sealed("age1other") }, identity: "of me" });
-    const sentence = `Decrypting ${path} with the identity of stack "dev" failed: it is encrypted for age1other, the identity is age1me. Set SOPS_AGE_KEY_FILE to the right identity, or ask a person whose identity opens it to run "npx platform secrets init dev --recipient age1me".`;
+    const sentence = `Decrypting ${path} with the identity of stack "dev" failed: it is encrypted for age1other, the identity is age1me. Set SOPS_AGE_KEY_FILE to the right identity, ask a person whose identity opens it to run "npx platform secrets init dev --recipient age1me", or replace the file with a Secret of your own.`;
     deepEqual((await lifecycle.check(inputs)).map(textOf), [sentence]);
     await rejects(lifecycle.create(inputs), { message: sentence });
   });

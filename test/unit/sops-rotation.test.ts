@@ -282,13 +282,13 @@ describe("rotation", () => {
         "identity file: … is in it, beside …",
         "settings: Pulumi.prod.yaml",
         "rules: .sops.yaml",
-        ...paths.map((path) => `encrypted anew: ${path}`),
+        ...paths.map((path) => `encrypted: ${path}`),
         "before the release",
         "after the release",
         'released: … and … open the secrets of stack "prod"',
         "settings: Pulumi.prod.yaml",
         "rules: .sops.yaml",
-        ...paths.map((path) => `encrypted anew: ${path}`),
+        ...paths.map((path) => `encrypted: ${path}`),
         "identity file: … left it",
         "before the release",
         "after the release",
@@ -311,7 +311,7 @@ describe("rotation", () => {
       equal(of.sops.made, made, "it began anew");
       await rotated(of, cluster, [2], 3);
     }
-  });
+  }).timeout(60_000);
 
   it("goes on after one kill after the other", async () => {
     const of = await project();
@@ -344,7 +344,7 @@ describe("rotation", () => {
       await rotateUntil(of, cluster, 0, { values: true });
       equal((await of.store.config()).sops.valuesRevision, 1);
     }
-  });
+  }).timeout(60_000);
 
   it("of a stack that makes all its values up changes no file and no recipient", async () => {
     const of = await project({ recipients: [], generate: "all" });
@@ -541,7 +541,7 @@ describe("init", () => {
     const old = await of.sops.encrypt(plain("old"), path, [recipient(1), recipient(3)]);
     writeFileSync(join(of.tree, path), old);
     await rejects(initialise(of.store, { tell }), {
-      message: `Encrypting ${path} anew failed: it is encrypted for ${recipient(1)}, ${recipient(3)}, the identity is ${recipient(2)}. Run "npx platform secrets init prod" with SOPS_AGE_KEY_FILE naming a file that holds an identity that opens it, such as the recovery key, beside the stack's.`,
+      message: `Decrypting ${path} with the identity of stack "prod" failed: it is encrypted for ${recipient(1)}, ${recipient(3)}, the identity is ${recipient(2)}. Set SOPS_AGE_KEY_FILE to the right identity, ask a person whose identity opens it to run "npx platform secrets init prod --recipient ${recipient(2)}", or replace the file with a Secret of your own.`,
     });
     for (const keys of [[3], [3, 2], [1, 2]]) {
       writeFileSync(join(of.tree, path), old);
@@ -572,8 +572,11 @@ describe("init", () => {
         const lines = error.message.split("\n");
         equal(lines.length, paths.length);
         for (const [index, line] of lines.entries()) {
-          match(line, new RegExp(`^Encrypting ${paths[index] ?? ""} anew failed: it is encrypted for age1`));
-          match(line, /\. Replace it by a Secret of your own, or run "npx platform secrets init prod" with /);
+          match(
+            line,
+            new RegExp(`^Decrypting ${paths[index] ?? ""} with .* failed: it is encrypted for age1`),
+          );
+          match(line, /, or replace the file with a Secret of your own\.$/);
         }
         return true;
       },
