@@ -30,7 +30,7 @@ export async function newApp({ tree, name, image }: NewApp): Promise<string[]> {
   // Source: https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names
   if (!/^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$/.test(name)) {
     throw new Error(
-      `${operation} it is no DNS label. Choose up to 63 of a-z, 0-9 and "-", with a letter first and no "-" last.`,
+      `${operation} it is not a DNS label. Choose up to 63 of a-z, 0-9 and "-", with a letter first and no "-" last.`,
     );
   }
   // Source: https://yaml.org/type/bool.html
@@ -39,19 +39,19 @@ export async function newApp({ tree, name, image }: NewApp): Promise<string[]> {
   }
   if (image !== undefined && !isImageReference(image)) {
     throw new Error(
-      `${operation} no registry can hold image "${image}". Name it as registry/image:tag, in lower case but for the tag.`,
+      `${operation} no registry can hold image "${image}". Name it as registry/image:tag, in lower case except the tag.`,
     );
   }
   if (image !== undefined && !/(:[\w.-]+|@sha256:[0-9a-f]{64})$/.test(image)) {
     throw new Error(`${operation} image "${image}" has no tag. Name it as registry/image:tag.`);
   }
   if (image?.endsWith(":latest") === true) {
-    throw new Error(`${operation} image "${image}" is whatever is newest. Name a version as its tag.`);
+    throw new Error(`${operation} image "${image}" names no version. Name a version as its tag.`);
   }
   const apps = join(tree, "bases", "apps");
   const directory = join(apps, name);
   if (existsSync(directory)) {
-    throw new Error(`${operation} ${directory} is there. Choose another name, or change that one.`);
+    throw new Error(`${operation} ${directory} exists already. Choose another name, or change that app.`);
   }
   const holder = await holderOf(name, tree);
   if (holder !== undefined) throw new Error(`${operation} ${holder}. Choose another name.`);

@@ -53,7 +53,7 @@ export async function releaseSecrets(
   const code = await runPulumi("up", store.stack, yes ? ["--yes"] : []);
   if (code !== 0) {
     throw new Error(
-      `${operation} failed: "pulumi up" ended with exit code ${code}. Correct what it names, and run the same command again: it goes on where it was.`,
+      `${operation} failed: "pulumi up" ended with exit code ${code}. Fix the error that it names and run the same command again: it continues from there.`,
     );
   }
 }

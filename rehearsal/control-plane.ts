@@ -417,7 +417,7 @@ export class ControlPlane {
     env: Readonly<Record<string, string>> = {},
   ): SupervisedProcess {
     const supervised = this.#group.start({ name, command, args, env });
-    supervised.endedUnasked(this.#report);
+    supervised.onUnexpectedEnd(this.#report);
     return supervised;
   }
 
@@ -434,7 +434,7 @@ export class ControlPlane {
   /** Waits until a program is ready; if the program ends unexpectedly later, the control plane is broken. */
   async #ready(supervised: SupervisedProcess, probe: Probe, options?: ReadyOptions): Promise<void> {
     await supervised.ready(probe, options);
-    supervised.endedUnasked((sentence) => {
+    supervised.onUnexpectedEnd((sentence) => {
       this.#break(sentence);
     });
   }

@@ -112,7 +112,7 @@ export class SimulatedControllers {
     const releases = [...this.simulated].filter((name) => name.startsWith("HelmRelease "));
     if (kind === undefined || releases.length === 0) return "";
     const reasons = [...this.unrendered].map(([release, reason]) => ` ${release}: ${reason}`).join("");
-    return `No chart that the rehearsal knows defines ${kind}, and HelmReleases are simulated.${reasons} Put its CustomResourceDefinition into a directory, and set "platform:rehearsal.definitions" to that.`;
+    return `No chart that the rehearsal knows defines ${kind}, and HelmReleases are simulated.${reasons} Put its CustomResourceDefinition into a directory, and set "platform:rehearsal.definitions" to that directory.`;
   }
 
   start(): void {

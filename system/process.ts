@@ -88,7 +88,7 @@ export class ProcessGroup {
     ended: (sentence: string, again: boolean) => void,
     pause = 500,
   ): void {
-    this.start(args).endedUnasked((sentence) => {
+    this.start(args).onUnexpectedEnd((sentence) => {
       ended(sentence, restarts > 0);
       if (restarts === 0) return;
       setTimeout(() => {
@@ -147,14 +147,14 @@ export class SupervisedProcess {
     const { pid } = this.#child;
     if (pid === undefined)
       throw new Error(
-        `Starting ${name}: no process could be made. Is this machine out of memory or processes?`,
+        `Starting ${name}: this machine could not make a process. Free memory or end other processes.`,
       );
     this.pid = pid;
   }
 
   /**
    * Waits until the probe says yes.
-   * @throws {ProcessDied} as soon as the process ends, with its last words.
+   * @throws {ProcessDied} as soon as the process ends, with its last output.
    * @throws when the deadline passes first.
    */
   async ready(probe: Probe, { deadline = 180_000, interval = 20 }: ReadyOptions = {}): Promise<void> {
@@ -163,25 +163,25 @@ export class SupervisedProcess {
       if (this.#end !== undefined) {
         const log = lastLines(this.logPath);
         throw new ProcessDied(
-          `Starting ${this.name}: it ended with ${this.#end} before it was ready. Its last words: ${log || "none"}`,
+          `Starting ${this.name}: it ended with ${this.#end} before it was ready. Its last output: ${log || "none"}`,
           log,
         );
       }
       if (Date.now() > end)
         throw new Error(
           `Starting ${this.name}: not ready after ${deadline / 1000} s. Is the machine short of CPU or memory? ` +
-            `Its last words: ${lastLines(this.logPath) || "none"}`,
+            `Its last output: ${lastLines(this.logPath) || "none"}`,
         );
       await sleep(interval);
     }
   }
 
   /** Calls back when the program ends, or has ended, without `stop`: a sentence with its last lines. */
-  endedUnasked(callback: (sentence: string) => void): void {
+  onUnexpectedEnd(callback: (sentence: string) => void): void {
     void this.ended.then((how) => {
       if (this.#asked) return;
-      const words = lastLines(this.logPath) || "none";
-      callback(`${this.name} ended unasked with ${how}. Its last words: ${words}`);
+      const output = lastLines(this.logPath) || "none";
+      callback(`${this.name} ended unexpectedly with ${how}. Its last output: ${output}`);
     });
   }
 

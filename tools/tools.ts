@@ -474,7 +474,7 @@ async function main(names: readonly string[]): Promise<void> {
   const unknown = names.filter((name) => !(name in tools));
   if (unknown.length > 0)
     throw new Error(
-      `Tools: there is none named ${unknown.join(", ")}. Choose from: ${toolNames.join(", ")}.`,
+      `Tools: no tool has the name ${unknown.join(", ")}. Choose from: ${toolNames.join(", ")}.`,
     );
   const wanted = names.length > 0 ? (names as ToolName[]) : toolNames;
   const paths = await ensureTools(wanted, {

@@ -280,7 +280,7 @@ async function readModule(
   if (selected.length === 0)
     throw new Error(
       `Reading module ${module} ${version}: it has no file of "${selection}". ` +
-        `Choose what this version has, or change where tools/upstream.ts looks.`,
+        `Choose files that this version has, or change the selection in tools/upstream.ts.`,
     );
   return new Map(selected);
 }

@@ -150,7 +150,7 @@ export class DockerCli implements Docker {
     }>("container", container);
     const config = found?.Config.Cmd?.at(-1);
     if (found === undefined || config === undefined) {
-      throw new Error(`Container "${container}" is no registry: its command names no configuration.`);
+      throw new Error(`Container "${container}" is not a registry: its command names no configuration.`);
     }
     return { image: found.Image, program: found.Config.Entrypoint ?? [], config };
   }

@@ -89,7 +89,7 @@ export function goneWith(ownCluster: boolean | undefined, error: unknown): void 
     code === "unauthorized" || code === "kubeconfig"
       ? 'Where platform:cluster.kubeconfigFile is newer than the last run, run once with "--refresh=false".'
       : code === "forbidden"
-        ? "Allow it to the user of the kubeconfig and run again."
+        ? "Give the user of the kubeconfig this permission and run again."
         : 'Bring the cluster back and run again; if it is gone for good, "pulumi stack rm --force --preserve-config" forgets it.';
   throw new Error(`${sentence(message ?? String(error))} ${remedy}`, { cause: error });
 }

@@ -86,7 +86,7 @@ export async function refusalOf(
     const { message } = error as Error;
     if (isUnknown(error)) return undefined;
     const remedy = /\b40[13]\b|UNAUTHORIZED|DENIED/.test(message)
-      ? "Set platform:registry.pullUsername and the secret platform:registry.pullPassword to a login that may."
+      ? "Set platform:registry.pullUsername and the secret platform:registry.pullPassword to a login that may pull."
       : "Check platform:registry.repository, and that the registry answers.";
     return `Pulling from ${repository} as "${login.username}" failed: ${sentence(message)} ${remedy}`;
   } finally {

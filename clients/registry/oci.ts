@@ -113,7 +113,7 @@ export class Crane implements ArtifactReader {
       const full = /no space left on device/.test(message)
         ? "the registry has no space left"
         : /RANGE_INVALID/.test(message)
-          ? "the registry kept a part of what it was sent, as one does that has no space left"
+          ? "the registry kept only a part of a blob, as a registry without space does"
           : undefined;
       throw new Error(
         full === undefined

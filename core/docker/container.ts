@@ -99,7 +99,7 @@ export class ContainerLifecycle {
     const words = (await this.docker.logs(spec.name).catch(() => "")).trim().split("\n").join(" ");
     // A container that does not answer is removed: the next run makes it again, and its data is on the volume.
     await this.docker.removeContainer(spec.name).catch(() => undefined);
-    const said = words === "" ? "It wrote nothing." : `Its last words: ${sentence(words.slice(-600))}`;
+    const said = words === "" ? "It wrote nothing." : `Its last output: ${sentence(words.slice(-600))}`;
     throw new Error(
       `Starting container "${spec.name}" failed: it did not answer at ${hostAddress} within ${answerMilliseconds / 1000} s. ${said} Fix the cause and run again.`,
     );

@@ -98,7 +98,7 @@ export class GateLifecycle {
   async read(state: GateOutputs): Promise<GateOutputs | undefined> {
     try {
       const [tag, observed, runtime] = await Promise.all([
-        // A registry that does not answer counts as another digest: the next release says what is wrong.
+        // A registry that does not answer counts as another digest: the next release reports the error.
         this.channel(state)
           .serves()
           .catch(() => undefined),
@@ -108,7 +108,7 @@ export class GateLifecycle {
       const seen = look(observed, expectedOf(this.channel(state), state));
       if (seen === undefined) return undefined;
       const facts = (runtime?.data ?? {}) as Readonly<Record<string, string>>;
-      // A state from before facts were a part of the release has none.
+      // A state of an old version has no facts.
       const same = (state as Partial<GateOutputs>).variables === undefined || isSame(facts, state.variables);
       return { ...state, ready: seen.settled && tag === state.digest && same };
     } catch (error) {
@@ -150,7 +150,7 @@ export class GateLifecycle {
     if (good === undefined) return "There is no earlier good digest to return to; the channel stays.";
     const wait = await this.prepareWait(inputs, good);
     const facts = await this.restoreFacts(inputs.variables, good.variables).catch(
-      (error: unknown) => ` Its facts are not: ${sentence((error as Error).message)}`,
+      (error: unknown) => ` Returning ConfigMap ${runtimeName} failed: ${sentence((error as Error).message)}`,
     );
     // If the repository itself is new, the old one stayed as it was.
     const isHere = isSameRepository(good, inputs);
@@ -158,7 +158,7 @@ export class GateLifecycle {
       try {
         const serves = await this.channel(inputs).returnTo(good.digest, inputs.digest);
         if (serves !== good.digest) {
-          return `The channel is left alone: another release moved it to ${serves ?? "nothing"} meanwhile.${facts}`;
+          return `The channel stays: another release moved it to ${serves ?? "nothing"} meanwhile.${facts}`;
         }
       } catch (error) {
         return `Returning the channel to the last good digest ${good.digest} failed: ${sentence((error as Error).message)} Run again when the registry answers.${facts}`;
@@ -170,7 +170,7 @@ export class GateLifecycle {
     try {
       await observe(this.api);
     } catch {
-      return `${returned} whether the cluster runs it is not known, for it does not answer. Bring it back and run again.${facts}`;
+      return `${returned} the cluster does not answer, so its state is not known. Bring the cluster back and run again.${facts}`;
     }
     const stuck = await wait.untilReady();
     const back =

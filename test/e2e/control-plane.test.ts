@@ -8,7 +8,7 @@ import { KubernetesClient } from "../../clients/kubernetes/client";
 import { ControlPlane, controlPlaneTools } from "../../rehearsal/control-plane";
 import { ensureTools } from "../../tools/tools";
 
-describe("control plane whose processes end unasked", function () {
+describe("control plane whose processes end unexpectedly", function () {
   this.timeout(300_000);
   const parent = mkdtempSync(join(tmpdir(), "control-plane-"));
   const lines: string[] = [];
@@ -51,16 +51,16 @@ describe("control plane whose processes end unasked", function () {
     }
     match(
       lines.find((line) => line.startsWith("kube-controller-manager")) ?? "",
-      /^kube-controller-manager ended unasked with SIGKILL\. Its last words: .* It is started again\.$/,
+      /^kube-controller-manager ended unexpectedly with SIGKILL\. Its last output: .* It is started again\.$/,
     );
     equal(pids("kube-controller-manager").includes(pid), false);
   });
 
-  it("is broken without its etcd, and says so with its last words", async () => {
+  it("is broken without its etcd, and says so with its last output", async () => {
     for (const pid of pids("etcd")) process.kill(pid, "SIGTERM");
     match(
       (await controlPlane.broken).message,
-      /^Rehearsing failed: etcd ended unasked with .* Its last words: /,
+      /^Rehearsing failed: etcd ended unexpectedly with .* Its last output: /,
     );
   });
 });

@@ -166,7 +166,7 @@ describe("the revisions of a channel", () => {
     deepEqual(registry.deleted, [b]);
   });
 
-  for (const tag of ["prod", "prod-ready", "prod-20260101000000-111111111111", "local-x", "v1.0.0"]) {
+  for (const tag of ["prod", "prod-ready", "other-20260101000000-111111111111", "local-x", "v1.0.0"]) {
     it(`are kept while tag "${tag}", which is no revision of the channel, points at them`, async () => {
       const { registry, release } = channel();
       registry.held.set(tag, a);

@@ -321,9 +321,9 @@ describe("container", () => {
 
   for (const [what, words, said] of [
     [
-      "last words",
+      "last output",
       "loading config\nfatal: lookup ghcr.io: no such host\n",
-      "Its last words: loading config fatal: lookup ghcr.io: no such host.",
+      "Its last output: loading config fatal: lookup ghcr.io: no such host.",
     ],
     ["silence", "", "It wrote nothing."],
   ] as const) {

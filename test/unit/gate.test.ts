@@ -334,7 +334,7 @@ describe("release gate", () => {
     flux.list = () => Promise.reject(new Error("the API server does not answer"));
     const warned = await warnings(async () => {
       await rejects(lifecycle.release(inputs), {
-        message: `Releasing ${next} to channel "local" failed: it was not Ready within 120 s. the API server does not answer. The channel is back at the last good digest ${good}; whether the cluster runs it is not known, for it does not answer. Bring it back and run again.`,
+        message: `Releasing ${next} to channel "local" failed: it was not Ready within 120 s. the API server does not answer. The channel is back at the last good digest ${good}; the cluster does not answer, so its state is not known. Bring the cluster back and run again.`,
       });
     });
     deepEqual(warned, ["Still waiting: the API server does not answer. The release gives up after 120 s."]);
@@ -826,7 +826,7 @@ describe("the way back", () => {
     };
     await rejects(
       lifecycle.release(inputs),
-      new RegExp(`The channel is left alone: another release moved it to ${theirs} meanwhile\\.`),
+      new RegExp(`The channel stays: another release moved it to ${theirs} meanwhile\\.`),
     );
     equal(registry.held.get("local"), theirs);
   });

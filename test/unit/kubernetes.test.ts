@@ -201,7 +201,7 @@ describe("goneWith", () => {
       "kubeconfig",
       'Where platform:cluster.kubeconfigFile is newer than the last run, run once with "--refresh=false".',
     ],
-    ["forbidden", "Allow it to the user of the kubeconfig and run again."],
+    ["forbidden", "Give the user of the kubeconfig this permission and run again."],
   ] as const) {
     it(`takes nothing for gone in another cluster, nor where nobody knows whose it is: ${code}`, () => {
       for (const ownCluster of [false, undefined]) {

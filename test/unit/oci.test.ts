@@ -10,7 +10,7 @@ describe("an OCI registry", () => {
     ["write /var/lib/registry/x: no space left on device", `the registry has no space left. ${remedy}`],
     [
       "PUT http://localhost/v2/x: RANGE_INVALID: invalid content range",
-      `the registry kept a part of what it was sent, as one does that has no space left. ${remedy}`,
+      `the registry kept only a part of a blob, as a registry without space does. ${remedy}`,
     ],
     ["UNAUTHORIZED: no", '"crane push /layout" failed: UNAUTHORIZED: no'],
   ] as const) {

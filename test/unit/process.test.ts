@@ -116,7 +116,7 @@ describe("process group", function () {
     equal(await polite.ended, "code 7");
   });
 
-  it("says why a program ended before it was ready, with its last words", async () => {
+  it("says why a program ended before it was ready, with its last output", async () => {
     group = new ProcessGroup(directory);
     const broken = group.start(shell("broken", "echo first; echo bind: address already in use >&2; exit 3"));
     await rejects(
@@ -151,7 +151,7 @@ describe("process group", function () {
     );
   });
 
-  it("starts a program again that ends unasked, and gives up with its last words", async () => {
+  it("starts a program again that ends unexpectedly, and gives up with its last output", async () => {
     group = new ProcessGroup(directory);
     const told: [string, boolean][] = [];
     group.keep(
@@ -166,7 +166,7 @@ describe("process group", function () {
       told.map(([, again]) => again),
       [true, true, false],
     );
-    match(told[0]?.[0] ?? "", /^fickle ended unasked with code 1\. Its last words: no API server$/);
+    match(told[0]?.[0] ?? "", /^fickle ended unexpectedly with code 1\. Its last output: no API server$/);
     equal(readFileSync(join(directory, "fickle.log"), "utf8"), "no API server\n".repeat(3));
   });
 

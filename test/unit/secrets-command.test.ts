@@ -486,7 +486,7 @@ describe("npx platform secrets rotate and recover, of a stack that is released f
     equal(code, 1);
     match(
       stderr,
-      /^Releasing stack "prod" failed: "pulumi up" ended with exit code 1\. Correct what it names, and run the same command again: it goes on where it was\.$/m,
+      /^Releasing stack "prod" failed: "pulumi up" ended with exit code 1\. Fix the error that it names and run the same command again: it continues from there\.$/m,
     );
     for (const late of ["--values", `--without=${someone}`]) {
       oneSentence(

@@ -128,7 +128,7 @@ suiteOnKind("pulumi up on Kind, of something bad", (prepared) => {
       );
       match(
         await refused(),
-        /error: Pushing sha256:[0-9a-f]{64} to 127\.0\.0\.1:5070\/platform failed: the registry (?:has no space left|kept a part of what it was sent, as one does that has no space left)\. Free space on the disk that holds its volume, such as with "docker system prune", and run again\.$/m,
+        /error: Pushing sha256:[0-9a-f]{64} to 127\.0\.0\.1:5070\/platform failed: the registry (?:has no space left|kept only a part of a blob, as a registry without space does)\. Free space on the disk that holds its volume, such as with "docker system prune", and run again\.$/m,
       );
       await machine.removeRegistry();
       await machine.fillRegistry();
