@@ -3,14 +3,13 @@ import { partsOf, provenance, releaseSource } from "./core/tree/source";
 import { inspectTree } from "./core/tree/tree";
 import { Platform } from "./components/platform";
 import { dockerLogin, refusalOf, type RegistryLogin } from "./clients/registry/login";
-import { readKubeconfig } from "./core/cluster/existing/kubeconfig";
-import { findSecondNetwork } from "./core/cluster/existing/network";
+import { clusterKindOf } from "./core/cluster/kinds";
 import { readGeneratedFiles } from "./core/secrets/files";
 import { checkForms } from "./core/secrets/place";
 import { ageKeyOf, parseConfig, pullLoginOf, type PlatformConfig } from "./core/settings/config";
 import { refuseOldNode } from "./system/node-version";
 import { ensureTools } from "./tools/tools";
-import { examine, thisHost } from "./core/needs/needs";
+import { examine } from "./core/needs/needs";
 import { errorOf, textOf, type Finding } from "./core/findings/finding";
 
 /** The program: it reads and checks all its inputs before it registers the first resource. */
@@ -19,37 +18,26 @@ async function main(examineStack: typeof examine): Promise<Record<string, unknow
   const config = parseConfig(getStack(), runtime.allConfig(), {
     ...{ name: getProject(), project: __dirname, env: process.env },
   });
-  await ensureTools(
-    [
-      "age-keygen",
-      "crane",
-      "helm",
-      "platform-tree",
-      "sops",
-      ...(config.cluster.kind === "kind" ? (["kind"] as const) : []),
-    ],
-    {
-      report: (line) => {
-        console.error(line);
-      },
+  const kind = clusterKindOf(config.cluster);
+  await ensureTools(["age-keygen", "crane", "helm", "platform-tree", "sops", ...kind.tools], {
+    report: (line) => {
+      console.error(line);
     },
-  );
+  });
 
   const { tree, cluster, requireClean } = config.gitops;
   const source = await releaseSource(tree, requireClean);
-  const ownNetwork = config.cluster.kind === "existing" && config.cluster.cni === "existing";
-  const [{ content, findings: ofTree, notes }, ofNetwork, ofSecrets, kubeconfig, pullLogin] =
-    await Promise.all([
-      inspectTree(source, cluster),
-      ownNetwork ? findSecondNetwork(source, cluster) : [],
-      // If a file cannot be read at all, the tree's findings explain it better.
-      checkForms(tree, config).catch(() => []),
-      config.cluster.kind === "existing" ? readKubeconfig(config.cluster.kubeconfigFile) : undefined,
-      readPullLogin(config),
-      examineStack(config, thisHost).then(tellFindings),
-    ]);
+  const [{ content, findings: ofTree, notes }, ofKind, ofSecrets, kubeconfig, pullLogin] = await Promise.all([
+    inspectTree(source, cluster),
+    kind.checkTree(config.cluster, source, cluster),
+    // If a file cannot be read at all, the tree's findings explain it better.
+    checkForms(tree, config).catch(() => []),
+    kind.exists ? kind.kubeconfig(config.cluster) : undefined,
+    readPullLogin(config),
+    examineStack(config).then(tellFindings),
+  ]);
   // These findings explain a broken secret file better.
-  const findings = [...(ofSecrets.length > 0 ? ofSecrets : ofTree), ...ofNetwork];
+  const findings = [...(ofSecrets.length > 0 ? ofSecrets : ofTree), ...ofKind];
   if (findings.length > 0) throw errorOf(findings);
   for (const note of notes) await log.info(note);
   const ageKey = ageKeyOf(runtime.allConfig());

@@ -1,5 +1,5 @@
 import { textOf } from "../core/findings/finding";
-import { examine, thisHost } from "../core/needs/needs";
+import { examine } from "../core/needs/needs";
 import { readStackConfig } from "../core/settings/config";
 import { ensureTools } from "../tools/tools";
 import { outputOption, stackCommand, stackOf } from "./cli/command";
@@ -11,7 +11,7 @@ export const doctor = stackCommand("doctor", "Names what a stack needs and this 
     const stack = await stackOf(doctor, argument);
     const config = await readStackConfig(stack, project, process.env);
     if (config.registry.kind === "remote") await ensureTools(["crane"], { report: console.error });
-    const findings = await examine(config, thisHost);
+    const findings = await examine(config);
     if (output === "json") process.stdout.write(`${JSON.stringify({ stack, findings })}\n`);
     else if (findings.length === 0) console.log(`Stack "${stack}" has all it needs.`);
     else for (const finding of findings) console.log(textOf(finding));

@@ -1,5 +1,5 @@
 import { textOf } from "../core/findings/finding";
-import { checkPulumi, thisHost } from "../core/needs/needs";
+import { checkPulumi } from "../core/needs/needs";
 import { readStackConfig } from "../core/settings/config";
 import { project } from "./cli/project";
 import { pulumiCommand, runPulumi } from "./cli/pulumi";
@@ -8,7 +8,7 @@ import { takeConsent } from "./up";
 export const preview = pulumiCommand("preview", 'Shows what "up" would change.', async (stack, args) => {
   const options = takeConsent(args);
   await readStackConfig(stack, project, process.env);
-  const missing = await checkPulumi(thisHost);
+  const missing = await checkPulumi();
   for (const finding of missing) process.stderr.write(`${textOf(finding)}\n`);
   // The program itself warns of other missing requirements.
   return missing.length > 0 ? 1 : runPulumi("preview", stack, options);

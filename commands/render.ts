@@ -4,6 +4,7 @@ import { stringify } from "yaml";
 import { finalLayers, type RenderChart } from "../core/tree/final";
 import { helmTemplate, type Chart } from "../clients/helm/chart";
 import { run } from "../tools/command";
+import { clusterKindOf } from "../core/cluster/kinds";
 import { internalPort } from "../core/registry/hosts";
 import { registryName, repositoryPath } from "../core/registry/names";
 import { sentence } from "../system/sentence";
@@ -33,7 +34,7 @@ export function presumedRuntime({
     artifact_repository: repository,
     channel: stack,
     domain,
-    load_balancer_cidr: cluster.kind === "existing" ? cluster.loadBalancerCidr : "192.0.2.0/28",
+    load_balancer_cidr: clusterKindOf(cluster).loadBalancerCidr(cluster) ?? "192.0.2.0/28",
     registry_address: repository.split("/")[0] ?? "",
   };
 }

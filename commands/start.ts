@@ -1,6 +1,6 @@
 import { Command } from "commander";
 import { textOf } from "../core/findings/finding";
-import { examine, thisHost } from "../core/needs/needs";
+import { examine } from "../core/needs/needs";
 import { readStackConfig } from "../core/settings/config";
 import { project } from "./cli/project";
 import { runPulumi } from "./cli/pulumi";
@@ -11,7 +11,7 @@ const stack = "local";
 export const start = new Command("start")
   .description("Brings up the local platform; where Docker or Pulumi is missing, rehearses it.")
   .action(async () => {
-    const findings = await examine(await readStackConfig(stack, project, process.env), thisHost);
+    const findings = await examine(await readStackConfig(stack, project, process.env));
     const fatal = findings.filter(({ rehearsable }) => !rehearsable);
     const instead = findings.filter(({ rehearsable }) => rehearsable);
     for (const need of instead.length > 0 ? instead : fatal) process.stderr.write(`${textOf(need)}\n`);

@@ -1,10 +1,9 @@
-import { KindCli } from "../clients/kind/client";
 import { KubernetesClient } from "../clients/kubernetes/client";
 import { Crane } from "../clients/registry/oci";
-import { readKubeconfig } from "../core/cluster/existing/kubeconfig";
+import { clusterKindOf } from "../core/cluster/kinds";
 import { repositoryPath } from "../core/registry/names";
 import { statusOf, type Status } from "../core/release/status";
-import { readStackConfig, type ClusterConfig, type PlatformConfig } from "../core/settings/config";
+import { readStackConfig, type PlatformConfig } from "../core/settings/config";
 import { ensureTools } from "../tools/tools";
 import { outputOption, stackCommand, stackOf } from "./cli/command";
 import { project } from "./cli/project";
@@ -14,22 +13,15 @@ export const status = stackCommand("status", "Compares what a stack's cluster ru
   .action(async (argument: string | undefined, { output }: { output: string }) => {
     const stack = await stackOf(status, argument);
     const { cluster, registry } = await readStackConfig(stack, project, process.env);
-    await ensureTools(["crane", ...(cluster.kind === "kind" ? (["kind"] as const) : [])], {
-      report: console.error,
-    });
-    const api = new KubernetesClient(await kubeconfigOf(cluster));
+    const kind = clusterKindOf(cluster);
+    await ensureTools(["crane", ...kind.tools], { report: console.error });
+    const api = new KubernetesClient(await kind.kubeconfig(cluster));
     const { repository, insecure } = repositoryOf(registry);
     const found = await statusOf(api, new Crane(insecure), { repository, channel: stack });
     if (output === "json") process.stdout.write(`${JSON.stringify({ stack, ...found })}\n`);
     else for (const line of linesOf(stack, found)) console.log(line);
     process.exitCode = found.ready ? 0 : 1;
   });
-
-function kubeconfigOf(cluster: ClusterConfig): Promise<string> {
-  return cluster.kind === "kind"
-    ? new KindCli().kubeconfig(cluster.name)
-    : readKubeconfig(cluster.kubeconfigFile);
-}
 
 /** The repository of the artifacts, as this machine reaches it. */
 function repositoryOf(registry: PlatformConfig["registry"]): { repository: string; insecure: boolean } {

@@ -1,6 +1,6 @@
 import { textOf } from "../core/findings/finding";
 import { readStackConfig } from "../core/settings/config";
-import { examine, thisHost } from "../core/needs/needs";
+import { examine } from "../core/needs/needs";
 import { project } from "./cli/project";
 import { pulumiCommand, runPulumi } from "./cli/pulumi";
 
@@ -9,7 +9,7 @@ export const up = pulumiCommand(
   "Brings a stack to every layer Ready, whatever is left of it.",
   async (stack, args) => {
     const options = takeConsent(args);
-    const findings = await examine(await readStackConfig(stack, project, process.env), thisHost);
+    const findings = await examine(await readStackConfig(stack, project, process.env));
     for (const finding of findings) process.stderr.write(`${textOf(finding)}\n`);
     return findings.length > 0 ? 1 : runPulumi("up", stack, options);
   },

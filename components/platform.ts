@@ -13,17 +13,16 @@ import { RandomPassword } from "@pulumi/random";
 import type { PlatformConfig } from "../core/settings/config";
 import { runtimeName } from "../core/tree/check";
 import type { Provenance } from "../core/tree/source";
-import type { Cluster } from "./cluster";
+import { clusterKindOf } from "../core/cluster/kinds";
+import { clusterOf } from "./cluster/kinds";
 import { Garbage } from "./dynamic/garbage";
 import { Network } from "./dynamic/network";
-import { KindCluster } from "./kind-cluster";
 import { fieldManager, namespaceUidAnnotation, ownerAnnotation } from "../core/flux-system/claim";
 import { fluxNamespace } from "../clients/flux/finalizers";
 import { FluxNamespace } from "./dynamic/flux-namespace";
 import type { LayerResult } from "../core/release/gate";
 import { dockerConfig, type RegistryLogin } from "../clients/registry/login";
 import { LocalRegistry, type Registry } from "./registry";
-import { registryHosts } from "../core/registry/hosts";
 import { registryName, repositoryPath } from "../core/registry/names";
 import { Release } from "./release";
 import type { SeedInputs } from "../core/flux-system/seed";
@@ -84,9 +83,16 @@ export class Platform extends ComponentResource {
       { parent: this },
     );
     const host = this.host(name, config, identity);
-    const cluster = this.cluster(name, config, args.kubeconfig, host, identity);
+    const { stack, owner, directory, registry: registryConfig } = config;
+    const cluster = clusterOf(
+      `${name}-cluster`,
+      {
+        ...{ config: config.cluster, stack, owner, directory, registry: registryConfig },
+        ...{ network: host, kubeconfig: args.kubeconfig, after: identity },
+      },
+      { parent: this, protect: config.protect },
+    );
     const registry = this.registry(name, config, host);
-    const { owner } = config;
     const ownCluster = cluster.container !== undefined;
     const kubernetes = new Provider(
       `${name}-kubernetes`,
@@ -264,49 +270,11 @@ export class Platform extends ComponentResource {
 
   /** The Docker network that a local cluster and a local registry share; undefined when neither is local. */
   private host(name: string, config: PlatformConfig, identity: Resource): Network | undefined {
-    if (config.cluster.kind !== "kind" && config.registry.kind !== "local") return undefined;
+    if (!clusterKindOf(config.cluster).onThisMachine && config.registry.kind !== "local") return undefined;
     return new Network(
       `${name}-network`,
       { name: `platform-${config.stack}`, owner: config.owner },
       { parent: this, dependsOn: [identity] },
-    );
-  }
-
-  private cluster(
-    name: string,
-    { stack, owner, cluster: config, registry, directory, protect }: PlatformConfig,
-    kubeconfig: string | undefined,
-    network: Network | undefined,
-    identity: Resource,
-  ): Cluster {
-    if (config.kind === "kind" && network !== undefined) {
-      const local = registry.kind === "local" ? registry : undefined;
-      return new KindCluster(
-        `${name}-cluster`,
-        {
-          ...config,
-          clusterName: config.name,
-          owner,
-          network,
-          directory,
-          pull: local?.airGapped !== true,
-          mergeKubeconfig: config.kubeconfig === "merge",
-          ...(local === undefined
-            ? {}
-            : { hosts: registryHosts({ ...local, containerName: registryName(stack) }) }),
-        },
-        { parent: this, protect },
-      );
-    }
-    if (config.kind === "existing" && kubeconfig !== undefined) {
-      // The value is known only after the identity: nothing is applied to the cluster before.
-      return {
-        kubeconfig: secret(output(identity.urn).apply(() => kubeconfig)),
-        loadBalancerCidr: output(config.loadBalancerCidr),
-      };
-    }
-    throw new Error(
-      `Composing the platform failed: a cluster of kind "${config.kind}" lacks its kubeconfig. Pass it to Platform.`,
     );
   }
 

@@ -19,7 +19,8 @@ export interface StandIn {
   readonly type: string;
   /** The name for a person: "Kind cluster local". */
   describe(inputs: Readonly<Record<string, unknown>>): string;
-  state(inputs: Readonly<Record<string, unknown>>): ResourceState;
+  /** The outputs of the resource; its id is "stand-in". */
+  outputs(inputs: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>>;
 }
 
 /**
@@ -74,7 +75,7 @@ export class LiveMocks implements runtime.Mocks {
       const keepers = (of: Readonly<Record<string, unknown>>) => JSON.stringify(of.keepers ?? {});
       // As in `@pulumi/random`, new keepers make a new value.
       const same = kept !== undefined && keepers(kept.state) === keepers(inputs);
-      const { id, state } = same ? kept : standIn.state(inputs);
+      const { id, state } = same ? kept : { id: "stand-in", state: standIn.outputs(inputs) };
       return { id, state: { ...inputs, ...state } };
     }
     if (args.type.startsWith("pulumi-nodejs:dynamic")) return this.dynamic(key, args.name, inputs);

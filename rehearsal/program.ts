@@ -1,5 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { runtime } from "@pulumi/pulumi";
+import type { ClusterStandIn } from "../core/cluster/cluster-kind";
+import { clusterKinds } from "../core/cluster/kinds";
 import program from "../index";
 import type { LayerResult } from "../core/release/gate";
 import { LiveMocks, type StackState, type StandIn } from "./live-mocks";
@@ -36,43 +38,38 @@ type ProgramResult =
 /** Stand-ins of resources that need Docker, or that only the user's own cloud has. */
 function standIns(request: ProgramRequest): StandIn[] {
   return [
-    {
-      type: "pulumi-nodejs:dynamic/cluster:Kind",
-      describe: ({ name }) => `Kind cluster ${String(name)}`,
-      state: () => ({ id: "stand-in", state: { kubeconfig: request.kubeconfig } }),
-    },
+    ...clusterKinds
+      .flatMap<ClusterStandIn>(({ standIns }) => standIns)
+      .map((standIn) => ({ ...standIn, outputs: () => standIn.outputs(request) })),
     {
       type: "pulumi-nodejs:dynamic/docker:Network",
       describe: ({ name }) => `network ${String(name)}`,
-      state: () => ({ id: "stand-in", state: { subnet: "127.96.0.0/16" } }),
+      outputs: () => ({ subnet: "127.96.0.0/16" }),
     },
     {
       type: "pulumi-nodejs:dynamic/docker:Container",
       describe: ({ name }) => `container ${String(name)} (a registry process)`,
-      state: () => ({
-        id: "stand-in",
-        state: { hostAddress: request.registry, networkAddress: request.registry },
-      }),
+      outputs: () => ({ hostAddress: request.registry, networkAddress: request.registry }),
     },
     {
       type: "pulumi-nodejs:dynamic/docker:Garbage",
       describe: ({ container }) => `garbage collection of ${String(container)}`,
-      state: () => ({ id: "stand-in", state: {} }),
+      outputs: () => ({}),
     },
     {
       type: "docker:index/remoteImage:RemoteImage",
       describe: ({ name }) => `image ${String(name)}`,
-      state: () => ({ id: "stand-in", state: { imageId: "stand-in" } }),
+      outputs: () => ({ imageId: "stand-in" }),
     },
     {
       type: "command:local:Command",
       describe: ({ create }) => `hook "${String(create)}"`,
-      state: () => ({ id: "stand-in", state: { stdout: "", stderr: "" } }),
+      outputs: () => ({ stdout: "", stderr: "" }),
     },
     {
       type: "docker:index/volume:Volume",
       describe: ({ name }) => `volume ${String(name)}`,
-      state: () => ({ id: "stand-in", state: {} }),
+      outputs: () => ({}),
     },
   ];
 }
@@ -81,9 +78,8 @@ function standIns(request: ProgramRequest): StandIn[] {
 const password: StandIn = {
   type: "random:index/randomPassword:RandomPassword",
   describe: () => "",
-  state: ({ length }) => ({
-    id: "none",
-    state: { result: randomBytes(Number(length)).toString("hex").slice(0, Number(length)) },
+  outputs: ({ length }) => ({
+    result: randomBytes(Number(length)).toString("hex").slice(0, Number(length)),
   }),
 };
 

@@ -8,6 +8,7 @@ import { Helm } from "../clients/helm/chart";
 import type { LayerResult } from "../core/release/gate";
 import type { Manifest } from "../clients/kubernetes/client";
 import { renderCluster } from "../core/tree/render";
+import { clusterKindOf, type ClusterConfig } from "../core/cluster/kinds";
 import { asPulumiConfig, contextOf, parseConfig, readStackFile } from "../core/settings/config";
 import { ScratchDirectory } from "../system/scratch-directory";
 import { ensureTools, findOptional } from "../tools/tools";
@@ -237,6 +238,7 @@ export class Rehearsal {
   private request(config: Readonly<Record<string, unknown>>): ProgramRequest {
     const { stack, timeoutSeconds = 120 } = this.options;
     const section = (key: string) => (this.settings[key] ?? {}) as Record<string, unknown>;
+    const cluster = this.settings["platform:cluster"] as { kind: ClusterConfig["kind"] };
     const rehearsed: Record<string, unknown> = {
       ...this.settings,
       "platform:gitops": { ...section("platform:gitops"), requireClean: false },
@@ -252,16 +254,7 @@ export class Rehearsal {
           }),
       "platform:release": { timeoutSeconds },
       "platform:chartMirror": join(this.directory, "charts"),
-      ...(section("platform:cluster").kind === "existing"
-        ? {
-            "platform:cluster": {
-              ...section("platform:cluster"),
-              // Nodes of a rehearsal are Ready without a network.
-              cni: section("platform:cluster").cni === "existing" ? "existing" : "cilium",
-              kubeconfigFile: this.controlPlane.kubeconfigPath,
-            },
-          }
-        : {}),
+      "platform:cluster": clusterKindOf(cluster).rehearsed(cluster, this.controlPlane.kubeconfigPath),
       ...(section("platform:registry").kind === "remote"
         ? {
             "platform:registry": {

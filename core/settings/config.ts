@@ -5,6 +5,7 @@ import { parse } from "yaml";
 import type * as z from "zod";
 import type { RegistryLogin } from "../../clients/registry/login";
 import { sentence } from "../../system/sentence";
+import type { ReadonlyDeep } from "../fields/fields";
 import { settings } from "./schema";
 
 /** The settings of a stack, from `Pulumi.<stack>.yaml`; paths are absolute. */
@@ -15,11 +16,6 @@ export interface PlatformConfig extends ReadonlyDeep<z.output<ReturnType<typeof 
   /** Absolute path of the directory for files of the stack on this machine, such as its audit log. */
   readonly directory: string;
 }
-
-/** The settings of the stack's cluster. */
-export type ClusterConfig = PlatformConfig["cluster"];
-
-type ReadonlyDeep<T> = { readonly [K in keyof T]: ReadonlyDeep<T[K]> };
 
 /** The environment of a stack's settings: the place of the program and of the user's own files. */
 export interface ConfigContext {
@@ -77,7 +73,7 @@ export function parseConfig(
     );
   }
   const { cluster } = data;
-  if (cluster.kind === "kind" && env.PLATFORM_ALLOW_REPLACE === "true") cluster.allowReplace = true;
+  if ("allowReplace" in cluster && env.PLATFORM_ALLOW_REPLACE === "true") cluster.allowReplace = true;
   return { ...data, stack, owner: `${name}/${stack}`, directory: join(stateDirectory(env), stack) };
 }
 

@@ -1,38 +1,13 @@
-import { BlockList } from "node:net";
-import { isAbsolute, join, resolve } from "node:path";
-import { parse } from "yaml";
+import { join } from "node:path";
 import * as z from "zod";
 import { isImageReference, isRegistryHost, isRepository } from "../../clients/registry/image-reference";
+import { clusterSettings, type ClusterConfig } from "../cluster/kinds";
+import { abort, flag, port, refuse, rule, text, textOf, whole, type SettingsContext } from "../fields/fields";
 
 /*
  * The only definition of a stack's settings: this schema checks them, types them, and gives the README's table and the
- * JSON Schema for editors. Each error completes the sentence "Set it to …".
+ * JSON Schema for editors. The settings of a cluster are with its kind in core/cluster.
  */
-
-/** The facts on which defaults and paths of the settings depend. */
-export interface SettingsContext {
-  readonly stack: string;
-  /** Directory of the user's own configuration, such as `~/.config`. */
-  readonly userConfig: string;
-  /** Makes a path absolute. */
-  readonly path: (value: string) => string;
-}
-
-/** A wrong setting takes no part in the rules between settings. */
-const abort = true;
-/** Separates the faults of such a rule from the faults of one setting. */
-const rule = { rule: true };
-
-const text = z.string("a text").min(1, { abort });
-const flag = z.boolean("true or false");
-
-function textOf(form: RegExp | ((value: string) => boolean), error: string) {
-  return form instanceof RegExp ? text.regex(form, { error, abort }) : text.refine(form, { error, abort });
-}
-
-function whole(least: number, most: number) {
-  return z.int(`a whole number from ${least} to ${most}`).min(least, { abort }).max(most, { abort });
-}
 
 function eachOnce(entry: typeof text, name: string) {
   return z
@@ -59,134 +34,12 @@ function secret(error: string) {
     .optional();
 }
 
-/** Refuses a setting that does not go with another one. */
-function refuse(context: z.RefinementCtx, path: PropertyKey[], message: string): void {
-  context.addIssue({ code: "custom", path, message, params: rule });
-}
-
 const emptyIsUnset = <T>(list: T[]) => (list.length === 0 ? undefined : list);
-const port = whole(1, 65_535);
-const ipv4Subnet = z.cidrv4({ error: 'a subnet such as "10.244.0.0/16"', abort });
-const defaultSubnets = { podSubnet: "10.244.0.0/16", serviceSubnet: "10.96.0.0/16" };
 /** The public half of an age identity. Source: https://github.com/C2SP/C2SP/blob/main/age.md#the-x25519-recipient-type */
 const recipient = /^age1[02-9ac-hj-np-z]{58}$/;
 
 export function isRecipient(value: string): boolean {
   return recipient.test(value);
-}
-
-const portMapping = z.strictObject({
-  containerPort: port.describe("port of the control plane's node"),
-  hostPort: port.describe("port of this machine"),
-  protocol: z.enum(["TCP", "UDP"]).default("TCP").describe("`TCP` or `UDP`"),
-  listenAddress: z
-    .union([z.ipv4(), z.ipv6()], "an IP address")
-    .optional()
-    .meta({ description: "address of this machine that the port listens on", default: "127.0.0.1" }),
-});
-
-function kindCluster({ stack, path }: SettingsContext) {
-  const mount = z.strictObject({
-    hostPath: text.transform(path).describe("directory of this machine"),
-    containerPath: textOf(
-      (value) => isAbsolute(value) && resolve(value) !== "/",
-      'an absolute path below "/"',
-    ).describe("its path in every node"),
-    readOnly: flag.default(false).describe("nodes cannot write to the directory"),
-  });
-  return z
-    .strictObject({
-      kind: z.literal("kind").describe("Kind makes the cluster on this machine"),
-      // Kind's own rule; Docker and Kubernetes want a letter or digit at both ends, and host names end at 63.
-      name: textOf(
-        /^[a-z0-9]([a-z0-9.-]{0,48}[a-z0-9])?$/,
-        'up to 50 of a-z, 0-9, "-" and ".", with a letter or digit at both ends',
-      )
-        .prefault(stack)
-        .describe("name of the cluster"),
-      workers: whole(0, 20).default(0).describe("nodes beside the control plane"),
-      nodeImage: textOf(isImageReference, 'an image such as "kindest/node:v1.37.0"')
-        .optional()
-        .describe(
-          "image of the nodes, with tag or digest; without it and `kubernetesVersion`, Kind's own image",
-        ),
-      kubernetesVersion: textOf(/^v?\d+\.\d+\.\d+$/, 'a version such as "1.37.0"')
-        .optional()
-        .describe("takes `kindest/node` of this version, in place of `nodeImage`"),
-      podSubnet: ipv4Subnet
-        .default(defaultSubnets.podSubnet)
-        .describe("IPv4 subnet of the pods; each node takes a /24 of it"),
-      serviceSubnet: ipv4Subnet
-        .default(defaultSubnets.serviceSubnet)
-        .describe("IPv4 subnet of the services; it does not overlap `podSubnet`"),
-      cni: z
-        .enum(["cilium", "kindnet"])
-        .default("cilium")
-        .describe(
-          "`cilium` of the gitops tree, which also replaces kube-proxy, or `kindnet`, Kind's own network",
-        ),
-      podSecurity: z
-        .enum(["privileged", "baseline", "restricted"])
-        .default("baseline")
-        .describe("level of namespaces that set no level themselves: `privileged`, `baseline`, `restricted`"),
-      ports: z
-        .array(portMapping, "a list of maps")
-        .default([])
-        .describe("ports of this machine that lead into the cluster"),
-      mounts: z
-        .array(mount, "a list of maps")
-        .superRefine((mounts, context) => {
-          const paths = mounts.map(({ containerPath }) => resolve(containerPath));
-          for (const [index, value] of paths.entries()) {
-            if (paths.indexOf(value) < index) {
-              refuse(context, [index, "containerPath"], "a path that no other mount has");
-            }
-          }
-        })
-        .prefault([])
-        .describe("directories of this machine in every node"),
-      kubeadmConfigPatches: z
-        .array(
-          z.string("a YAML text that holds a map").refine(isYamlMap, { abort }),
-          "a list of YAML texts, each a map",
-        )
-        .default([])
-        .describe("Kind's `kubeadmConfigPatches`, each a YAML text"),
-      kubeconfig: z
-        .enum(["output", "merge"])
-        .default("output")
-        .describe("`merge` also adds the cluster to your own kubeconfig"),
-      allowReplace: flag
-        .default(false)
-        .describe("delete a cluster that Kind cannot change in place, with all data of its volumes"),
-    })
-    .superRefine((cluster, context) => {
-      if (cluster.nodeImage !== undefined && cluster.kubernetesVersion !== undefined) {
-        refuse(context, ["kubernetesVersion"], 'nothing, or remove "platform:cluster.nodeImage"');
-      }
-      checkSubnets(cluster, context);
-    })
-    .transform(({ kubernetesVersion: version, nodeImage, ...cluster }) => {
-      const image = nodeImage ?? (version && `kindest/node:v${version.replace(/^v/, "")}`);
-      return { ...cluster, ...(image === undefined ? {} : { nodeImage: image }) };
-    });
-}
-
-function existingCluster({ path }: SettingsContext) {
-  return z.strictObject({
-    kind: z.literal("existing").describe("the cluster exists already, such as Talos through Omni"),
-    kubeconfigFile: text.transform(path).describe("path of the cluster's admin kubeconfig"),
-    loadBalancerCidr: z
-      .union([z.cidrv4(), z.cidrv6()], 'a subnet such as "10.20.0.0/24"')
-      .refine((value) => !value.endsWith("/0"), { error: 'a subnet such as "10.20.0.0/24"', abort })
-      .describe("addresses that load balancers may take, in CIDR form"),
-    cni: z
-      .enum(["auto", "cilium", "existing"])
-      .default("auto")
-      .describe(
-        "`auto`, `cilium`, `existing`: [the choice of the network](docs/platform.md#a-cluster-with-its-own-network)",
-      ),
-  });
 }
 
 const localRegistry = z
@@ -241,7 +94,7 @@ export function settings(context: SettingsContext) {
   const { stack, userConfig, path } = context;
   return z
     .strictObject({
-      cluster: z.discriminatedUnion("kind", [kindCluster(context), existingCluster(context)]),
+      cluster: clusterSettings(context),
       registry: z.discriminatedUnion("kind", [localRegistry, remoteRegistry]),
       domain: textOf(isDomain, 'a DNS name in lower case, such as "example.com"').describe(
         "domain of the applications: `homepage.<domain>`",
@@ -350,39 +203,15 @@ export function settings(context: SettingsContext) {
           'a directory or registry that holds the charts of the seeds: "platform:registry.airGapped" is true',
         );
       }
-      if (cluster.kind === "kind") checkPorts(cluster.ports, registry, context);
+      if ("ports" in cluster) checkPorts(cluster.ports, registry, context);
     });
 }
 
 type Settings = z.output<ReturnType<typeof settings>>;
 
-function checkSubnets(
-  { workers, podSubnet, serviceSubnet }: { workers: number; podSubnet: string; serviceSubnet: string },
-  context: z.RefinementCtx,
-): void {
-  const nodes = workers + 1;
-  // Source: ValidatePodSubnetNodeMask in kubernetes/cmd/kubeadm/app/apis/kubeadm/validation
-  const narrowest = 24 - Math.ceil(Math.log2(nodes));
-  if (bits(podSubnet) < 8 || bits(podSubnet) > narrowest) {
-    const remedy = `a subnet from /8 to /${narrowest}: each of the ${nodes} nodes takes a /24`;
-    refuse(context, ["podSubnet"], remedy);
-  }
-  // Source: validateClusterIPFlags in kubernetes/cmd/kube-apiserver/app/options
-  if (bits(serviceSubnet) < 12 || bits(serviceSubnet) > 29) {
-    refuse(context, ["serviceSubnet"], "a subnet from /12 to /29, which the API server takes");
-  }
-  if (overlap(podSubnet, serviceSubnet)) {
-    const [key, other, taken] =
-      podSubnet === defaultSubnets.podSubnet
-        ? ["serviceSubnet", "podSubnet", podSubnet]
-        : ["podSubnet", "serviceSubnet", serviceSubnet];
-    refuse(context, [key], `a subnet apart from "platform:cluster.${other}" (${taken})`);
-  }
-}
-
 /** Refuses ports of the cluster that another port of the cluster, or the registry of the stack, listens on. */
 function checkPorts(
-  ports: readonly z.output<typeof portMapping>[],
+  ports: Extract<ClusterConfig, { ports: unknown }>["ports"],
   registry: Settings["registry"],
   context: z.RefinementCtx,
 ): void {
@@ -420,26 +249,4 @@ function isDomain(value: string): boolean {
 function isOciPrefix(value: string): boolean {
   const place = /^oci:\/\/(.+?)\/?$/.exec(value)?.[1] ?? "";
   return isRegistryHost(place) || isRepository(place);
-}
-
-function isYamlMap(value: string): boolean {
-  try {
-    const content: unknown = parse(value);
-    return typeof content === "object" && content !== null && !Array.isArray(content);
-  } catch {
-    return false;
-  }
-}
-
-function bits(subnet: string): number {
-  return Number(subnet.split("/")[1]);
-}
-
-/** Whether two IPv4 subnets share an address: then the wider subnet holds the other. */
-function overlap(one: string, other: string): boolean {
-  const [wide = "", narrow = ""] = [one, other].sort((a, b) => bits(a) - bits(b));
-  const [address = "", inside = ""] = [wide, narrow].map((subnet) => subnet.split("/")[0] ?? "");
-  const list = new BlockList();
-  list.addSubnet(address, bits(wide), "ipv4");
-  return list.check(inside, "ipv4");
 }

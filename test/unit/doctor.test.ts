@@ -1,7 +1,8 @@
 import { deepEqual, equal, match } from "node:assert/strict";
 import { connect, createServer, type AddressInfo } from "node:net";
 import { textOf } from "../../core/findings/finding";
-import { examine, thisHost, type Host, type Need } from "../../core/needs/needs";
+import { thisHost, type Host, type Need } from "../../core/host/host";
+import { examine } from "../../core/needs/needs";
 import type { PlatformConfig } from "../../core/settings/config";
 import { FakeApiServer } from "./api-server";
 

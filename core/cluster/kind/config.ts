@@ -1,55 +1,21 @@
 import { join } from "node:path";
 import { stringify } from "yaml";
+import type { KindSettings } from "./settings";
 import { inNode } from "./lifecycle";
 
 /** The node image of Kind 0.33.0, which it names in `pkg/apis/config/defaults/image.go`. */
 export const defaultNodeImage =
   "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5";
 
-/** A port of this machine that leads to one of the control plane's node. */
-export interface PortMapping {
-  readonly containerPort: number;
-  readonly hostPort: number;
-  /** @default 127.0.0.1 */
-  readonly listenAddress?: string;
-  /** @default TCP */
-  readonly protocol?: "TCP" | "UDP";
-}
-
-/** A directory of this machine in every node. */
-export interface Mount {
-  /** Absolute. */
-  readonly hostPath: string;
-  /** Absolute. */
-  readonly containerPath: string;
-  /** @default false */
-  readonly readOnly?: boolean;
-}
-
-/** The inputs of Kind's configuration. */
-export interface KindConfigArgs {
+/** The inputs of Kind's configuration; the defaults are those of the settings. */
+export interface KindConfigArgs extends Partial<
+  Pick<KindSettings, "workers" | "podSubnet" | "serviceSubnet" | "cni" | "mounts" | "kubeadmConfigPatches">
+> {
   /** Absolute path of a directory for the log of the API server on this machine; not part of the cluster's identity. */
   readonly directory: string;
-  /** Nodes in addition to the control plane. @default 0 */
-  readonly workers?: number;
-  /** @default 10.244.0.0/16 */
-  readonly podSubnet?: string;
-  /** @default 10.96.0.0/16 */
-  readonly serviceSubnet?: string;
-  /** `cilium`: the cluster starts without CNI and kube-proxy, because Cilium replaces both. @default cilium */
-  readonly cni?: "cilium" | "kindnet";
   /** @default none */
-  readonly ports?: readonly PortMapping[];
-  /** @default none */
-  readonly mounts?: readonly Mount[];
-  /** Kind's `kubeadmConfigPatches` in addition to this project's own. @default none */
-  readonly kubeadmConfigPatches?: readonly string[];
-}
-
-/** The inputs of the API server's files. */
-export interface ApiServerArgs {
-  /** The level of namespaces that name none: a level of the Pod Security Standards. @default baseline */
-  readonly podSecurity?: "privileged" | "baseline" | "restricted";
+  readonly ports?: readonly (Partial<KindSettings["ports"][number]> &
+    Pick<KindSettings["ports"][number], "containerPort" | "hostPort">)[];
 }
 
 /** Kind's configuration file. Source: https://kind.sigs.k8s.io/docs/user/configuration/ */
@@ -126,7 +92,9 @@ const exempt = ["kube-system", "local-path-storage"];
  * https://kubernetes.io/docs/tasks/debug/debug-cluster/audit/ and
  * https://kubernetes.io/docs/tasks/configure-pod-container/enforce-standards-admission-controller/
  */
-export function apiServerFiles({ podSecurity = "baseline" }: ApiServerArgs): Record<string, string> {
+export function apiServerFiles({
+  podSecurity = "baseline",
+}: Partial<Pick<KindSettings, "podSecurity">>): Record<string, string> {
   const level = {
     enforce: podSecurity,
     "enforce-version": "latest",

@@ -1,0 +1,86 @@
+import { readFile, statfs } from "node:fs/promises";
+import { createServer } from "node:net";
+import { ownerLabel, type Labels } from "../../clients/docker/ownership";
+import { KubernetesClient } from "../../clients/kubernetes/client";
+import { run } from "../../tools/command";
+import type { Finding } from "../findings/finding";
+
+/** A requirement of a stack that this machine does not meet. */
+export interface Need extends Finding {
+  readonly remedy: string;
+  /** Without it, a real cluster is not possible here, but a rehearsal is. */
+  readonly rehearsable: boolean;
+}
+
+/** The calls of the checks to a machine. */
+export interface Host {
+  /** Runs a command and returns its output. @throws Error when the command is missing or fails */
+  run(command: string, ...args: string[]): Promise<string>;
+  /** The content of a file, or undefined. */
+  read(path: string): Promise<string | undefined>;
+  /** Whether something listens on 127.0.0.1. */
+  portTaken(port: number): Promise<boolean>;
+  /** Free bytes of the file system that holds a path. */
+  freeBytes(path: string): Promise<number>;
+  /** The API server behind a kubeconfig. */
+  readonly kubernetes: (kubeconfig: string) => Pick<KubernetesClient, "ready" | "allows">;
+  /** Runs `crane`, which reaches a registry in the same way as a release. @throws as `run` does */
+  crane(...args: string[]): Promise<string>;
+}
+
+/** Whether a port of this machine is free, or held by its own container. @param container the container of this project that may hold the port */
+export async function checkPort(
+  host: Host,
+  port: number,
+  setting: string,
+  container: string,
+): Promise<Need[]> {
+  if (!(await host.portTaken(port))) return [];
+  // The ports in the container's configuration: a starting container holds a port before it shows the port.
+  const format = "{{range .HostConfig.PortBindings}}{{range .}}{{.HostPort}} {{end}}{{end}}";
+  const own = await host
+    .run("docker", "inspect", "--type", "container", "--format", format, container)
+    .then((ports) => ports.trim().split(" ").includes(String(port)))
+    .catch(() => false);
+  if (own) return [];
+  return [
+    {
+      check: "port",
+      message: `Port ${port} on 127.0.0.1 is in use: ${container} needs it.`,
+      remedy: `Stop the program that listens there, or set ${setting}.`,
+      rehearsable: false,
+    },
+  ];
+}
+
+/** The owner's label as a template of Docker prints it: empty, or "<no value>", if there is none. */
+export function labelled(printed: string): Labels {
+  const label = printed.trim();
+  return ["", "<no value>"].includes(label) ? {} : { [ownerLabel]: label };
+}
+
+/** This machine. */
+export const thisHost: Host = {
+  run: (command, ...args) => run(command, args),
+  read: (path) => readFile(path, "utf8").catch(() => undefined),
+  portTaken: (port) =>
+    new Promise((resolve) => {
+      const server = createServer()
+        // An ordinary user may not listen below 1024, but Docker may.
+        .once("error", ({ code }: NodeJS.ErrnoException) => {
+          resolve(code === "EADDRINUSE");
+        })
+        .once("listening", () => {
+          server.close(() => {
+            resolve(false);
+          });
+        })
+        .listen(port, "127.0.0.1");
+    }),
+  freeBytes: async (path) => {
+    const { bavail, bsize } = await statfs(path);
+    return bavail * bsize;
+  },
+  kubernetes: (kubeconfig) => new KubernetesClient(kubeconfig),
+  crane: (...args) => run("crane", args, { timeout: 60_000 }),
+};
