@@ -12,7 +12,7 @@ export interface GoModule {
   readonly versions: ReadonlyMap<string, string>;
   /** Checksum (`h1:…`) by `<module path> <version>`. */
   readonly sums: ReadonlyMap<string, string>;
-  /** Hash of both files and of the Go files next to them, 64 hex digits. */
+  /** Hash of both files and of the source files next to them, 64 hex digits. */
   readonly hash: string;
 }
 
@@ -32,9 +32,9 @@ export function readGoModule(directory: string): GoModule {
 /** The version of a program whose source is in this folder: the hash of the source. */
 const ownVersion = "v0.0.0";
 
-/** The Go files of a directory, without tests. */
+/** The Go files of a directory, without tests, and the files that they embed. */
 function programOf(directory: string): string[] {
-  const names = readdirSync(directory).filter((name) => name.endsWith(".go") && !name.endsWith("_test.go"));
+  const names = readdirSync(directory).filter((name) => /(?<!_test)\.go$|\.toml$/.test(name));
   return names.sort().map((name) => readFileSync(join(directory, name), "utf8"));
 }
 

@@ -92,7 +92,7 @@ const tools = {
   "platform-tree": {
     module: "tree",
     package: "platform/tools/tree",
-    cost: 60,
+    cost: 90,
   },
   helm: {
     module: "cli",

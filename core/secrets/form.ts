@@ -1,6 +1,6 @@
 import type { Finding } from "../findings/finding";
 import { fileFinding, type Generate } from "./files";
-import { publicValue, publicValuesIn } from "../leaks/public-values";
+import { publicValue, publicValuesIn } from "../tree/public-values";
 import { encryptedRegex } from "./rules";
 import { objectsIn, type SecretFile } from "../../clients/sops/secret-file";
 

@@ -2,9 +2,10 @@ import { randomUUID } from "node:crypto";
 import { lstat, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Finding } from "../findings/finding";
-import { checkFile, checkLeaks } from "../tree/check";
+import { leaksIn } from "../tree/build";
+import { checkFile, leakFindings } from "../tree/check";
 import { run } from "../../tools/command";
-import { notASecret } from "../leaks/leaks";
+import { notASecret } from "../tree/public-values";
 import type { Change, Version } from "./rewrite";
 
 /** Files larger than this hold no text of a human author, in bytes. */
@@ -39,9 +40,18 @@ export async function scanFiles(repository: string, expected: (path: string) => 
   const findings: Finding[] = [];
   for (const some of batches(paths)) {
     const texts = await Promise.all(some.map((path) => readText(join(repository, path))));
-    some.forEach((path, index) => findings.push(...checkFile(path, texts[index] ?? "")));
+    findings.push(...(await checkFiles(some.map((path, index) => ({ path, text: texts[index] ?? "" })))));
   }
   return { findings, files: paths.length };
+}
+
+async function checkFiles(
+  files: readonly { path: string; text: string; commit?: string }[],
+): Promise<Finding[]> {
+  const leaks = await leaksIn(files.map(({ text }) => text));
+  return files.flatMap(({ commit, ...file }, index) =>
+    checkFile({ ...file, leaks: leaks[index] ?? [] }, commit),
+  );
 }
 
 /** A deleted file that no commit records is only in the history; Git does not have the target of a link. */
@@ -147,12 +157,16 @@ export async function scanHistory(
   const newest = new Map(
     commits.flatMap(({ rows }) => rows.map(({ path, newer }) => [path, newer] as const)),
   );
-  for (const { id, path, commit } of made.values()) {
-    const text = markedAs(texts.get(newest.get(path) ?? "") ?? "", texts.get(id) ?? "");
-    findings.push(...checkFile(path, text, short(commit)));
+  for (const some of batches([...made.values()])) {
+    const versions = some.map(({ id, path, commit }) => ({
+      ...{ path, commit: short(commit) },
+      text: markedAs(texts.get(newest.get(path) ?? "") ?? "", texts.get(id) ?? ""),
+    }));
+    findings.push(...(await checkFiles(versions)));
   }
-  for (const { hash, message } of commits) {
-    const found = checkLeaks(`The message of commit ${short(hash)}`, message);
+  const inMessages = await leaksIn(commits.map(({ message }) => message));
+  for (const [index, { hash }] of commits.entries()) {
+    const found = leakFindings(`The message of commit ${short(hash)}`, inMessages[index] ?? []);
     findings.push(...found.map((finding) => ({ ...finding, commit: short(hash) })));
   }
   return {

@@ -69,10 +69,28 @@ export interface Mistyped {
   readonly got: string;
 }
 
+/** A file as text. */
+export interface TextFile {
+  /** Relative to the tree. */
+  readonly path: string;
+  readonly text: string;
+  readonly leaks: readonly Leak[];
+}
+
+/** The place of a key, token or password that only its owner may know. */
+export interface Leak {
+  /** The rule of gitleaks, or of `tools/tree/leaks.toml`, that finds it: `github-pat`. */
+  readonly kind: string;
+  /** From 1. */
+  readonly line: number;
+  /** Whether it is a private key, which no comment excuses. */
+  readonly key: boolean;
+}
+
 /** A tree as Flux gets it, and the objects of a cluster. */
 export interface Built {
   /** The files that source-controller keeps, sorted by path; none unless `texts` is set. */
-  readonly files: readonly { readonly path: string; readonly text: string }[];
+  readonly files: readonly TextFile[];
   /** SHA-256 of the names and bytes of those files. */
   readonly content: string;
   /** The files that source-controller leaves out: images, archives, symbolic links, the files of `.sourceignore`. */
@@ -160,6 +178,11 @@ async function askAbout(source: TreeSource, command: string, request: object): P
  */
 export async function kustomized(objects: readonly Manifest[], changes: object): Promise<Manifest[]> {
   return ((await platformTree("kustomize", { objects, changes })) as { objects: Manifest[] }).objects;
+}
+
+/** The leaks in each text, the first of each kind and in each line. */
+export async function leaksIn(texts: readonly string[]): Promise<readonly (readonly Leak[])[]> {
+  return ((await platformTree("leaks", { texts })) as { leaks: Leak[][] }).leaks;
 }
 
 /** One run of `platform-tree`, this project's program on Flux's own libraries; see `tools/tree`. */

@@ -1,8 +1,8 @@
 import { parseAllDocuments } from "yaml";
 import type { Manifest } from "../../clients/kubernetes/client";
 import type { Finding } from "../findings/finding";
-import { leaksIn, notASecret, privateKey } from "../leaks/leaks";
-import { publicValue, publicValuesIn } from "../leaks/public-values";
+import type { Leak, TextFile } from "./build";
+import { notASecret, publicValue, publicValuesIn } from "./public-values";
 
 /** Keys of the ConfigMap `platform-runtime`: facts that only a run knows, substituted by Flux. */
 export const runtimeKeys = [
@@ -30,16 +30,15 @@ export function checkSecrets(objects: readonly Manifest[], publicValues: readonl
 /**
  * Checks one file of the tree as text: the artifact also holds files that kustomize does not build.
  *
- * @param path relative to the tree
  * @param commit abbreviated name of the commit that has this version. @default the file is on the disk
  */
-export function checkFile(path: string, content: string, commit?: string): Finding[] {
+export function checkFile({ path, text, leaks }: TextFile, commit?: string): Finding[] {
   const subject = commit === undefined ? `File ${path}` : `File ${path} of commit ${commit}`;
-  const plain = checkSecrets(secretsIn(path, content), publicValuesIn(content)).map((finding) => ({
+  const plain = checkSecrets(secretsIn(path, text), publicValuesIn(text)).map((finding) => ({
     ...finding,
     message: `${subject}: ${finding.message}`,
   }));
-  return [...plain, ...checkLeaks(subject, content)].map((finding) => ({
+  return [...plain, ...leakFindings(subject, leaks)].map((finding) => ({
     ...finding,
     file: path,
     ...(commit === undefined ? {} : { commit }),
@@ -47,21 +46,19 @@ export function checkFile(path: string, content: string, commit?: string): Findi
 }
 
 /**
- * Checks a text for keys, tokens and random values that must stay secret.
+ * The findings about leaks in a text.
  *
  * @param subject the place of the text: "File a/b"
  */
-export function checkLeaks(subject: string, content: string): Finding[] {
-  return leaksIn(content).map(({ what, start }) => {
-    const shown = start === "" ? "" : ` ("${start}…")`;
+export function leakFindings(subject: string, leaks: readonly Leak[]): Finding[] {
+  return leaks.map(({ kind, line, key }) => {
+    const what = key ? "a private key" : `a secret of kind ${kind}`;
     const remedy = "Remove it from the tree and its history, and replace";
     return {
-      check: `leak/${what}`,
-      message: `${subject} holds ${what}${shown}.`,
-      remedy:
-        what === privateKey
-          ? `${remedy} the key.`
-          : `${remedy} it, or, where it is none, mark its line with the comment ${notASecret}.`,
+      ...{ check: `leak/${kind}`, line, message: `${subject} holds ${what} in line ${line}.` },
+      remedy: key
+        ? `${remedy} the key.`
+        : `${remedy} it, or, where it is none, mark its line with the comment "${notASecret} <reason>".`,
     };
   });
 }

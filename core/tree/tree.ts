@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from "node:util";
 import { findingsOf, mergeFindings, type Finding } from "../findings/finding";
 import { buildTree, listTree, type BuildOptions, type Built } from "./build";
-import { publicValuesIn } from "../leaks/public-values";
+import { publicValuesIn } from "./public-values";
 import { checkFile, checkOrder, checkSecrets } from "./check";
 import { failuresOf, labelOf, notesOf, runtimeConfig } from "./render";
 import type { TreeSource } from "./source";
@@ -37,7 +37,7 @@ function treeOf({ files, content }: Pick<Built, "files" | "content">): Tree {
   return {
     files: files.map(({ path }) => path),
     content,
-    findings: files.flatMap(({ path, text }) => checkFile(path, text)),
+    findings: files.flatMap((file) => checkFile(file)),
     publicValues: files.flatMap(({ text }) => publicValuesIn(text)),
   };
 }

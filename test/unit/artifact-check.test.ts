@@ -3,9 +3,9 @@ import { textOf } from "../../core/findings/finding";
 import * as checks from "../../core/tree/check";
 import { inOrder } from "../../core/tree/check";
 import type { Manifest } from "../../clients/kubernetes/client";
-import { publicValuesIn } from "../../core/leaks/public-values";
+import { publicValuesIn } from "../../core/tree/public-values";
 
-const checkFile = (path: string, content: string) => checks.checkFile(path, content).map(textOf);
+const checkFile = (path: string, text: string) => checks.checkFile({ path, text, leaks: [] }).map(textOf);
 const checkOrder = (layers: Parameters<typeof checks.checkOrder>[0]) => checks.checkOrder(layers).map(textOf);
 const checkSecrets = (...args: Parameters<typeof checks.checkSecrets>) =>
   checks.checkSecrets(...args).map(textOf);
@@ -176,30 +176,22 @@ describe("check of a file", () => {
     );
   });
 
-  it("says how to mark what is no secret, unless it is a private key", () => {
-    deepEqual(checkFile("a.txt", `x ghp_${"a1B2".repeat(9)}`), [
-      'File a.txt holds a token ("ghp_…"). Remove it from the tree and its history, and replace it, or, where it is none, mark its line with the comment platform:not-a-secret.',
+  it("names the line of a leak, and says how to mark what is no secret, unless it is a private key", () => {
+    const leaks = [
+      { kind: "github-pat", line: 3, key: false },
+      { kind: "age-secret-key", line: 5, key: true },
+    ];
+    const found = checks.checkFile({ path: "a.txt", text: "", leaks });
+    deepEqual(found.map(textOf), [
+      'File a.txt holds a secret of kind github-pat in line 3. Remove it from the tree and its history, and replace it, or, where it is none, mark its line with the comment "platform:not-a-secret <reason>".',
+      "File a.txt holds a private key in line 5. Remove it from the tree and its history, and replace the key.",
     ]);
-  });
-
-  it("finds a private key, names the file, and shows no more than its start", () => {
-    const age = `AGE-SECRET-KEY-1${"Q".repeat(58)}`;
-    deepEqual(checkFile("clusters/x/notes.txt", `my key\n${age}\n`), [
-      'File clusters/x/notes.txt holds a private key ("AGE-SECRET-KEY-…"). Remove it from the tree and its history, and replace the key.',
-    ]);
-    for (const kind of ["", "RSA ", "EC ", "OPENSSH "]) {
-      equal(checkFile("a", `-----BEGIN ${kind}PRIVATE KEY-----\nMIIE`).length, 1, kind);
-    }
-  });
-
-  it("finds nothing wrong with certificates, public keys and what SOPS encrypted", () => {
-    for (const text of [
-      "-----BEGIN CERTIFICATE-----",
-      "-----BEGIN PUBLIC KEY-----",
-      "-----BEGIN AGE ENCRYPTED FILE-----",
-      "age1qqq",
-    ]) {
-      deepEqual(checkFile("a", text), []);
-    }
+    deepEqual(
+      found.map(({ check, file, line }) => [check, file, line]),
+      [
+        ["leak/github-pat", "a.txt", 3],
+        ["leak/age-secret-key", "a.txt", 5],
+      ],
+    );
   });
 });

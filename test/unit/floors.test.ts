@@ -64,12 +64,12 @@ describe("floors", function () {
       refused("no ", {
         "core/tree/planted.ts":
           'import type { Output } from "@pulumi/pulumi";\nexport type A = Output<string>;\n',
-        "core/leaks/planted.ts": 'export { render } from "../tree/planted";\n',
+        "core/findings/planted.ts": 'export { render } from "../tree/planted";\n',
       }),
       [
         "no Pulumi below components: core/tree/planted.ts → node_modules/@pulumi/pulumi/index.js",
-        "no circle of folders: core/leaks → core/tree",
-        "no circle of folders: core/tree → core/leaks",
+        "no circle of folders: core/findings → core/tree",
+        "no circle of folders: core/tree → core/findings",
       ],
     );
   });

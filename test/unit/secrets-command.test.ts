@@ -687,7 +687,7 @@ describe("npx platform secrets check, of every stack", function () {
 
   it("fails when anything is wrong anywhere, and says it once", async () => {
     const of = await Project.make();
-    const token = `ghp_${"a1B2".repeat(9)}`;
+    const token = `ghp_${"q7Rz2Kd9Xw4b".repeat(3)}`;
     writeFiles(of.directory, {
       "Pulumi.dev.yaml": of.read("Pulumi.prod.yaml"),
       "Pulumi.moon.yaml": "config: []\n",
@@ -699,7 +699,8 @@ describe("npx platform secrets check, of every stack", function () {
     equal(code, 1, stderr);
     const lines = stdout.trimEnd().split("\n");
     equal(
-      lines.filter((line) => line.startsWith('File notes.md holds a token ("ghp_…").')).length,
+      lines.filter((line) => line.startsWith("File notes.md holds a secret of kind github-pat in line 1."))
+        .length,
       1,
       stdout,
     );

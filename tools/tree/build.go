@@ -142,14 +142,18 @@ func build(request buildRequest) (*buildResponse, error) {
 			"sourceRef": object{"kind": release.Kind, "name": release.Name},
 		},
 	}, nil)
-	all := b.buildAll(root)
-
-	response := &buildResponse{
-		Content: files.content(), LeftOut: files.leftOut, Root: root, Kustomizations: all,
-		Files: []file{},
-	}
+	response := &buildResponse{Content: files.content(), LeftOut: files.leftOut, Root: root, Files: []file{}}
+	var group errgroup.Group
 	if request.Texts {
-		response.Files = files.texts()
+		group.Go(func() (err error) {
+			response.Files, err = files.texts()
+			return err
+		})
+	}
+	all := b.buildAll(root)
+	response.Kustomizations = all
+	if err := group.Wait(); err != nil {
+		return nil, err
 	}
 	if request.Only != nil {
 		for _, each := range all {

@@ -47,6 +47,8 @@ type file struct {
 	Path string `json:"path"`
 	// Text has U+FFFD in place of bytes that are not UTF-8.
 	Text string `json:"text"`
+	// Leaks are the texts in it that only their owner may know.
+	Leaks []leak `json:"leaks"`
 }
 
 type listResponse struct {
@@ -61,7 +63,8 @@ func list(request source) (*listResponse, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &listResponse{files.texts(), files.content(), files.leftOut}, nil
+	texts, err := files.texts()
+	return &listResponse{texts, files.content(), files.leftOut}, err
 }
 
 // entry is a file before it is read.
@@ -228,12 +231,21 @@ func (t *tree) content() string {
 	return hex.EncodeToString(hash.Sum(nil))
 }
 
-func (t *tree) texts() []file {
-	texts := make([]file, 0, len(t.files))
-	for _, name := range sortedKeys(t.files) {
-		texts = append(texts, file{name, string(t.files[name])})
+func (t *tree) texts() ([]file, error) {
+	names := sortedKeys(t.files)
+	contents := make([]string, len(names))
+	for i, name := range names {
+		contents[i] = string(t.files[name])
 	}
-	return texts
+	found, err := searchLeaks(contents)
+	if err != nil {
+		return nil, err
+	}
+	texts := make([]file, len(names))
+	for i, name := range names {
+		texts[i] = file{name, contents[i], found[i]}
+	}
+	return texts, nil
 }
 
 // unpack makes the directories of the tree below a new one, and the files that Flux's generator reads there: the

@@ -25,7 +25,7 @@ func main() {
 
 func run(args []string, in io.Reader, out io.Writer) error {
 	if len(args) != 1 {
-		return fmt.Errorf("usage: platform-tree list|build|kustomize|pack, with JSON on standard input")
+		return fmt.Errorf("usage: platform-tree list|build|kustomize|pack|leaks, with JSON on standard input")
 	}
 	switch args[0] {
 	case "list":
@@ -36,8 +36,10 @@ func run(args []string, in io.Reader, out io.Writer) error {
 		return answer(in, out, kustomize)
 	case "pack":
 		return answer(in, out, pack)
+	case "leaks":
+		return answer(in, out, leaks)
 	}
-	return fmt.Errorf("there is no command %q: choose list, build, kustomize or pack", args[0])
+	return fmt.Errorf("there is no command %q: choose list, build, kustomize, pack or leaks", args[0])
 }
 
 func answer[Request, Response any](in io.Reader, out io.Writer, do func(Request) (Response, error)) error {
