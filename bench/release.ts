@@ -173,7 +173,7 @@ async function measureReleases(rehearsal: Rehearsal, tree: string, count: number
     const { content, findings } = await inspectTree(tree, "local");
     if (findings.length > 0) throw errorOf(findings);
     const { digest } = await artifact.create({ ...inputs, content });
-    last = await gate.release(gateInputs(digest));
+    last = await gate.create(gateInputs(digest));
   };
   const changed = async () => {
     await writeConfigMap(tree, "bench-7", String(++version));

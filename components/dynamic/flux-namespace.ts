@@ -1,51 +1,32 @@
-import { dynamic, type CustomResourceOptions, type Input, type Output } from "@pulumi/pulumi";
+import { dynamic, type CustomResourceOptions, type Output } from "@pulumi/pulumi";
 import { SystemClock } from "../../system/clock";
+import { fluxNamespace } from "../../clients/flux/finalizers";
 import { KubernetesClient, nameOf } from "../../clients/kubernetes/client";
 import {
   FluxNamespaceLifecycle,
   type FluxNamespaceInputs,
   type FluxNamespaceOutputs,
 } from "../../core/flux-system/namespace";
+import { providerOf, type Args } from "./provider";
 
-class FluxNamespaceProvider implements dynamic.ResourceProvider<FluxNamespaceInputs, FluxNamespaceOutputs> {
-  async create(inputs: FluxNamespaceInputs): Promise<dynamic.CreateResult<FluxNamespaceOutputs>> {
-    const outs = await this.lifecycle(inputs).create(inputs);
-    return { id: outs.name, outs };
-  }
-
-  async read(id: string, state?: FluxNamespaceOutputs): Promise<dynamic.ReadResult<FluxNamespaceOutputs>> {
-    const props = state && (await this.lifecycle(state).read(state));
-    return props === undefined ? {} : { id, props };
-  }
-
+const provider: dynamic.ResourceProvider<FluxNamespaceInputs, FluxNamespaceOutputs> = {
+  ...providerOf<FluxNamespaceInputs, FluxNamespaceOutputs>({
+    id: () => fluxNamespace,
+    lifecycle: ({ kubeconfig }) =>
+      new FluxNamespaceLifecycle(new KubernetesClient(kubeconfig), new SystemClock()),
+  }),
   /** Another kubeconfig of the same cluster changes nothing; another cluster has no such namespace, or its own. */
-  diff(_id: string, olds: FluxNamespaceOutputs, news: FluxNamespaceInputs): Promise<dynamic.DiffResult> {
+  diff: (_id, olds, news) => {
     const told = ({ kubeconfig, ownCluster, owner, owned }: FluxNamespaceInputs) =>
       JSON.stringify([kubeconfig, ownCluster, owner, owned.map(nameOf)]);
     // A state from before owners existed has no owner.
     const changes = (olds as Partial<FluxNamespaceOutputs>).owned === undefined || told(olds) !== told(news);
     return Promise.resolve({ changes });
-  }
-
-  async update(
-    _id: string,
-    _olds: FluxNamespaceOutputs,
-    news: FluxNamespaceInputs,
-  ): Promise<dynamic.UpdateResult<FluxNamespaceOutputs>> {
-    return { outs: await this.lifecycle(news).create(news) };
-  }
-
-  async delete(_id: string, state: FluxNamespaceOutputs): Promise<void> {
-    await this.lifecycle(state).delete();
-  }
-
-  private lifecycle({ kubeconfig }: FluxNamespaceInputs): FluxNamespaceLifecycle {
-    return new FluxNamespaceLifecycle(new KubernetesClient(kubeconfig), new SystemClock());
-  }
-}
+  },
+};
 
 /** Arguments of `FluxNamespace`: `FluxNamespaceInputs`, each of which may be an output. */
-export type FluxNamespaceArgs = { readonly [K in keyof FluxNamespaceInputs]: Input<FluxNamespaceInputs[K]> };
+export type FluxNamespaceArgs = Args<FluxNamespaceInputs>;
 
 /** The namespace of Flux, which is cleared when it is stuck in its own deletion. */
 export class FluxNamespace extends dynamic.Resource {
@@ -55,7 +36,7 @@ export class FluxNamespace extends dynamic.Resource {
 
   constructor(name: string, args: FluxNamespaceArgs, opts?: CustomResourceOptions) {
     super(
-      new FluxNamespaceProvider(),
+      provider,
       name,
       { ...args, name: undefined, uid: undefined },
       { ...opts, additionalSecretOutputs: ["kubeconfig"] },

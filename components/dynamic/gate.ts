@@ -1,38 +1,18 @@
-import { dynamic, type CustomResourceOptions, type Input, type Output } from "@pulumi/pulumi";
+import { dynamic, type CustomResourceOptions, type Output } from "@pulumi/pulumi";
 import { SystemClock } from "../../system/clock";
 import { KubernetesClient } from "../../clients/kubernetes/client";
 import { Crane } from "../../clients/registry/oci";
 import { GateLifecycle, type GateInputs, type GateOutputs, type LayerResult } from "../../core/release/gate";
+import { providerOf, type Args } from "./provider";
 
-class GateProvider implements dynamic.ResourceProvider<GateInputs, GateOutputs> {
-  async create(inputs: GateInputs): Promise<dynamic.CreateResult<GateOutputs>> {
-    return { id: inputs.channel, outs: await this.lifecycle(inputs).release(inputs) };
-  }
-
-  async read(id: string, state?: GateOutputs): Promise<dynamic.ReadResult<GateOutputs>> {
-    const props = state && (await this.lifecycle(state).read(state));
-    return props === undefined ? {} : { id, props };
-  }
-
-  diff(_id: string, olds: GateOutputs, news: GateInputs): Promise<dynamic.DiffResult> {
-    return Promise.resolve({ changes: this.lifecycle(news).diff(olds, news) });
-  }
-
-  async update(_id: string, olds: GateOutputs, news: GateInputs): Promise<dynamic.UpdateResult<GateOutputs>> {
-    return { outs: await this.lifecycle(news).release(news, olds) };
-  }
-
-  private lifecycle(inputs: GateInputs): GateLifecycle {
-    return new GateLifecycle(
-      new KubernetesClient(inputs.kubeconfig),
-      new Crane(inputs.insecure),
-      new SystemClock(),
-    );
-  }
-}
+const provider = providerOf<GateInputs, GateOutputs>({
+  id: ({ channel }) => channel,
+  lifecycle: ({ kubeconfig, insecure }) =>
+    new GateLifecycle(new KubernetesClient(kubeconfig), new Crane(insecure), new SystemClock()),
+});
 
 /** Arguments of `Gate`: `GateInputs`, each of which may be an output. */
-export type GateArgs = { readonly [K in keyof GateInputs]: Input<GateInputs[K]> };
+export type GateArgs = Args<GateInputs>;
 
 /**
  * The release gate: every layer Ready at the digest, or the channel back at the last good digest. The deletion of this
@@ -46,7 +26,7 @@ export class Gate extends dynamic.Resource {
 
   constructor(name: string, args: GateArgs, opts?: CustomResourceOptions) {
     super(
-      new GateProvider(),
+      provider,
       name,
       { ...args, ready: undefined, layers: undefined },
       { ...opts, additionalSecretOutputs: ["kubeconfig"] },

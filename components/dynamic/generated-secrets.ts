@@ -1,4 +1,4 @@
-import { dynamic, type CustomResourceOptions, type Input, type Output } from "@pulumi/pulumi";
+import { dynamic, type CustomResourceOptions, type Output } from "@pulumi/pulumi";
 import { KubernetesClient } from "../../clients/kubernetes/client";
 import { Crane } from "../../clients/registry/oci";
 import { SopsCli } from "../../clients/sops/client";
@@ -7,31 +7,16 @@ import {
   type GeneratedInputs,
   type GeneratedOutputs,
 } from "../../core/secrets/generated";
+import { providerOf, type Args } from "./provider";
 
-class GeneratedSecretsProvider implements dynamic.ResourceProvider<GeneratedInputs, GeneratedOutputs> {
-  async create(inputs: GeneratedInputs): Promise<dynamic.CreateResult<GeneratedOutputs>> {
-    return { id: "generated-secrets", outs: await this.lifecycle(inputs).create(inputs) };
-  }
-
-  diff(_id: string, olds: GeneratedOutputs, news: GeneratedInputs): Promise<dynamic.DiffResult> {
-    return Promise.resolve({ changes: this.lifecycle(news).diff(olds, news) });
-  }
-
-  async update(
-    _id: string,
-    olds: GeneratedOutputs,
-    news: GeneratedInputs,
-  ): Promise<dynamic.UpdateResult<GeneratedOutputs>> {
-    return { outs: await this.lifecycle(news).update(olds, news) };
-  }
-
-  private lifecycle({ insecure, kubeconfig }: GeneratedInputs): GeneratedLifecycle {
-    return new GeneratedLifecycle(new SopsCli(), new Crane(insecure), new KubernetesClient(kubeconfig));
-  }
-}
+const provider = providerOf<GeneratedInputs, GeneratedOutputs>({
+  id: () => "generated-secrets",
+  lifecycle: ({ insecure, kubeconfig }: GeneratedInputs) =>
+    new GeneratedLifecycle(new SopsCli(), new Crane(insecure), new KubernetesClient(kubeconfig)),
+});
 
 /** Arguments of `GeneratedSecrets`: `GeneratedInputs`, each of which may be an output. */
-export type GeneratedSecretsArgs = { readonly [K in keyof GeneratedInputs]: Input<GeneratedInputs[K]> };
+export type GeneratedSecretsArgs = Args<GeneratedInputs>;
 
 /** The generated secrets of a stack as SOPS-encrypted files, to be added to the artifact. */
 export class GeneratedSecrets extends dynamic.Resource {
@@ -40,7 +25,7 @@ export class GeneratedSecrets extends dynamic.Resource {
 
   constructor(name: string, args: GeneratedSecretsArgs, opts?: CustomResourceOptions) {
     super(
-      new GeneratedSecretsProvider(),
+      provider,
       name,
       { ...args, encrypted: undefined, fingerprint: undefined },
       opts,

@@ -108,17 +108,30 @@ export class SeedLifecycle {
   }
 
   /**
-   * Whether the seed exists, or the object that Flux made of it.
+   * The seed, or the object that Flux made of it.
    *
+   * @returns undefined when it is gone
    * @throws Error when a cluster that is not this project's does not answer
    */
-  async exists({ sentinel, ownCluster }: SeedOutputs): Promise<boolean> {
+  async read(state: SeedOutputs): Promise<SeedOutputs | undefined> {
+    const { sentinel, ownCluster } = state;
     try {
-      return (await this.api(sentinel.namespace ?? "default").get(sentinel)) !== undefined;
+      const found = await this.api(sentinel.namespace ?? "default").get(sentinel);
+      return found === undefined ? undefined : state;
     } catch (error) {
       goneWith(ownCluster, error);
-      return false;
+      return undefined;
     }
+  }
+
+  /** Flux owns an applied seed; only another cluster, namespace or field manager needs a new one. */
+  diff(olds: SeedOutputs, news: SeedInputs): boolean {
+    return (
+      olds.kubeconfig !== news.kubeconfig ||
+      olds.ownCluster !== news.ownCluster ||
+      olds.namespaceUid !== news.namespaceUid ||
+      olds.fieldManager !== fieldManagerOf(news.object.kind)
+    );
   }
 
   /** The objects to apply, and the namespace of objects that name none. */

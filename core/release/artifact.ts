@@ -59,13 +59,10 @@ export class ArtifactLifecycle {
     }
   }
 
-  /** Whether the registry still holds the artifact; an unreachable registry holds nothing. */
-  async exists(state: ArtifactOutputs): Promise<boolean> {
-    try {
-      return (await this.registry.digest(state.repository, state.digest)) !== undefined;
-    } catch {
-      return false;
-    }
+  /** @returns undefined when the registry does not hold the artifact any more, or does not answer */
+  async read(state: ArtifactOutputs): Promise<ArtifactOutputs | undefined> {
+    const found = await this.registry.digest(state.repository, state.digest).catch(() => undefined);
+    return found === undefined ? undefined : state;
   }
 
   /** Whether a new artifact is due. The tree's path and the commit's time do not count. */

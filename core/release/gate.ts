@@ -66,10 +66,12 @@ export class GateLifecycle {
   ) {}
 
   /**
+   * Releases a digest.
+   *
    * @param last the release that was Ready before, if it is known
    * @throws Error that names the failed object, its message, and the current digest of the channel
    */
-  async release(inputs: GateInputs, last?: GateOutputs): Promise<GateOutputs> {
+  async create(inputs: GateInputs, last?: GateOutputs): Promise<GateOutputs> {
     const { digest, keep } = inputs;
     const channel = this.channel(inputs);
     const good = await this.lastGood(inputs, last);

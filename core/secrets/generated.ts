@@ -71,7 +71,7 @@ export class GeneratedLifecycle {
   }
 
   /** @throws Error as `create` does */
-  async update(olds: GeneratedOutputs, inputs: GeneratedInputs): Promise<GeneratedOutputs> {
+  async update(inputs: GeneratedInputs, olds: GeneratedOutputs): Promise<GeneratedOutputs> {
     if ((olds.revision ?? 0) !== inputs.revision) return this.seal(inputs, {});
     const stated: Source = () => this.open(inputs, olds.encrypted);
     return this.seal(inputs, await this.inForce(inputs, [stated, ...this.released(inputs)]));

@@ -105,7 +105,7 @@ describe("serialised providers", () => {
       "sops:GeneratedSecrets",
     ]);
     const adapters = readdirSync(join(__dirname, "..", "..", "components", "dynamic"));
-    equal(adapters.length, providers.size);
+    equal(adapters.filter((file) => file !== "provider.ts").length, providers.size);
   });
 
   it("hold no value of the environment and no path of the machine", () => {

@@ -101,12 +101,12 @@ describe("artifact", () => {
   it("is gone when the registry does not hold it, or does not answer", async () => {
     const { registry, inputs, lifecycle } = await artifact();
     const outputs = await lifecycle.create(inputs);
-    equal(await lifecycle.exists(outputs), true);
+    equal(await lifecycle.read(outputs), outputs);
     registry.unreachable = true;
-    equal(await lifecycle.exists(outputs), false);
+    equal(await lifecycle.read(outputs), undefined);
     registry.unreachable = false;
     registry.held.clear();
-    equal(await lifecycle.exists(outputs), false);
+    equal(await lifecycle.read(outputs), undefined);
   });
 
   for (const [due, change] of [

@@ -218,7 +218,7 @@ function gate() {
 describe("release gate", () => {
   it("moves the channel, waits for every layer at the digest, and remembers it as good", async () => {
     const { registry, flux, inputs, lifecycle } = gate();
-    const outputs = await lifecycle.release(inputs);
+    const outputs = await lifecycle.create(inputs);
     equal(outputs.ready, true);
     deepEqual(
       outputs.layers.map(({ name, objects }) => [name, objects]),
@@ -237,7 +237,7 @@ describe("release gate", () => {
 
   it("goes back to the last good digest when a layer fails for good, and says why", async () => {
     const { registry, flux, inputs, lifecycle } = gate();
-    await lifecycle.release({ ...inputs, digest: good });
+    await lifecycle.create({ ...inputs, digest: good });
     flux.broken.set(next, {
       ...{
         layer: "certs",
@@ -246,7 +246,7 @@ describe("release gate", () => {
         times: Infinity,
       },
     });
-    await rejects(lifecycle.release(inputs), (error: Error) => {
+    await rejects(lifecycle.create(inputs), (error: Error) => {
       match(
         error.message,
         new RegExp(
@@ -270,13 +270,13 @@ describe("release gate", () => {
     const { flux, clock, inputs, lifecycle } = gate();
     const broken = { layer: "certs", reason: "BuildFailed", message: "decryption failed" };
     flux.broken.set(next, { ...broken, times: 2 });
-    await rejects(lifecycle.release(inputs), /certs: decryption failed/);
-    equal((await lifecycle.release(inputs)).ready, true);
+    await rejects(lifecycle.create(inputs), /certs: decryption failed/);
+    equal((await lifecycle.create(inputs)).ready, true);
 
     flux.broken.set(next, { ...broken, times: Infinity });
     await flux.annotate({ apiVersion: "", kind: "Kustomization", name: "certs" });
     const start = clock.time;
-    await rejects(lifecycle.release(inputs), /certs: decryption failed/);
+    await rejects(lifecycle.create(inputs), /certs: decryption failed/);
     equal(clock.time - start < 5_000, true, `it took ${clock.time - start} ms`);
   });
 
@@ -285,7 +285,7 @@ describe("release gate", () => {
     flux.broken.set(next, {
       ...{ layer: "certs", reason: "ReconciliationFailed", message: "failed calling webhook", times: 3 },
     });
-    equal((await lifecycle.release(inputs)).ready, true);
+    equal((await lifecycle.create(inputs)).ready, true);
     equal(flux.nudges.filter((name) => name === "certs").length, 4);
   });
 
@@ -293,13 +293,13 @@ describe("release gate", () => {
     const { flux, clock, inputs, lifecycle } = gate();
     const passing = { layer: "certs", reason: "ReconciliationFailed", message: "failed calling webhook" };
     flux.broken.set(next, { ...passing, times: 45 });
-    equal((await lifecycle.release(inputs)).ready, true);
+    equal((await lifecycle.create(inputs)).ready, true);
     equal(clock.time > 88_000, true, `it was Ready after ${clock.time} ms`);
 
     const other = gate();
     other.flux.broken.set(next, { ...passing, times: Infinity });
     await rejects(
-      other.lifecycle.release(inputs),
+      other.lifecycle.create(inputs),
       /was not Ready within 120 s\. Kustomization flux-system\/certs: failed calling webhook\. There is no earlier/,
     );
     equal(other.clock.time >= 120_000 && other.clock.time < 121_000, true, `${other.clock.time} ms`);
@@ -310,13 +310,13 @@ describe("release gate", () => {
     const health = { layer: "certs", reason: "HealthCheckFailed" };
     const message = "timeout waiting for: [Deployment/cilium status: 'InProgress']";
     flux.broken.set(next, { ...health, message, times: 30 });
-    equal((await lifecycle.release(inputs)).ready, true);
+    equal((await lifecycle.create(inputs)).ready, true);
     equal(clock.time > 55_000, true, `it was Ready after ${clock.time} ms`);
 
     const other = gate();
     const stalled = "failed early due to stalled resources: [HelmRelease/x status: 'Failed']";
     other.flux.broken.set(next, { ...health, message: stalled, times: Infinity });
-    await rejects(other.lifecycle.release(inputs), /certs: failed early due to stalled resources/);
+    await rejects(other.lifecycle.create(inputs), /certs: failed early due to stalled resources/);
     equal(other.clock.time < 10_000, true, `it took ${other.clock.time} ms`);
   });
 
@@ -325,7 +325,7 @@ describe("release gate", () => {
     const annotate = flux.annotate.bind(flux);
     let silent = 3;
     flux.annotate = (ref) => (silent-- > 0 ? Promise.reject(new Error("no answer")) : annotate(ref));
-    equal((await lifecycle.release(inputs)).ready, true);
+    equal((await lifecycle.create(inputs)).ready, true);
   });
 
   it("waits for a cluster that stopped to answer, says so, and returns the channel all the same", async () => {
@@ -333,7 +333,7 @@ describe("release gate", () => {
     registry.held.set("local-ready", good);
     flux.list = () => Promise.reject(new Error("the API server does not answer"));
     const warned = await warnings(async () => {
-      await rejects(lifecycle.release(inputs), {
+      await rejects(lifecycle.create(inputs), {
         message: `Releasing ${next} to channel "local" failed: it was not Ready within 120 s. the API server does not answer. The channel is back at the last good digest ${good}; the cluster does not answer, so its state is not known. Bring the cluster back and run again.`,
       });
     });
@@ -348,7 +348,7 @@ describe("release gate", () => {
     flux.list = (apiVersion, kind) =>
       clock.time < 120_000 ? Promise.reject(new Error("no answer")) : list(apiVersion, kind);
     await warnings(async () => {
-      equal((await lifecycle.release({ ...inputs, timeoutSeconds: 600 })).ready, true);
+      equal((await lifecycle.create({ ...inputs, timeoutSeconds: 600 })).ready, true);
     });
   });
 
@@ -356,14 +356,14 @@ describe("release gate", () => {
     const { flux, inputs, lifecycle } = gate();
     flux.annotate = () => Promise.resolve();
     await rejects(
-      lifecycle.release(inputs),
+      lifecycle.create(inputs),
       /was not Ready within 120 s\. OCIRepository flux-system\/flux-system does not serve it/,
     );
   });
 
   it("is due when what is released, or where, is new, or a layer is not Ready any more", async () => {
     const { flux, inputs, lifecycle } = gate();
-    const outputs = await lifecycle.release(inputs);
+    const outputs = await lifecycle.create(inputs);
     equal(lifecycle.diff(outputs, inputs), false);
     for (const change of [
       { digest: good },
@@ -386,7 +386,7 @@ describe("release gate", () => {
 
   it("is gone when the channel moved away or the cluster has no source", async () => {
     const { registry, flux, inputs, lifecycle } = gate();
-    const outputs = await lifecycle.release(inputs);
+    const outputs = await lifecycle.create(inputs);
     registry.held.set("local", good);
     equal((await lifecycle.read(outputs))?.ready, false);
     flux.get = () => Promise.resolve(undefined);
@@ -395,7 +395,7 @@ describe("release gate", () => {
 
   it("is gone with a cluster of this project that does not answer, and with no other", async () => {
     const { flux, inputs, lifecycle } = gate();
-    const outputs = await lifecycle.release(inputs);
+    const outputs = await lifecycle.create(inputs);
     flux.list = () => Promise.reject(new Error("the API server does not answer."));
     equal(await lifecycle.read(outputs), undefined);
     for (const foreign of [
@@ -411,7 +411,7 @@ describe("release gate", () => {
 
   it("is not Ready when the registry does not answer", async () => {
     const { registry, inputs, lifecycle } = gate();
-    const outputs = await lifecycle.release(inputs);
+    const outputs = await lifecycle.create(inputs);
     registry.digest = () => Promise.reject(new Error("connection refused"));
     for (const ownCluster of [true, false]) {
       equal((await lifecycle.read({ ...outputs, ownCluster }))?.ready, false);
@@ -441,7 +441,7 @@ describe("revisions of a channel", () => {
     const release = async (...released: readonly string[]) => {
       for (const digest of released) {
         made.clock.time += 60_000;
-        await made.lifecycle.release({ ...made.inputs, digest, keep });
+        await made.lifecycle.create({ ...made.inputs, digest, keep });
       }
     };
     return { ...made, release };
@@ -450,7 +450,7 @@ describe("revisions of a channel", () => {
   it("are kept when their release failed, so that its reason can be found", async () => {
     const { registry, flux, inputs, lifecycle } = gate();
     flux.broken.set(next, { layer: "certs", reason: "BuildFailed", message: "no", times: Infinity });
-    await rejects(lifecycle.release(inputs));
+    await rejects(lifecycle.create(inputs));
     equal(registry.held.get("local-19700101000000-bbbbbbbbbbbb"), next);
   });
 
@@ -459,7 +459,7 @@ describe("revisions of a channel", () => {
     await release(a);
     flux.broken.set(b, { layer: "certs", reason: "BuildFailed", message: "no", times: Infinity });
     clock.time += 60_000;
-    await rejects(lifecycle.release({ ...inputs, digest: b, keep: 1 }));
+    await rejects(lifecycle.create({ ...inputs, digest: b, keep: 1 }));
     deepEqual(registry.deleted, []);
     deepEqual(registry.channels(), [
       ["local", a],
@@ -477,7 +477,7 @@ describe("revisions of a channel", () => {
       clock.time += 60_000;
       registry[method] = (): Promise<never> => Promise.reject(new Error(failure));
       const warned = await warnings(async () => {
-        equal((await lifecycle.release({ ...inputs, digest: b, keep: 1 })).ready, true);
+        equal((await lifecycle.create({ ...inputs, digest: b, keep: 1 })).ready, true);
       });
       deepEqual(warned, [`Pruning old revisions failed: ${failure.trim()}.`]);
       deepEqual(registry.channels(), [
@@ -506,9 +506,9 @@ describe("everything that comes from a release", () => {
     const { flux, inputs, lifecycle } = gate();
     flux.layers.push(layer("blog", { namespace: "apps", owner: "flux-system" }));
     flux.broken.set(next, { layer: "blog", ...failed, times: Infinity });
-    await rejects(lifecycle.release(inputs), /Kustomization apps\/blog: dry-run failed \(Invalid\)/);
+    await rejects(lifecycle.create(inputs), /Kustomization apps\/blog: dry-run failed \(Invalid\)/);
     flux.broken.clear();
-    const { layers } = await lifecycle.release(inputs);
+    const { layers } = await lifecycle.create(inputs);
     deepEqual(layers.map(({ name }) => name).sort(), ["apps/blog", "certs", "controllers", "flux-system"]);
   });
 
@@ -517,7 +517,7 @@ describe("everything that comes from a release", () => {
     flux.layers.push(
       layer("certs", { namespace: "apps", owner: "flux-system", dependsOn: ["flux-system/certs"] }),
     );
-    const { layers } = await lifecycle.release(inputs);
+    const { layers } = await lifecycle.create(inputs);
     deepEqual(
       layers.map(({ name }) => name),
       ["flux-system", "controllers", "certs", "apps/certs"],
@@ -533,10 +533,10 @@ describe("everything that comes from a release", () => {
       { ...foreign, ready: failed },
     );
     flux.broken.set(next, { layer: "team", ...failed, times: Infinity });
-    await rejects(lifecycle.release(inputs), /Kustomization team\/team: dry-run failed/);
+    await rejects(lifecycle.create(inputs), /Kustomization team\/team: dry-run failed/);
     flux.broken.clear();
     flux.layers.splice(3, 1);
-    equal((await lifecycle.release(inputs)).ready, true);
+    equal((await lifecycle.create(inputs)).ready, true);
   });
 
   it("counts as HelmRelease, though its Kustomization does not wait for it", async () => {
@@ -545,7 +545,7 @@ describe("everything that comes from a release", () => {
       helmRelease("blog", [{ type: "Ready", status: "Unknown", reason: "Progressing" }]),
     );
     await rejects(
-      lifecycle.release(inputs),
+      lifecycle.create(inputs),
       /not Ready within 120 s\. HelmRelease apps\/blog: not reconciled/,
     );
     flux.helmReleases.splice(
@@ -562,30 +562,27 @@ describe("everything that comes from a release", () => {
       ]),
     );
     const start = clock.time;
-    await rejects(lifecycle.release(inputs), /HelmRelease apps\/blog: install failed: no such chart/);
+    await rejects(lifecycle.create(inputs), /HelmRelease apps\/blog: install failed: no such chart/);
     equal(clock.time - start < 5_000, true, `it took ${clock.time - start} ms`);
     flux.helmReleases.splice(0, 1, helmRelease("blog", [{ type: "Ready", status: "True" }]));
-    equal((await lifecycle.release(inputs)).ready, true);
+    equal((await lifecycle.create(inputs)).ready, true);
     flux.helmReleases.splice(
       0,
       1,
       helmRelease("blog", [{ type: "Ready", status: "True" }], { suspend: true }),
     );
-    await rejects(
-      lifecycle.release(inputs),
-      /HelmRelease apps\/blog: it is suspended\. Resume it with "flux/,
-    );
+    await rejects(lifecycle.create(inputs), /HelmRelease apps\/blog: it is suspended\. Resume it with "flux/);
   });
 
   it("does not count once the release holds it no more and it is being pruned", async () => {
     const { flux, inputs, lifecycle } = gate();
     flux.layers.push(layer("old", { owner: "flux-system", going: true, ready: failed }));
-    equal((await lifecycle.release(inputs)).ready, true);
+    equal((await lifecycle.create(inputs)).ready, true);
   });
 
   it("is Ready for a look while Flux reconciles it, or waits for what it reconciles", async () => {
     const { flux, inputs, lifecycle } = gate();
-    const outputs = await lifecycle.release(inputs);
+    const outputs = await lifecycle.create(inputs);
     const [, controllers, certs] = flux.layers;
     if (controllers === undefined || certs === undefined) throw new Error("the layers are gone");
     controllers.ready = { status: "Unknown", reason: "Progressing", message: "Reconciliation in progress" };
@@ -602,14 +599,14 @@ describe("everything that comes from a release", () => {
 describe("suspended", () => {
   it("is never Ready: what somebody suspended is named at once, with its remedy", async () => {
     const { flux, clock, inputs, lifecycle } = gate();
-    const outputs = await lifecycle.release(inputs);
+    const outputs = await lifecycle.create(inputs);
     const [, , certs] = flux.layers;
     if (certs === undefined) throw new Error("the layer is gone");
     certs.suspend = true;
     equal((await lifecycle.read(outputs))?.ready, false);
     const start = clock.time;
     await rejects(
-      lifecycle.release(inputs),
+      lifecycle.create(inputs),
       /Kustomization flux-system\/certs: it is suspended\. Resume it with "flux resume kustomization certs --namespace flux-system", or take spec\.suspend out of Git\./,
     );
     equal(clock.time - start < 5_000, true, `it took ${clock.time - start} ms`);
@@ -618,7 +615,7 @@ describe("suspended", () => {
 
   it("by a destroy that was killed, is resumed by the next release", async () => {
     const { flux, inputs, lifecycle } = gate();
-    await lifecycle.release(inputs);
+    await lifecycle.create(inputs);
     const mark = { "platform.pulumi.com/suspended": "true" };
     for (const each of flux.layers) Object.assign(each, { suspend: true, annotations: mark });
     flux.instances.push({
@@ -632,7 +629,7 @@ describe("suspended", () => {
       if (ref.kind === "FluxInstance") flux.instances.length = 0;
       return merge(ref, patch);
     })(flux.merge.bind(flux));
-    equal((await lifecycle.release(inputs)).ready, true);
+    equal((await lifecycle.create(inputs)).ready, true);
     equal(flux.merges.length, 4);
     match(flux.merges[3] ?? "", /^FluxInstance flux .*"fluxcd.controlplane.io\/reconcile":null/);
   });
@@ -660,16 +657,16 @@ describe("facts of a release", () => {
 
   it("make a release due, and it waits until every layer was reconciled with them", async () => {
     const { lifecycle, inputs, domains, configure } = factsGate();
-    const outputs = await lifecycle.release(inputs);
+    const outputs = await lifecycle.create(inputs);
     const changed = configure("new.example.com");
     equal(lifecycle.diff(outputs, changed), true);
-    equal((await lifecycle.release(changed, outputs)).ready, true);
+    equal((await lifecycle.create(changed, outputs)).ready, true);
     deepEqual([...domains.values()], ["new.example.com", "new.example.com", "new.example.com"]);
   });
 
   it("return to those of the last good release when a layer fails with them", async () => {
     const { flux, lifecycle, inputs, domains, configure } = factsGate();
-    const outputs = await lifecycle.release(inputs);
+    const outputs = await lifecycle.create(inputs);
     const changed = configure("not valid");
     const broken = { layer: "certs", reason: "BuildFailed", message: "not a domain", times: 3 };
     flux.broken.set(next, broken);
@@ -679,7 +676,7 @@ describe("facts of a release", () => {
       return merge(ref, patch);
     };
     await rejects(
-      lifecycle.release(changed, outputs),
+      lifecycle.create(changed, outputs),
       /certs: not a domain\. The channel is back at the last good digest .* every layer is Ready on it again after .* ConfigMap platform-runtime is back at domain="old\.example\.com"\./,
     );
     deepEqual(flux.configMaps.get("platform-runtime")?.data, facts("old.example.com"));
@@ -688,7 +685,7 @@ describe("facts of a release", () => {
 
   it("that somebody changed in the cluster make a release due", async () => {
     const { lifecycle, inputs, configure } = factsGate();
-    const outputs = await lifecycle.release(inputs);
+    const outputs = await lifecycle.create(inputs);
     equal((await lifecycle.read(outputs))?.ready, true);
     configure("of somebody else");
     equal((await lifecycle.read(outputs))?.ready, false);
@@ -696,7 +693,7 @@ describe("facts of a release", () => {
 
   it("that the root layer changes are waited for by the layers that read them before", async () => {
     const { flux, lifecycle, inputs, domains } = factsGate();
-    await lifecycle.release({ ...inputs, digest: good });
+    await lifecycle.create({ ...inputs, digest: good });
     // The root layer is the last to be done: the others have read the old value by then.
     const seen = flux.onReconcile;
     let pending = true;
@@ -706,22 +703,22 @@ describe("facts of a release", () => {
       pending = false;
       flux.configMaps.set("platform-runtime", { data: facts("by the root"), resourceVersion: "2" });
     };
-    equal((await lifecycle.release(inputs)).ready, true);
+    equal((await lifecycle.create(inputs)).ready, true);
     deepEqual([domains.get("controllers"), domains.get("certs")], ["by the root", "by the root"]);
   });
 
   it("with another repository are not Ready while the source follows the old one", async () => {
     const { flux, lifecycle, inputs } = factsGate();
-    const outputs = await lifecycle.release(inputs);
+    const outputs = await lifecycle.create(inputs);
     const moved = { ...inputs, variables: { ...inputs.variables, artifact_repository: "registry/other" } };
     await rejects(
-      lifecycle.release(moved, outputs),
+      lifecycle.create(moved, outputs),
       /OCIRepository flux-system\/flux-system follows oci:\/\/registry\/platform, not oci:\/\/registry\/other/,
     );
     flux.onReconcile = ({ name }) => {
       if (name === "controllers") flux.url = "oci://registry/other";
     };
-    equal((await lifecycle.release(moved, outputs)).ready, true);
+    equal((await lifecycle.create(moved, outputs)).ready, true);
   });
 });
 
@@ -734,7 +731,7 @@ describe("a source that cannot pull", () => {
     it(`is named at once, in Flux's words: ${refusal.slice(-40)}`, async () => {
       const { flux, clock, inputs, lifecycle } = gate();
       flux.refusal = refusal;
-      await rejects(lifecycle.release(inputs), (error: Error) => {
+      await rejects(lifecycle.create(inputs), (error: Error) => {
         equal(
           error.message.includes(`OCIRepository flux-system/flux-system: ${refusal}`),
           true,
@@ -754,7 +751,7 @@ describe("a source that cannot pull", () => {
       if (clock.time > 60_000) flux.refusal = undefined;
       return annotate(ref, annotations);
     };
-    equal((await lifecycle.release(inputs)).ready, true);
+    equal((await lifecycle.create(inputs)).ready, true);
 
     const other = gate();
     other.flux.refusal = "MANIFEST_UNKNOWN: manifest unknown";
@@ -763,7 +760,7 @@ describe("a source that cannot pull", () => {
       other.flux.refusal = undefined;
       return first(ref, annotations);
     };
-    equal((await other.lifecycle.release(inputs)).ready, true);
+    equal((await other.lifecycle.create(inputs)).ready, true);
   });
 
   it("does not hide what the operator says of the instance that should bring it", async () => {
@@ -781,12 +778,12 @@ describe("a source that cannot pull", () => {
     flux.get = () => Promise.resolve(undefined);
     flux.instances.push(instance(false));
     await rejects(
-      lifecycle.release(inputs),
+      lifecycle.create(inputs),
       /within 120 s\. there is no OCIRepository flux-system\/flux-system; FluxInstance flux-system\/flux: pulling the distribution failed/,
     );
     flux.instances.splice(0, 1, instance(true));
     const start = clock.time;
-    await rejects(lifecycle.release(inputs), /failed: FluxInstance flux-system\/flux: pulling/);
+    await rejects(lifecycle.create(inputs), /failed: FluxInstance flux-system\/flux: pulling/);
     equal(clock.time - start < 5_000, true, `it took ${clock.time - start} ms`);
   });
 });
@@ -796,7 +793,7 @@ describe("the way back", () => {
 
   it("is taken though the cluster does not answer while a failure is explained", async () => {
     const { flux, registry, inputs, lifecycle } = gate();
-    await lifecycle.release({ ...inputs, digest: good });
+    await lifecycle.create({ ...inputs, digest: good });
     flux.broken.set(next, broken);
     flux.onReconcile = ({ name }) => {
       if (name !== "controllers" || registry.held.get("local") !== next) return;
@@ -809,14 +806,14 @@ describe("the way back", () => {
         ? Promise.reject(new Error("no answer"))
         : list(apiVersion, kind);
     await warnings(async () => {
-      await rejects(lifecycle.release(inputs), /The channel is back at the last good digest/);
+      await rejects(lifecycle.create(inputs), /The channel is back at the last good digest/);
     });
     equal(registry.held.get("local"), good);
   });
 
   it("does not undo another person's release", async () => {
     const { flux, registry, inputs, lifecycle } = gate();
-    await lifecycle.release({ ...inputs, digest: good });
+    await lifecycle.create({ ...inputs, digest: good });
     const theirs = `sha256:${"c".repeat(64)}`;
     flux.broken.set(next, broken);
     const annotate = flux.annotate.bind(flux);
@@ -825,7 +822,7 @@ describe("the way back", () => {
       if (ref.name === "certs") registry.held.set("local", theirs);
     };
     await rejects(
-      lifecycle.release(inputs),
+      lifecycle.create(inputs),
       new RegExp(`The channel stays: another release moved it to ${theirs} meanwhile\\.`),
     );
     equal(registry.held.get("local"), theirs);
@@ -833,13 +830,13 @@ describe("the way back", () => {
 
   it("is told when the registry does not let it", async () => {
     const { flux, registry, inputs, lifecycle } = gate();
-    await lifecycle.release({ ...inputs, digest: good });
+    await lifecycle.create({ ...inputs, digest: good });
     flux.broken.set(next, broken);
     const tag = registry.tag.bind(registry);
     registry.tag = (repository, digest, name) =>
       digest === good ? Promise.reject(new Error("no space")) : tag(repository, digest, name);
     await rejects(
-      lifecycle.release(inputs),
+      lifecycle.create(inputs),
       /certs: no\. Returning the channel to the last good digest sha256:a+ failed: no space\. Run again/,
     );
   });
@@ -854,7 +851,7 @@ describe("status of a release", () => {
       ...{ ready: false, revision: undefined, members: [] },
       problem: 'Channel "local" of r/platform serves nothing.',
     });
-    await lifecycle.release(inputs);
+    await lifecycle.create(inputs);
     const { ready, revision, members, problem } = await statusOf(flux, registry, of);
     deepEqual([ready, revision, problem], [true, `local@${next}`, undefined]);
     deepEqual(
@@ -872,7 +869,7 @@ describe("status of a release", () => {
 
   it("says why the cluster does not run what the channel serves", async () => {
     const { registry, flux, inputs, lifecycle } = gate();
-    await lifecycle.release(inputs);
+    await lifecycle.create(inputs);
     registry.held.set("local", good);
     flux.refusal = "unauthorized";
     deepEqual(await statusOf(flux, registry, of), {

@@ -164,7 +164,7 @@ spec: {chartRef: {kind: OCIRepository, name: web}, targetNamespace: target}
     equal(api.namespace, "target");
     equal(outputs.sentinel.namespace, "target");
     api.in("another");
-    equal(await lifecycle.exists(outputs), true);
+    equal(await lifecycle.read(outputs), outputs);
     equal(api.namespace, "target");
   });
 
@@ -272,19 +272,19 @@ spec: {chartRef: {kind: OCIRepository, name: web}, targetNamespace: target}
   it("is there as long as its workload is; a cluster of this project that does not answer has none", async () => {
     const { api, inputs, lifecycle } = seed();
     const outputs = await lifecycle.create(inputs);
-    equal(await lifecycle.exists(outputs), true);
+    equal(await lifecycle.read(outputs), outputs);
     api.answers = false;
-    equal(await lifecycle.exists(outputs), false);
+    equal(await lifecycle.read(outputs), undefined);
     const { ownCluster, ...former } = outputs;
     equal(ownCluster, true);
     for (const foreign of [{ ...outputs, ownCluster: false }, former]) {
-      await rejects(lifecycle.exists(foreign), {
+      await rejects(lifecycle.read(foreign), {
         message: /^connection refused\. Bring the cluster back and run again; if it is gone for good, /,
       });
     }
     api.answers = true;
     api.objects.clear();
-    equal(await lifecycle.exists(outputs), false);
+    equal(await lifecycle.read(outputs), undefined);
   });
 });
 

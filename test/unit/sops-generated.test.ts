@@ -89,7 +89,7 @@ class World extends FakeRegistry implements ArtifactReader {
     this.sops.encrypted.length = 0;
     const outputs = await (olds === undefined
       ? this.lifecycle.create(news)
-      : this.lifecycle.update(olds, news));
+      : this.lifecycle.update(news, olds));
     const values = this.sops.encrypted.map(({ path, manifest }) => [path, valuesIn(manifest)] as const);
     return { outputs, values: Object.fromEntries(values) };
   }
