@@ -62,10 +62,10 @@ async function findPlace(store: SecretStore, secret: NewSecret): Promise<Place> 
   const operation = operationOf(store, secret);
   // Source: https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
   if (!/^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/.test(name)) {
-    throw new Error(`${operation} that is no name of an object. Take a-z, 0-9, "-" and ".".`);
+    throw new Error(`${operation} "${name}" is not a valid name of an object. Use a-z, 0-9, "-" and ".".`);
   }
   if (!/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(namespace)) {
-    throw new Error(`${operation} "${namespace}" is no namespace. Take a-z, 0-9 and "-".`);
+    throw new Error(`${operation} "${namespace}" is not a valid namespace. Use a-z, 0-9 and "-".`);
   }
   const config = await store.config();
   const { tree, cluster } = config.gitops;
@@ -73,7 +73,7 @@ async function findPlace(store: SecretStore, secret: NewSecret): Promise<Place> 
   const path = join(directory, `${name}.enc.yaml`);
   const list = join(directory, "kustomization.yaml");
   if (!directory.startsWith(join("clusters", cluster, "/"))) {
-    throw new Error(`${operation} "${layer}" is no layer. Name one of the cluster with --layer.`);
+    throw new Error(`${operation} "${layer}" is not a layer. Name a layer of the cluster with --layer.`);
   }
   const document = parseDocument(
     await readFile(join(tree, list), "utf8").catch((error: unknown) => {
@@ -85,7 +85,7 @@ async function findPlace(store: SecretStore, secret: NewSecret): Promise<Place> 
   if (!document.has("resources")) document.set("resources", document.createNode([]));
   const resources = document.get("resources");
   if (!isSeq(resources)) {
-    throw new Error(`${operation} "resources" of ${list} is no list. Restore it from Git.`);
+    throw new Error(`${operation} "resources" of ${list} is not a list. Restore it from Git.`);
   }
   const isListed = resources
     .toJSON()
@@ -103,7 +103,7 @@ async function findPlace(store: SecretStore, secret: NewSecret): Promise<Place> 
     );
   }
   if (config.sops.generate === "none" && !needsRule(readersOf(config))) {
-    throw new Error(`${operation} it has no recipients to encrypt for. ${initOf(store)}.`);
+    throw new Error(`${operation} the stack has no recipients to encrypt for. ${initOf(store)}.`);
   }
   await store.readRules();
   return { config, path, list, document, resources, isListed };
@@ -119,11 +119,11 @@ async function write(store: SecretStore, secret: NewSecret, values: SecretValues
   const empty = sizeOf(values) === 0;
   const mine = made === "all" || (made === "empty" && empty);
   if (made === "all" && !empty) {
-    throw new Error(`${operation} the stack makes all its values up. Leave them empty: "key=".`);
+    throw new Error(`${operation} the stack generates all its values. Leave them empty: "key=".`);
   }
   if (!mine && !needsRule(readers)) {
     throw new Error(
-      `${operation} it has no recipients to encrypt for. ${initOf(store)} with --recipient, or leave the values empty: "key=".`,
+      `${operation} the stack has no recipients to encrypt for. ${initOf(store)} with --recipient, or leave the values empty: "key=".`,
     );
   }
   const manifest = secretManifest({ ...secret, values });
@@ -168,7 +168,7 @@ function wrongValues(values: SecretValues): string | undefined {
   if (bad !== undefined) return noKey(bad);
   const size = sizeOf(values);
   return size > largest
-    ? `its values take ${size} bytes, and those of a Secret ${largest} at most. Keep them elsewhere, or in more than one.`
+    ? `its values take ${size} bytes, and a Secret holds ${largest} bytes at most. Divide the values among several Secrets.`
     : undefined;
 }
 
@@ -183,7 +183,7 @@ export function isKey(text: string): boolean {
 
 /** The fault in an invalid key, and its remedy. */
 export function noKey(text: string): string {
-  return `"${text}" is no key. Take letters, digits, "-", "_" and ".".`;
+  return `"${text}" is not a valid key. Use letters, digits, "-", "_" and ".".`;
 }
 
 /**

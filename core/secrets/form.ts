@@ -27,7 +27,7 @@ export function checkForm(path: string, content: string, generate: Generate, sta
       kind === "Secret" && typeof (metadata as { name?: unknown } | undefined)?.name === "string",
   );
   if (secrets.length === 0) {
-    return found("it is no Secret", 'Name it without ".enc", or make it a Secret.');
+    return found("it is not a Secret", 'Name it without ".enc", or make it a Secret.');
   }
   const values = secrets.flatMap(({ data, stringData }) => Object.entries({ ...data, ...stringData }));
   if (objects.every(({ sops }) => sops === undefined)) {
@@ -73,7 +73,11 @@ export function checkEncryption(path: string, content: string): Finding[] {
       "it has no MAC: the file was cut off, or another program than SOPS changed it",
       restore(),
     ],
-    [sops.age !== undefined && !isRecipients(sops.age), 'its "sops.age" is no list of recipients', restore()],
+    [
+      sops.age !== undefined && !isRecipients(sops.age),
+      'its "sops.age" is not a list of recipients',
+      restore(),
+    ],
     [
       sops.encrypted_regex !== encryptedRegex,
       `it was encrypted with "encrypted_regex" ${JSON.stringify(sops.encrypted_regex ?? null)}, not "${encryptedRegex}"`,

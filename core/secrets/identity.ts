@@ -55,7 +55,7 @@ export class IdentityLifecycle {
     try {
       if (identity !== undefined) await this.sops.recipients(identity);
     } catch (error) {
-      const message = `${reading} ${place} holds none (${(error as Error).message}).`;
+      const message = `${reading} ${place} holds no identity (${(error as Error).message}).`;
       return [{ check: "identity", message, remedy: "Put the content of an age-keygen file there." }];
     }
     const files = [...(await readSecretFiles(inputs.tree, inputs.cluster))];

@@ -28,7 +28,7 @@ export async function initialise(store: SecretStore, options: InitialiseOptions)
   const { recipients: current = [], recoveryRecipient } = sops;
   for (const recipient of added) {
     if (recipient === recoveryRecipient) {
-      throw new Error(`${operation} ${recipient} is its recovery key's. Leave it out.`);
+      throw new Error(`${operation} ${recipient} belongs to the recovery key. Leave it out.`);
     }
     if (!isRecipient(recipient) || !(await encryptsFor(store, recipient))) {
       throw new Error(`${operation} ${noRecipient(recipient)}`);
@@ -60,17 +60,17 @@ export async function initialise(store: SecretStore, options: InitialiseOptions)
     await tellIdentity();
     if (added.length > 0 || showRecoveryKey !== undefined || (await store.due()).size > 0) {
       throw new Error(
-        `${operation} ${own.join(", ")} is none of its recipients ${current.join(", ")}, so it cannot encrypt the files for others. Let somebody who is run "npx platform secrets init ${store.stack} --recipient ${own.at(-1) ?? ""}".`,
+        `${operation} ${own.join(", ")} is not one of its recipients ${current.join(", ")}, so this identity cannot encrypt the files for others. Ask a recipient to run "npx platform secrets init ${store.stack} --recipient ${own.at(-1) ?? ""}".`,
       );
     }
     tell(
-      `not a recipient yet: somebody who is runs "npx platform secrets init ${store.stack} --recipient ${own.at(-1) ?? ""}"`,
+      `not a recipient yet: ask a recipient to run "npx platform secrets init ${store.stack} --recipient ${own.at(-1) ?? ""}"`,
     );
     return;
   }
   if (showRecoveryKey !== undefined && recoveryRecipient !== undefined) {
     throw new Error(
-      `${operation} it has a recovery key, ${recoveryRecipient}. Let it leave with "npx platform secrets rotate ${store.stack} --without ${recoveryRecipient}" first.`,
+      `${operation} it has a recovery key, ${recoveryRecipient}. Remove it with "npx platform secrets rotate ${store.stack} --without ${recoveryRecipient}" first.`,
     );
   }
   // A stack that generates all its values encrypts for its current identity.
@@ -79,7 +79,7 @@ export async function initialise(store: SecretStore, options: InitialiseOptions)
   const first = current.length > 0 ? current : own.filter((recipient) => recipient !== recoveryRecipient);
   if (isWritten && first.length === 0) {
     throw new Error(
-      `${operation} ${place} holds its recovery key alone. Put the stack's identity beside it, or unset SOPS_AGE_KEY_FILE.`,
+      `${operation} ${place} holds only the recovery key of the stack. Put the stack's identity beside it, or unset SOPS_AGE_KEY_FILE.`,
     );
   }
   const recipients = isWritten ? [...new Set([...first, ...added])] : [];
@@ -99,7 +99,7 @@ export async function initialise(store: SecretStore, options: InitialiseOptions)
 function noRecipient(text: string): string {
   return text.startsWith("age1pq1")
     ? `${text.slice(0, 20)}… is a post-quantum recipient, which is not supported here. Make an identity with "age-keygen", without -pq.`
-    : `${text} is no recipient. Take what "age-keygen -y" prints: "age1…".`;
+    : `${text} is not a recipient. Use the output of "age-keygen -y": "age1…".`;
 }
 
 /** A recipient has a checksum, which SOPS knows. */

@@ -82,7 +82,7 @@ async function begin(store: SecretStore, options: RotationOptions): Promise<Rota
   const place = await store.identityPlace();
   if (place !== sops.identityFile) {
     throw new Error(
-      `${operation} it comes from ${place}, which cannot be written here. Put it into ${sops.identityFile}, and take ${place} away until it is replaced.`,
+      `${operation} the identity comes from ${place}, and this command cannot write there. Put the identity into ${sops.identityFile}, and remove ${place} until the rotation is complete.`,
     );
   }
   const file = await store.readIdentityFile();
@@ -91,10 +91,10 @@ async function begin(store: SecretStore, options: RotationOptions): Promise<Rota
     const late = without.find((recipient) => !going.without.includes(recipient));
     if (late !== undefined || (values && going.values === undefined)) {
       throw new Error(
-        `${operation} one is under way without ${late ?? "--values"}. Run it to its end with "npx platform secrets rotate ${store.stack}" first.`,
+        `${operation} an earlier rotation without ${late ?? "--values"} is not complete. Complete it with "npx platform secrets rotate ${store.stack}" first.`,
       );
     }
-    tell(`going on: ${going.from.join(", ")} is being replaced by ${going.to}`);
+    tell(`continuing: ${going.to} replaces ${going.from.join(", ")}`);
     return going;
   }
   if (file === undefined) {
@@ -109,7 +109,7 @@ async function begin(store: SecretStore, options: RotationOptions): Promise<Rota
   const from = recipients.length === 0 ? own : own.filter((recipient) => recipients.includes(recipient));
   if (from.length === 0) {
     throw new Error(
-      `${operation} ${own.join(", ")} is none of its recipients ${recipients.join(", ")}. Put the identity of one of them into ${place}.`,
+      `${operation} ${own.join(", ")} is not one of its recipients ${recipients.join(", ")}. Put the identity of one of them into ${place}.`,
     );
   }
   const stranger = without.find(
@@ -120,7 +120,7 @@ async function begin(store: SecretStore, options: RotationOptions): Promise<Rota
       (recipient) => !from.includes(recipient),
     );
     throw new Error(
-      `${operation} ${stranger} is none of its other recipients. Those are ${others.join(", ") || "none"}.`,
+      `${operation} ${stranger} is not one of its other recipients. Those are ${others.join(", ") || "none"}.`,
     );
   }
   const { key, recipient: to } = await store.newKey();

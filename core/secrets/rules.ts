@@ -4,7 +4,7 @@ import { Document, isMap, isSeq, parseDocument, YAMLSeq } from "yaml";
 import { sentence } from "../../system/sentence";
 import { firstMatch } from "../../clients/sops/client";
 import { errorOf, findingsOf, type Finding } from "../findings/finding";
-import { fileFinding, type Generate } from "./files";
+import type { Generate } from "./files";
 import { isEncrypted, recipientsOf } from "../../clients/sops/secret-file";
 
 /** The part of a Secret that SOPS encrypts: its values, and none of the fields that identify it. */
@@ -115,7 +115,7 @@ export function parseRules(text: string): Document {
   const isRules =
     document.contents === null || (isMap(document.contents) && isList(document.get("creation_rules")));
   if (wrong === undefined && isRules) return document;
-  const cause = wrong === undefined ? '"creation_rules" is no list' : reason.replace(/:\s*$/, "");
+  const cause = wrong === undefined ? '"creation_rules" is not a list' : reason.replace(/:\s*$/, "");
   const message = `Reading .sops.yaml failed: ${sentence(cause)}`;
   throw errorOf([{ check: "secret-rules", message, remedy: "Correct it, or restore it from Git." }]);
 }
@@ -136,163 +136,108 @@ function rulesIn(document: Document): Rule[] {
  */
 export async function checkRules(
   text: string | undefined,
-  stack: Readers,
+  readers: Readers,
   files: RuledFiles,
 ): Promise<Finding[]> {
-  const check = "secret-rules";
-  const remedy = initRemedy(stack);
-  if (text === undefined) {
-    const message = `Checking the rules of stack "${stack.stack}" failed: there is no .sops.yaml beside its tree.`;
-    return needsRule(stack) && files.own.size > 0 ? [{ check, message, remedy }] : [];
-  }
+  const { stack } = readers;
   const file = join(relative(files.tree, ""), ".sops.yaml");
+  const init = `run "npx platform secrets init ${stack}"`;
+  const found = (subject: string, cause: string, remedy = `R${init.slice(1)}.`): Finding => {
+    return { check: "secret-rules", file, message: `Checking ${subject} failed: ${cause}.`, remedy };
+  };
+  if (text === undefined) {
+    const isMissing = needsRule(readers) && files.own.size > 0;
+    return isMissing ? [found(`stack "${stack}"`, "there is no .sops.yaml beside its tree")] : [];
+  }
   let document: Document;
   try {
     document = parseRules(text);
   } catch (error) {
-    return findingsOf(error, check).map((finding) => ({ ...finding, file }));
+    return findingsOf(error, "secret-rules").map((finding) => ({ ...finding, file }));
   }
-  if (!document.has("creation_rules")) {
-    return [{ check, file, message: 'Reading .sops.yaml failed: it has no list "creation_rules".', remedy }];
-  }
+  if (!document.has("creation_rules")) return [found(".sops.yaml", 'it has no list "creation_rules"')];
   const rules = rulesIn(document);
-  const tell = (index: number, { cause, remedy }: Fault): Finding => {
-    return { check, file, message: `Checking rule ${index + 1} of .sops.yaml failed: ${cause}.`, remedy };
-  };
-  const broken = await Promise.all(
-    rules.map(async (rule, index) => (await faultsOfPattern(rule)).map((fault) => tell(index, fault))),
-  );
-  if (broken.flat().length > 0) return broken.flat();
   const isForTree = (rule: Rule) => patternOf(rule).startsWith(clustersPattern(files.tree));
   const isOwn = (rule: Rule) => isOwnPattern(files.tree, patternOf(rule));
-  const first = async (candidates: readonly Rule[], path: string) =>
+  const firstOf = async (candidates: readonly Rule[], path: string) =>
     candidates[await firstMatch(candidates.map(patternOf), below(files.tree, path))];
-  const own = new Map<string, Rule | undefined>();
-  for (const path of files.own.keys()) own.set(path, await first(rules, path));
-  // Even if rules of other owners come first, which are findings of their own.
-  const ofTree = rules.filter(isForTree);
+  const first = new Map<string, Rule | undefined>();
   const used = new Set<Rule | undefined>();
-  for (const path of files.all) {
-    const taken = own.get(path);
-    used.add(taken !== undefined && isForTree(taken) ? taken : await first(ofTree, path));
+  try {
+    // SOPS compiles the patterns up to the first match.
+    await firstOf(rules, "none");
+    for (const path of files.all) {
+      const rule = await firstOf(rules, path);
+      first.set(path, rule);
+      // A rule of another owner that comes first is a finding of its own.
+      used.add(rule !== undefined && isForTree(rule) ? rule : await firstOf(rules.filter(isForTree), path));
+    }
+  } catch (error) {
+    const [, reason] = /error parsing regexp: (.*)$/.exec((error as Error).message) ?? [];
+    if (reason === undefined) throw error;
+    const cause = `a pattern is not a regular expression (${reason})`;
+    return [found(".sops.yaml", cause, "Correct it, or remove its rule.")];
   }
-  const ofOwn = new Set(own.values());
+  const ofStack = new Set([...files.own.keys()].map((path) => first.get(path)));
+  const settings = `platform:sops.recipients of Pulumi.${stack}.yaml`;
+  const wanted = { encrypted_regex: encryptedRegex, age: everyRecipient(readers).sort() };
   return [
-    ...rules.flatMap((rule, index) =>
-      [
-        ...(isForTree(rule) && !used.has(rule) ? [unusedFault(rule, stack, isOwn(rule))] : []),
-        ...(ofOwn.has(rule) ? faultsOfRule(rule, stack, isOwn(rule)) : []),
-      ].map((fault) => tell(index, fault)),
-    ),
+    ...rules.flatMap((rule, index) => {
+      const subject = `rule ${index + 1} of .sops.yaml`;
+      if (isForTree(rule) && !used.has(rule)) {
+        const remedy = `Remove the rule${isOwn(rule) ? `, or ${init}` : ""}.`;
+        return [found(subject, `no file matches "${patternOf(rule)}" first`, remedy)];
+      }
+      if (!ofStack.has(rule)) return [];
+      if (!isOwn(rule)) {
+        if (!needsRule(readers)) return [];
+        const cause = `"${patternOf(rule)}" is the first that matches files of stack "${stack}", and not that stack's own`;
+        return [found(subject, cause, `R${init.slice(1)}, and put the rule below those of the stacks.`)];
+      }
+      if (!needsRule(readers)) {
+        const cause = `it matches files of stack "${stack}", which has no recipients`;
+        return [found(subject, cause, `Set ${settings}, or remove the rule.`)];
+      }
+      const actual = contentOf(rule);
+      if (isDeepStrictEqual(actual, wanted)) return [];
+      const cause = `it has ${JSON.stringify(actual)}, and stack "${stack}" needs ${JSON.stringify(wanted)}`;
+      return [found(subject, cause, `Correct ${settings}, or ${init}.`)];
+    }),
     ...[...files.own].flatMap(([path, content]) => {
-      const rule = own.get(path);
-      const cause = needsRule(stack)
-        ? faultOfFile(content, rule, rule !== undefined && isOwn(rule))
-        : undefined;
-      if (cause === undefined) return [];
-      return [{ ...fileFinding(check, below(files.tree, path), cause, remedy), file: path }];
+      const rule = first.get(path);
+      const subject = below(files.tree, path);
+      if (!needsRule(readers)) return [];
+      if (rule === undefined) return [{ ...found(subject, "no rule of .sops.yaml matches it"), file: path }];
+      if (!isEncrypted(content) || !isOwn(rule)) return [];
+      const [actual, expected] = [recipientsOf(content).sort(), recipientsIn(rule)];
+      if (isDeepStrictEqual(actual, expected)) return [];
+      const cause = `it is encrypted for ${actual.join(", ") || "nobody"}, its rule in .sops.yaml says ${expected.join(", ") || "nobody"}`;
+      return [{ ...found(subject, cause), file: path }];
     }),
   ];
 }
 
-/** A fault of a rule. */
-interface Fault {
-  readonly cause: string;
-  readonly remedy: string;
-}
-
-function unusedFault(rule: Rule, { stack }: Readers, isOwn: boolean): Fault {
+/** The fields of a rule that have an effect on its files, except its pattern and `extras`. */
+function contentOf(rule: Rule): object {
+  const others = Object.entries(rule).filter(
+    ([key, value]) =>
+      !["path_regex", "encrypted_regex", "age", ...extras()].includes(key) && !isNothing(value),
+  );
   return {
-    cause: `no file matches "${patternOf(rule)}" first`,
-    remedy: `Remove the rule${isOwn ? `, or run "npx platform secrets init ${stack}"` : ""}.`,
+    encrypted_regex: rule.encrypted_regex ?? null,
+    age: recipientsIn(rule),
+    ...Object.fromEntries(others),
   };
 }
 
-function faultsOfRule(rule: Rule, readers: Readers, isOwn: boolean): Fault[] {
-  const { stack } = readers;
-  const init = `run "npx platform secrets init ${stack}"`;
-  const remedy = initRemedy(readers);
-  if (!isOwn) {
-    if (!needsRule(readers)) return [];
-    return [
-      {
-        cause: `"${patternOf(rule)}" is the first that matches files of stack "${stack}", and not that stack's own`,
-        remedy: `R${init.slice(1)}, and put the rule below those of the stacks.`,
-      },
-    ];
-  }
-  if (!needsRule(readers)) {
-    return [
-      {
-        cause: `it matches files of stack "${stack}", which has no recipients`,
-        remedy: `Set platform:sops.recipients of Pulumi.${stack}.yaml, or remove the rule.`,
-      },
-    ];
-  }
-  const wanted = everyRecipient(readers);
-  const named = recipientsIn(rule);
-  const others = Object.keys(rule).filter(
-    (key) =>
-      !["path_regex", "encrypted_regex", "age", ...extras()].includes(key) &&
-      !isNothing(rule[key as keyof Rule]),
-  );
-  return [
-    ...named
-      .filter((recipient) => !wanted.includes(recipient))
-      .map((recipient) => ({
-        cause: `recipient ${recipient} is none of stack "${stack}"`,
-        remedy: `Add it to platform:sops.recipients of Pulumi.${stack}.yaml, or ${init}.`,
-      })),
-    ...wanted
-      .filter((recipient) => !named.includes(recipient))
-      .map((recipient) => ({ cause: `it lacks recipient ${recipient} of stack "${stack}"`, remedy })),
-    ...(rule.encrypted_regex === encryptedRegex
-      ? []
-      : [
-          {
-            cause: `"encrypted_regex" is ${JSON.stringify(rule.encrypted_regex ?? null)}, not "${encryptedRegex}"`,
-            remedy,
-          },
-        ]),
-    ...others.map((key) => ({
-      cause: `it sets "${key}", and secrets are encrypted with age alone`,
-      remedy: `Remove that key, or ${init}.`,
-    })),
-  ];
-}
-
-/** The reason why a file does not follow its rule; undefined when it does. */
-function faultOfFile(content: string, rule: Rule | undefined, isOwn: boolean): string | undefined {
-  if (rule === undefined) return "no rule of .sops.yaml matches it";
-  if (!isEncrypted(content) || !isOwn) return undefined;
-  const actual = recipientsOf(content);
-  const expected = recipientsIn(rule);
-  if (isDeepStrictEqual([...actual].sort(), [...expected].sort())) return undefined;
-  return `it is encrypted for ${actual.join(", ") || "nobody"}, its rule in .sops.yaml says ${expected.join(", ") || "nobody"}`;
-}
-
-async function faultsOfPattern(rule: Rule): Promise<Fault[]> {
-  try {
-    await firstMatch([patternOf(rule)], "none");
-    return [];
-  } catch (error) {
-    const [, reason] = /error parsing regexp: (.*)$/.exec((error as Error).message) ?? [];
-    if (reason === undefined) throw error;
-    const cause = `"${patternOf(rule)}" is no regular expression (${reason})`;
-    return [{ cause, remedy: "Correct it, or remove the rule." }];
-  }
-}
-
-function initRemedy({ stack }: Readers): string {
-  return `Run "npx platform secrets init ${stack}".`;
-}
-
+/** Sorted. */
 function recipientsIn({ age }: Rule): string[] {
   const text = Array.isArray(age) ? age.join(",") : typeof age === "string" ? age : "";
   return text
     .split(",")
     .map((recipient) => recipient.trim())
-    .filter((recipient) => recipient !== "");
+    .filter((recipient) => recipient !== "")
+    .sort();
 }
 
 /** A rule without a pattern matches every file. */

@@ -259,7 +259,7 @@ describe("npx platform secrets add, on a terminal", function () {
         ["Key (none to end): ", "Ax\u007f\r"],
         ["The value of A, which is not shown: ", `${value}x\u007f\r`],
         ["Key (none to end): ", "a b\r"],
-        ['"a b" is no key. Take letters, digits, "-", "_" and ".".', "B\r"],
+        ['"a b" is not a valid key. Use letters, digits, "-", "_" and ".".', "B\r"],
         ["The value of B, which is not shown: ", "\r"],
         ["The value of B is empty.", "C\r"],
         ["The value of C, which is not shown: ", "wrong\r"],
@@ -402,8 +402,8 @@ describe("npx platform secrets add --from-file", function () {
         ["a=Pulumi.yaml", "a=package.json"],
         /^Reading "package\.json" for key "a" failed: the key is there twice\. /,
       ],
-      [["a b=Pulumi.yaml"], /^Adding Secret "x" to stack "prod" failed: "a b" is no key\. /],
-      [["../large"], /failed: its values take 1048577 bytes, and those of a Secret 1048576 at most\. /],
+      [["a b=Pulumi.yaml"], /^Adding Secret "x" to stack "prod" failed: "a b" is not a valid key\. /],
+      [["../large"], /failed: its values take 1048577 bytes, and a Secret holds 1048576 bytes at most\. /],
     ] as const) {
       const named = files.flatMap((file) => ["--from-file", file]);
       oneSentence(of.secrets(["add", "x", "--stack", "prod", ...named]), message);
@@ -492,7 +492,7 @@ describe("npx platform secrets rotate and recover, of a stack that is released f
       oneSentence(
         of.secrets(["rotate", "--stack", "prod", late]),
         new RegExp(
-          `failed: one is under way without ${late.replace("--without=", "")}\\. Run it to its end with "npx platform secrets rotate prod" first\\.$`,
+          `failed: an earlier rotation without ${late.replace("--without=", "")} is not complete\\. Complete it with "npx platform secrets rotate prod" first\\.$`,
           "m",
         ),
       );
@@ -757,20 +757,24 @@ describe("npx platform secrets, given what it cannot do", function () {
     [["edit", "x", "--stack", "moon"], /^Reading stack "moon" failed: .* Stacks here are prod\.$/m],
     [
       ["add", "x", "--layer", "../dev", "--stack", "prod"],
-      /"\.\.\/dev" is no layer\. Name one of the cluster/,
+      /"\.\.\/dev" is not a layer\. Name a layer of the cluster/,
       "A=b",
     ],
-    [["add", "x", "--layer", ".", "--stack", "prod"], /"\." is no layer\. Name one of the cluster/, "A=b"],
+    [
+      ["add", "x", "--layer", ".", "--stack", "prod"],
+      /"\." is not a layer\. Name a layer of the cluster/,
+      "A=b",
+    ],
     [["add", "db", "--stack", "prod"], /db\.enc\.yaml is there\. Change it with/, "A=b"],
     [
       ["add", "x", "--stack", "prod"],
       /^Reading line 2 of the values failed: "A" is there twice\. /,
       "A=b\nA=c",
     ],
-    [["add", "x", "--stack", "prod"], /failed: "\.\." is no key\. /, "..=b"],
+    [["add", "x", "--stack", "prod"], /failed: "\.\." is not a valid key\. /, "..=b"],
     [
       ["edit", "none.enc.yaml", "--stack", "prod"],
-      /^Editing none\.enc\.yaml failed: it is no encrypted file/,
+      /^Editing none\.enc\.yaml failed: it is not an encrypted file/,
     ],
     [["recover", "--stack", "prod"], /what came on standard input is no age identity\. /, "hunter2"],
     [
@@ -785,16 +789,16 @@ describe("npx platform secrets, given what it cannot do", function () {
     ],
     [
       ["init", "--recipient", "age1x", "--stack", "prod"],
-      /age1x is no recipient\. Take what "age-keygen -y" prints/,
+      /age1x is not a recipient\. Use the output of "age-keygen -y"/,
     ],
     [
       ["init", "--recipient", `${someone},${someone}`, "--stack", "prod"],
-      /,age1\w+ is no recipient\. Take what/,
+      /,age1\w+ is not a recipient\. Use the output of/,
     ],
     // Its checksum does not hold.
     [
       ["init", "--recipient", `age1${"q".repeat(58)}`, "--stack", "prod"],
-      /age1q+ is no recipient\. Take what/,
+      /age1q+ is not a recipient\. Use the output of/,
     ],
     [
       ["recover", "--lost", `AGE-SECRET-KEY-1${"A".repeat(9)}`, "--stack", "prod"],
@@ -802,7 +806,7 @@ describe("npx platform secrets, given what it cannot do", function () {
     ],
     [
       ["rotate", "--without", "age1x", "--stack", "prod"],
-      /age1x is none of its other recipients\. Those are age1/,
+      /age1x is not one of its other recipients\. Those are age1/,
     ],
   ] as readonly (readonly [string[], RegExp, string?])[]) {
     it(`says so in one sentence: ${args.join(" ")}${input === undefined ? "" : ` < "${input.replace("\n", " ")}"`}`, () => {

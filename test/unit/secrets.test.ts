@@ -108,7 +108,7 @@ describe("npx platform secrets", function () {
       [
         ["edit", "x.yaml", "--stack", "prod"],
         {},
-        /^Editing x\.yaml failed: it is no encrypted file of stack "prod"\..*\n$/,
+        /^Editing x\.yaml failed: it is not an encrypted file of stack "prod"\..*\n$/,
       ],
       [
         ["rotate", "--stack", "prod"],

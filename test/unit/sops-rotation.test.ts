@@ -330,7 +330,7 @@ describe("rotation", () => {
     await rotateUntil(of, cluster, 0, { without: [recipient(2), recipient(3)] });
     await rotated(of, cluster, [4]);
     await rejects(rotateUntil(of, cluster, 0, { without: [recipient(2)] }), {
-      message: `Rotating the identity of stack "prod" failed: ${recipient(2)} is none of its other recipients. Those are ${recipient(4)}.`,
+      message: `Rotating the identity of stack "prod" failed: ${recipient(2)} is not one of its other recipients. Those are ${recipient(4)}.`,
     });
   });
 
@@ -363,7 +363,7 @@ describe("rotation", () => {
     const env = await project({ env: { SOPS_AGE_KEY: `${key(1)}\n` } });
     await rejects(
       rotate(env.store, options),
-      /failed: it comes from SOPS_AGE_KEY, which cannot be written here\. Put it into /,
+      /failed: the identity comes from SOPS_AGE_KEY, and this command cannot write there\. Put the identity into /,
     );
     const missing = await project({ identity: [] });
     await rejects(
@@ -531,7 +531,7 @@ describe("init", () => {
     deepEqual((await of.store.config()).sops.recipients, [recipient(1)]);
     await rejects(
       initialise(of.store, { tell, recipients: [recipient(5)] }),
-      /is none of its recipients age1/,
+      /is not one of its recipients age1/,
     );
   });
 
@@ -556,7 +556,7 @@ describe("init", () => {
   it("changes nothing where the recovery key is all there is, and no recipient", async () => {
     const of = await project({ recipients: [], recovery: 3, env: { SOPS_AGE_KEY: `${key(3)}\n` } });
     const before = of.read("project/Pulumi.prod.yaml");
-    await rejects(initialise(of.store, { tell }), /SOPS_AGE_KEY holds its recovery key alone\./);
+    await rejects(initialise(of.store, { tell }), /SOPS_AGE_KEY holds only the recovery key of the stack\./);
     equal(of.read("project/Pulumi.prod.yaml"), before);
   });
 
@@ -723,7 +723,7 @@ describe("add", () => {
 
   it("leaves the values to a stack that makes them up", async () => {
     const of = await project({ recipients: [], generate: "all" });
-    await rejects(addSecret(of.store, secret), /makes all its values up\. Leave them empty: "key="\.$/);
+    await rejects(addSecret(of.store, secret), /generates all its values\. Leave them empty: "key="\.$/);
     await addSecret(of.store, { ...secret, values: { A: "" } });
     match(
       readFileSync(join(of.tree, "clusters/prod/apps/new.enc.yaml"), "utf8"),
@@ -732,16 +732,16 @@ describe("add", () => {
   });
 
   for (const [what, change, message] of [
-    ["a name that is none", { name: "New Secret" }, /that is no name of an object/],
-    ["a name that leads elsewhere", { name: "../../x" }, /that is no name of an object/],
-    ["a namespace that is none", { namespace: "A" }, /"A" is no namespace/],
+    ["a name that is none", { name: "New Secret" }, /is not a valid name of an object/],
+    ["a name that leads elsewhere", { name: "../../x" }, /is not a valid name of an object/],
+    ["a namespace that is none", { namespace: "A" }, /"A" is not a valid namespace/],
     [
       "a namespace that is none of the tree's",
       { namespace: "teams" },
       /: no Namespace of the tree is named "teams"\. Name one of them with --namespace, or add it first\.$/,
     ],
     ["no values", { values: {} }, /it has no values/],
-    ["a key that is none", { values: { "a b": "hunter2" } }, /"a b" is no key\. (?!.*hunter2)/],
+    ["a key that is none", { values: { "a b": "hunter2" } }, /"a b" is not a valid key\. (?!.*hunter2)/],
     ["a layer that is none", { layer: "appz" }, /there is no clusters\/prod\/appz\/kustomization\.yaml/],
   ] as const) {
     it(`is refused for ${what}`, async () => {
