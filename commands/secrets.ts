@@ -5,7 +5,7 @@ import { text } from "node:stream/consumers";
 import { Command } from "commander";
 import { run } from "../tools/command";
 import { sentence } from "../system/sentence";
-import { findingsOf, textOf, type Finding } from "../core/findings/finding";
+import { textOf } from "../core/findings/finding";
 import { addSecret, parseValues, readValues } from "../core/secrets/add";
 import { checkSecrets, type RepositoryOptions } from "../core/secrets/check";
 import { SopsCli } from "../clients/sops/client";
@@ -88,7 +88,13 @@ const check = stackCommand(
       const { base, strict, stack, output } = options;
       const isNamed = argument !== undefined || stack !== undefined;
       const stacks = isNamed ? [await stackOf(check, argument)] : await stacksOf(project);
-      process.exitCode = await checkStacks(stacks, { base, strict }, output);
+      await ensureTools(["age-keygen", "platform-tree", "sops"], { report: tell });
+      const open = (name: string) => openStore(name, "check");
+      const { findings, notes } = await checkSecrets(stacks, open, { base, strict });
+      for (const note of notes) tell(note);
+      if (output === "json") console.log(JSON.stringify({ stacks, findings }));
+      else for (const finding of findings) console.log(textOf(finding));
+      process.exitCode = findings.length === 0 ? 0 : 1;
     },
   );
 
@@ -215,30 +221,6 @@ async function configSecret(stack: string, command: string): Promise<string | un
     tell(message);
     return undefined;
   }
-}
-
-/** Checks stacks, and prints the checked subjects and the findings. @returns the exit code */
-async function checkStacks(
-  stacks: readonly string[],
-  options: RepositoryOptions,
-  output: string,
-): Promise<number> {
-  await ensureTools(["age-keygen", "platform-tree", "sops"], { report: tell });
-  const stores: SecretStore[] = [];
-  const unreadable: Finding[] = [];
-  for (const stack of stacks) {
-    try {
-      stores.push(await openStore(stack, "check"));
-    } catch (error) {
-      unreadable.push(...findingsOf(error, "stack"));
-    }
-  }
-  const { findings, notes } = await checkSecrets(stores, options);
-  const all = [...unreadable, ...findings];
-  for (const note of notes) tell(note);
-  if (output === "json") console.log(JSON.stringify({ stacks, findings: all }));
-  else for (const finding of all) console.log(textOf(finding));
-  return all.length === 0 ? 0 : 1;
 }
 
 /** Writes the key before anything is encrypted for it: if the user does not get the key, nothing is lost. */

@@ -8,8 +8,8 @@ import type { Finding } from "../findings/finding";
 /** A requirement of a stack that this machine does not meet. */
 export interface Need extends Finding {
   readonly remedy: string;
-  /** Without it, a real cluster is not possible here, but a rehearsal is. */
-  readonly rehearsable: boolean;
+  /** Without it, a real cluster is not possible here, but a rehearsal is. @default false */
+  readonly rehearsable?: boolean;
 }
 
 /** The calls of the checks to a machine. */
@@ -48,7 +48,6 @@ export async function checkPort(
       check: "port",
       message: `Port ${port} on 127.0.0.1 is in use: ${container} needs it.`,
       remedy: `Stop the program that listens there, or set ${setting}.`,
-      rehearsable: false,
     },
   ];
 }

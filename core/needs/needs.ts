@@ -126,7 +126,6 @@ async function checkDisk(host: Host): Promise<Need[]> {
       check: "disk",
       message: `The disk of Docker's images has ${gib(free)} GiB free: the cluster needs ${gib(diskBytes)} GiB.`,
       remedy: 'Free some, such as with "docker system prune".',
-      rehearsable: false,
     },
   ];
 }
@@ -143,7 +142,6 @@ async function checkVolume(host: Host, volume: string, owner: string): Promise<N
       check: "volume",
       message: `A volume "${volume}" is there and ${isNotOf(owner, "it", labelled(label))}.`,
       remedy: `Copy its data to another place, remove it with "docker volume rm ${volume}", and run again.`,
-      rehearsable: false,
     },
   ];
 }

@@ -47,17 +47,20 @@ function isExample(path: string): boolean {
  * of a stack is here, it must open every file of the stack, and the MACs must hold. Once for each tree, the check looks
  * for secrets in plain text: in the artifact, in the objects of its clusters, in the repository, and in its history
  * since a base. A stack or a history that cannot be read is a finding.
+ *
+ * @param open returns the secrets of a stack
  */
 export async function checkSecrets(
-  stores: readonly SecretStore[],
+  names: readonly string[],
+  open: (stack: string) => Promise<SecretStore>,
   options: RepositoryOptions = {},
 ): Promise<SecretsCheck> {
   const unreadable: Finding[] = [];
   const stacks: StackCheck[] = [];
   // One stack after another: each check starts a process for each file.
-  for (const store of stores) {
+  for (const name of names) {
     try {
-      stacks.push(await checkStack(store));
+      stacks.push(await checkStack(await open(name)));
     } catch (error) {
       unreadable.push(...findingsOf(error, "stack"));
     }

@@ -87,30 +87,29 @@ export class IdentityLifecycle {
     };
     const init = `"npx platform secrets init ${stack}`;
     if (!isEncrypted(content)) throw refusal("it is not encrypted", `Run ${init}".`);
-    const theirs = recipientsOf(content);
-    const right =
-      generate === "none"
-        ? "Set SOPS_AGE_KEY_FILE to the right identity"
-        : `Put the right identity into ${file}`;
-    if (identity === undefined) {
-      throw refusal(
-        `it is encrypted for ${theirs.join(", ")}, there is no identity yet`,
-        `${right}, ask a person whose identity opens it to run ${init}", or replace the file with a Secret of your own.`,
-      );
-    }
     try {
+      if (identity === undefined) throw new Error("there is no identity");
       return await this.sops.decrypt(content, path, identity);
     } catch (error) {
-      const own = await this.sops.recipients(identity).catch((): string[] => []);
+      const theirs = recipientsOf(content);
+      const own: string[] =
+        identity === undefined ? [] : await this.sops.recipients(identity).catch(() => []);
       if (theirs.some((recipient) => own.includes(recipient))) {
         const { message } = error as Error;
         const reason = /MAC mismatch/.test(message) ? "its MAC does not hold" : message;
         const cause = `${reason}: another program than SOPS changed the file`;
         throw refusal(cause, "Restore it from Git.", error);
       }
+      const known =
+        identity === undefined ? "there is no identity yet" : `the identity is ${own.join(", ") || "none"}`;
+      const right =
+        generate === "none"
+          ? "Set SOPS_AGE_KEY_FILE to the right identity"
+          : `Put the right identity into ${file}`;
+      const added = own.length === 0 ? "" : ` --recipient ${own.at(-1) ?? ""}`;
       throw refusal(
-        `it is encrypted for ${theirs.join(", ")}, the identity is ${own.join(", ") || "none"}`,
-        `${right}, ask a person whose identity opens it to run ${init} --recipient ${own.at(-1) ?? "<age1…>"}", or replace the file with a Secret of your own.`,
+        `it is encrypted for ${theirs.join(", ")}, ${known}`,
+        `${right}, ask a person whose identity opens it to run ${init}${added}", or replace the file with a Secret of your own.`,
         error,
       );
     }

@@ -126,7 +126,7 @@ function host(lacks: {
 
 /** The check, the text and `rehearsable` of each need. */
 function told(needs: readonly Need[]): unknown[] {
-  return needs.map((need) => [need.check, textOf(need), need.rehearsable]);
+  return needs.map((need) => [need.check, textOf(need), need.rehearsable === true]);
 }
 
 const noCommand = (name: string) =>

@@ -118,7 +118,7 @@ describe("npx platform secrets", function () {
       [
         ["rotate", "--stack", "prod"],
         { SOPS_AGE_KEY: "x" },
-        /^Rotating .* failed: it comes from SOPS_AGE_KEY, .*\n$/,
+        /^Rotating .* failed: the identity comes from SOPS_AGE_KEY, .*\n$/,
       ],
       [
         ["add", "x", "--namespace", "whoami", "--stack", "prod"],

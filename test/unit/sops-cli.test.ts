@@ -445,7 +445,10 @@ describe("what kubectl and the official sops write", function () {
       join(directory, file),
       text.replace(/tag:./, (tag) => `${tag}x`),
     );
-    match((await lifecycle.check({ ...inputs, generate: "none" })).map(textOf).join(), /^Decrypting .* failed: /);
+    match(
+      (await lifecycle.check({ ...inputs, generate: "none" })).map(textOf).join(),
+      /^Decrypting .* failed: /,
+    );
   });
 });
 

@@ -30,7 +30,6 @@ async function checkInotify(host: Host): Promise<Need[]> {
       check: "inotify",
       message: `fs.inotify.${limit} is ${text.trim()}: Cilium and the kubelet need ${least}.`,
       remedy: `Run "sudo sysctl fs.inotify.${limit}=${least}".`,
-      rehearsable: false,
     });
   }
   return findings;
@@ -56,7 +55,6 @@ async function checkOwner(host: Host, cluster: string, owner: string): Promise<N
       check: "kind-cluster",
       message: `A Kind cluster "${cluster}" is there and ${isNotOf(owner, `its node ${stranger.node}`, stranger.labels)}.`,
       remedy: `Set platform:cluster.name to another name, or delete it with "kind delete cluster --name ${cluster}".`,
-      rehearsable: false,
     },
   ];
 }
