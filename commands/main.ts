@@ -1,43 +1,54 @@
 import { Command, CommanderError } from "commander";
-import { exitCodes, exitWith, throwing } from "./cli/command";
+import { exitCodes, exitWith, refuseKeys, throwing } from "./cli/command";
 import { addCompletion } from "./cli/completion";
-import { destroy } from "./destroy";
-import { doctor } from "./doctor";
-import { add } from "./new";
-import { preview } from "./preview";
-import { rehearse } from "./rehearse";
-import { render } from "./render";
-import { refuseKeys, secrets } from "./secrets";
-import { start } from "./start";
-import { status } from "./status";
-import { stop } from "./stop";
-import { up } from "./up";
 
-/** The program with all its commands. */
-export const platform = new Command("platform")
-  .description("Takes a Kubernetes platform from whatever is left of it to every Flux layer Ready.")
-  .addHelpText(
-    "after",
-    `
+/** The commands in the order of the help. */
+const commands: Readonly<Record<string, () => Promise<Command>>> = {
+  start: async () => (await import("./start")).start,
+  up: async () => (await import("./up")).up,
+  preview: async () => (await import("./preview")).preview,
+  destroy: async () => (await import("./destroy")).destroy,
+  status: async () => (await import("./status")).status,
+  doctor: async () => (await import("./doctor")).doctor,
+  render: async () => (await import("./render")).render,
+  secrets: async () => (await import("./secrets")).secrets,
+  new: async () => (await import("./new")).add,
+  rehearse: async () => (await import("./rehearse")).rehearse,
+  stop: async () => (await import("./stop")).stop,
+};
+
+/**
+ * The program. It loads only the commands that a line names: the others are empty. If the line names none, it loads all
+ * of them, for the help.
+ */
+export async function programOf(args: readonly string[]): Promise<Command> {
+  const platform = new Command("platform")
+    .description("Takes a Kubernetes platform from whatever is left of it to every Flux layer Ready.")
+    .addHelpText(
+      "after",
+      `
 A stack is an argument or the value of --stack: "npx platform up prod".
 
 Exit codes:
-  0         the command succeeded
+  0         the command did what it was asked to
   1         it failed, refused, or found something; for up, preview and destroy, Pulumi's own code
   2         its arguments are wrong, and nothing was run
   130, 143  SIGINT or SIGTERM ended it`,
-  );
-for (const command of [start, up, preview, destroy, status, doctor, render, secrets, add, rehearse, stop]) {
-  platform.addCommand(command);
+    );
+  const names = Object.keys(commands);
+  const isHelp = args[0] !== "complete" && !names.includes(args[0] ?? "");
+  for (const [name, load] of Object.entries(commands)) {
+    platform.addCommand(isHelp || args.includes(name) ? await load() : new Command(name));
+  }
+  addCompletion(platform);
+  return throwing(platform);
 }
-addCompletion(platform);
-throwing(platform);
 
 /** @returns the exit code */
 async function main(args: readonly string[]): Promise<number> {
   refuseKeys(args);
   try {
-    await platform.parseAsync(args, { from: "user" });
+    await (await programOf(args)).parseAsync(args, { from: "user" });
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
     // Commander printed help: on request, or because the arguments named no command.

@@ -156,14 +156,6 @@ function collect(value: string, values: string[] = []): string[] {
   return [...values, value];
 }
 
-/** Refuses a private key among the arguments of a command. @throws Error */
-export function refuseKeys(args: readonly string[]): void {
-  if (!args.some((argument) => /AGE-SECRET-KEY-/i.test(argument))) return;
-  throw new Error(
-    `Running "npx platform" failed: a private key is among its arguments, which everybody on this machine sees, and npm's log keeps. Replace that key, delete ~/.npm/_logs, and give keys on standard input.`,
-  );
-}
-
 function releaseOf(store: SecretStore, { commit, yes }: ReleaseChoice): () => Promise<void> {
   return () => releaseSecrets(store, { commit, yes, tell });
 }

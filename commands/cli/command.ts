@@ -11,6 +11,14 @@ export function calledAs(command: Command): string {
   return command.parent === null ? `npx ${command.name()}` : `${calledAs(command.parent)} ${command.name()}`;
 }
 
+/** Refuses a private key among the arguments of a command. @throws Error */
+export function refuseKeys(args: readonly string[]): void {
+  if (!args.some((argument) => /AGE-SECRET-KEY-/i.test(argument))) return;
+  throw new Error(
+    `Running "npx platform" failed: a private key is among its arguments, which everybody on this machine sees, and npm's log keeps. Replace that key, delete ~/.npm/_logs, and give keys on standard input.`,
+  );
+}
+
 /** A command got arguments that it does not accept; it ran nothing. */
 export class UsageError extends Error {
   constructor(command: Command, reason: string) {

@@ -4,7 +4,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
 import { candidates } from "../../commands/cli/completion";
-import { platform } from "../../commands/main";
+import { programOf } from "../../commands/main";
 import { linesOf } from "../../commands/status";
 
 const project = join(__dirname, "..", "..");
@@ -22,6 +22,12 @@ function run(args: readonly string[], script = 'exec "$0" "$@"') {
   );
   return { status, stdout, stderr };
 }
+
+let platform: Command;
+
+before("all commands", async () => {
+  platform = await programOf([]);
+});
 
 describe("npx platform", function () {
   this.timeout(30_000);
@@ -87,6 +93,16 @@ describe("npx platform", function () {
 });
 
 describe("completion", () => {
+  it("knows every command, and loads only the command that the line names", async () => {
+    const line = await programOf(["complete", "--", "doctor"]);
+    const names = platform.commands.map((command) => command.name()).filter((name) => name !== "complete");
+    deepEqual(await candidates(line, []), names);
+    deepEqual(
+      line.commands.filter((command) => command.description() !== "").map((command) => command.name()),
+      ["doctor", "completion"],
+    );
+  });
+
   for (const [line, expected] of [
     ["secrets", ["init", "add", "edit", "check", "rotate", "recover"]],
     ["doctor", ["dev", "local", "prod", "--stack", "--output", "--help"]],
