@@ -54,7 +54,9 @@ export function localCharts(tell: (line: string) => void, pull = false): RenderC
       found = await findChart(chart);
     }
     if (found === undefined) {
-      tell(`Chart ${name} ${version} is not at hand: its objects are left out. --pull fetches it.`);
+      tell(
+        `Chart ${name} ${version} is not on this machine: the output leaves its objects out. --pull fetches it.`,
+      );
       return undefined;
     }
     for (const lacking of found.lacks) {

@@ -16,7 +16,7 @@ import { fluxDistribution, upstreamCrds } from "../../tools/upstream";
 const project = join(__dirname, "..", "..");
 const stacks = ["local", "dev", "prod"] as const;
 
-/** Objects of kinds that charts define but do not carry, or whose chart is not at hand. */
+/** Objects of kinds that charts define but do not carry, or whose chart is not on this machine. */
 const definedElsewhere = [
   ...["cilium", "cert-manager", "kyverno", "traefik", "flux-operator", "prometheus-operator"],
 ] as const;

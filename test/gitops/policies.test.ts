@@ -109,7 +109,7 @@ describe("policies", function () {
   });
 
   for (const stack of ["local", "dev", "prod"])
-    it(`refuse nothing of stack ${stack}, charts at hand included, but what is added to it to be refused`, async () => {
+    it(`refuse nothing of stack ${stack}, charts on this machine included, but what is added to it to be refused`, async () => {
       const config = await readStackConfig(stack, project, process.env);
       const { cluster } = config.gitops;
       const layers = await finalLayers(

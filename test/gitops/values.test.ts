@@ -39,7 +39,7 @@ describe("the values of the charts", function () {
         );
       }
       console.log(
-        `    ${stack}: checked ${checked.join(", ")}; not at hand ${unchecked.join(", ") || "none"}`,
+        `    ${stack}: checked ${checked.join(", ")}; not on this machine ${unchecked.join(", ") || "none"}`,
       );
       ok(checked.length > 0);
       deepEqual(findings, []);
