@@ -161,7 +161,7 @@ function checkSecret(object: Manifest, publicValues: readonly string[]): Finding
   ];
 }
 
-/** A value that anybody may read: an empty value, or a value that SOPS encrypted. */
+/** A value that everybody may read: an empty value, or a value that SOPS encrypted. */
 function isSafe(value: unknown, encrypted: boolean): boolean {
   if (value === "" || value === null) return true;
   if (typeof value !== "string") return false;

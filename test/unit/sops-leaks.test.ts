@@ -122,6 +122,7 @@ describe("leaks", () => {
       "age19vpqke59kpdy7nvxcmhfhtgd6spdzra0ak5dk6ltuleg6waq4f6saw4fd6",
       "this.secretTokenLifetimeSeconds = defaultLifetime.secondsOfAllTokens",
       `checksum/secret: ${hex(64)}`,
+      `checksum/app-secret-config: ${hex(64)}`,
       `secretName: tls-${hex(32)}`,
       `secret_ref: ${hex(32)}`,
       `secretVersion: ${hex(32)}`,
@@ -157,10 +158,11 @@ describe("leaks", () => {
       `https://a:password@example.com\nhttps://a:${some(12)}@db.internal\n`,
       `secretName: ${hex(32)}\nsecret: ${hex(32)}\n`,
       `kind: SealedSecret\npassword: ${hex(32)}\n`,
+      `\n{"checksum/secret":"${hex(64)}", "password":"${hex(32)}"}`,
     ]);
     deepEqual(
       found.map((leaks) => leaks.map(({ line }) => line)),
-      [[2], [2], [2], [2]],
+      [[2], [2], [2], [2], [2]],
     );
   });
 
