@@ -67,36 +67,24 @@ export function checkEncryption(path: string, content: string): Finding[] {
     Object.entries(object).filter(([key]) => !["data", "stringData", "sops"].includes(key)),
   );
   const encryptAgain = "Decrypt it, and encrypt it under the rules of .sops.yaml.";
-  const faults: [boolean, string, string][] = [
-    [
-      !isSealed(sops.mac),
-      "it has no MAC: the file was cut off, or another program than SOPS changed it",
-      restore(),
-    ],
-    [
-      sops.age !== undefined && !isRecipients(sops.age),
-      'its "sops.age" is not a list of recipients',
-      restore(),
-    ],
-    [
+  const found = (isFault: boolean, cause: string, remedy = encryptAgain) =>
+    isFault ? [fileFinding("secret-encryption", path, cause, remedy)] : [];
+  const hasSealed = rest.some(([, value]) => JSON.stringify(value).includes("ENC[AES256_GCM,"));
+  const regex = JSON.stringify(sops.encrypted_regex ?? null);
+  const noMac = "it has no MAC: the file was cut off, or another program than SOPS changed it";
+  const isNoList = sops.age !== undefined && !isRecipients(sops.age);
+  return [
+    ...found(!isSealed(sops.mac), noMac, restore()),
+    ...found(isNoList, 'its "sops.age" is not a list of recipients', restore()),
+    ...found(
       sops.encrypted_regex !== encryptedRegex,
-      `it was encrypted with "encrypted_regex" ${JSON.stringify(sops.encrypted_regex ?? null)}, not "${encryptedRegex}"`,
-      encryptAgain,
-    ],
-    ...foreign.map(([key]): [boolean, string, string] => [
-      true,
-      `a key of kind "${key}" opens it, and secrets are encrypted with age alone`,
-      encryptAgain,
-    ]),
-    [
-      rest.some(([, value]) => JSON.stringify(value).includes("ENC[AES256_GCM,")),
-      'more than "data" and "stringData" is encrypted',
-      encryptAgain,
-    ],
+      `it was encrypted with "encrypted_regex" ${regex}, not "${encryptedRegex}"`,
+    ),
+    ...foreign.flatMap(([key]) =>
+      found(true, `a key of kind "${key}" opens it, and secrets are encrypted with age alone`),
+    ),
+    ...found(hasSealed, 'more than "data" and "stringData" is encrypted'),
   ];
-  return faults
-    .filter(([isFault]) => isFault)
-    .map(([, cause, remedy]) => fileFinding("secret-encryption", path, cause, remedy));
 }
 
 function restore(): string {

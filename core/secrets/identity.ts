@@ -138,26 +138,23 @@ export class IdentityLifecycle {
 
   /** The identity from its source, without comments; undefined when there is none. */
   async load(inputs: IdentityInputs): Promise<string | undefined> {
-    const identity = await this.source(inputs);
-    return identity === undefined ? undefined : identityIn(identity);
-  }
-
-  private async source(inputs: IdentityInputs): Promise<string | undefined> {
-    const { SOPS_AGE_KEY: fromEnvironment = "" } = this.env;
-    const { key = "", command = [] } = inputs;
-    const [program = "", ...args] = command;
+    const { stack, key, command = [] } = inputs;
     const place = this.place(inputs);
-    if (place === "SOPS_AGE_KEY") return fromEnvironment;
-    if (place === "platform:sops.ageKey") return key;
-    if (place === "platform:sops.ageKeyCommand") return this.ask(inputs.stack, program, args);
-    return readIfThere(place, `Reading the age identity of stack "${inputs.stack}"`);
+    const sources: Readonly<Record<string, () => string | undefined | Promise<string>>> = {
+      SOPS_AGE_KEY: () => this.env.SOPS_AGE_KEY,
+      "platform:sops.ageKey": () => key,
+      "platform:sops.ageKeyCommand": () => this.ask(stack, command),
+    };
+    const read = sources[place] ?? (() => readIfThere(place, `Reading the age identity of stack "${stack}"`));
+    const text = await read();
+    return text === undefined ? undefined : identityIn(text);
   }
 
   /**
    * A password manager gets all variables of the user. Its output stays in memory; the message of its failure may hold
    * anything.
    */
-  private async ask(stack: string, program: string, args: readonly string[]): Promise<string> {
+  private async ask(stack: string, [program = "", ...args]: readonly string[]): Promise<string> {
     try {
       return await run(program, args, { env: this.env });
     } catch (error) {
