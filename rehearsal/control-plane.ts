@@ -5,6 +5,8 @@ import { createServer } from "node:net";
 import { arch } from "node:os";
 import { join } from "node:path";
 import { stringify } from "yaml";
+import type { Manifest } from "../clients/kubernetes/client";
+import { condition } from "../clients/kubernetes/condition";
 import { findOptional } from "../tools/tools";
 import {
   httpProbe,
@@ -349,7 +351,10 @@ export class ControlPlane {
         await apiServer.ready(async () =>
           [201, 409].includes(await this.#call("POST", "/api/v1/nodes", node(name, index))),
         );
-        await apiServer.ready(async () => isReady(await this.#get<Node>(`/api/v1/nodes/${name}`)));
+        await apiServer.ready(async () => {
+          const made = await this.#get<Manifest>(`/api/v1/nodes/${name}`);
+          return condition(made, "Ready")?.status === "True";
+        });
       }),
     );
   }
@@ -526,16 +531,6 @@ const idleControllers = [
   "service-lb-controller",
   "storage-version-migrator-controller",
 ];
-
-interface Node {
-  readonly status: { readonly conditions?: readonly { readonly type: string; readonly status: string }[] };
-}
-
-function isReady({ status }: Node): boolean {
-  return (
-    status.conditions?.some((condition) => condition.type === "Ready" && condition.status === "True") === true
-  );
-}
 
 /**
  * A node for KWOK to keep alive, of the size of a usual server. The first node has the control plane's role, untainted.

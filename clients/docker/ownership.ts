@@ -17,7 +17,7 @@ export type Labels = Readonly<Record<string, string>> | null | undefined;
  * @param owner `project/stack`
  * @param removal the command that removes the object
  */
-export function foreign(
+export function foreignError(
   operation: string,
   what: string,
   { labels, owner }: { readonly labels: Labels; readonly owner: string | undefined },

@@ -75,14 +75,12 @@ function failure(code: FailureCode, message: string, cause?: unknown): Kubernete
 }
 
 /**
- * The result of a failed `read` of a resource.
+ * Throws the error of a failed `read`, unless this project makes the cluster: then the resource is gone with its
+ * cluster, and the next run makes both again. A cluster of another owner may answer again.
  *
- * @param ownCluster whether this project makes the cluster: then a cluster that does not answer is lost, and the next
- *   run makes it again. A state from before this input has no value; then the state keeps the resource.
- * @returns undefined when the resource is gone with its cluster
- * @throws Error when the answer is unknown: a cluster that is not this project's may answer again
+ * @param ownCluster a state from before this input has no value; then the state keeps the resource
  */
-export function goneWith(ownCluster: boolean | undefined, error: unknown): void {
+export function throwUnlessOwn(ownCluster: boolean | undefined, error: unknown): void {
   if (ownCluster === true) return;
   const { code, message } = error as Partial<KubernetesFailure>;
   const remedy =

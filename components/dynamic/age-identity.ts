@@ -17,9 +17,6 @@ const provider: dynamic.ResourceProvider<IdentityInputs, IdentityOutputs> = {
   },
 };
 
-/** Arguments of `AgeIdentity`: `IdentityInputs`, each of which may be an output. */
-export type AgeIdentityArgs = Args<IdentityInputs>;
-
 /** The age identity of a stack; it depends on nothing, so a run refuses a wrong identity before it makes anything. */
 export class AgeIdentity extends dynamic.Resource {
   /** The public halves, `age1…`. */
@@ -27,7 +24,7 @@ export class AgeIdentity extends dynamic.Resource {
   /** The private half; a secret. */
   declare readonly identity: Output<string>;
 
-  constructor(name: string, args: AgeIdentityArgs, opts?: CustomResourceOptions) {
+  constructor(name: string, args: Args<IdentityInputs>, opts?: CustomResourceOptions) {
     super(
       provider,
       name,

@@ -18,9 +18,6 @@ const provider: dynamic.ResourceProvider<ContainerSpec, ContainerOutputs> = {
     }),
 };
 
-/** Arguments of `Container`: `ContainerSpec`, each of which may be an output. */
-export type ContainerArgs = Args<ContainerSpec>;
-
 /** A container that adopts an existing one, which `@pulumi/docker` cannot do without its state. */
 export class Container extends dynamic.Resource {
   declare readonly name: Output<string>;
@@ -29,7 +26,7 @@ export class Container extends dynamic.Resource {
   /** `host:port` as the containers of its network reach it. */
   declare readonly networkAddress: Output<string>;
 
-  constructor(name: string, args: ContainerArgs, opts?: CustomResourceOptions) {
+  constructor(name: string, args: Args<ContainerSpec>, opts?: CustomResourceOptions) {
     super(
       provider,
       name,

@@ -25,16 +25,13 @@ const provider: dynamic.ResourceProvider<FluxNamespaceInputs, FluxNamespaceOutpu
   },
 };
 
-/** Arguments of `FluxNamespace`: `FluxNamespaceInputs`, each of which may be an output. */
-export type FluxNamespaceArgs = Args<FluxNamespaceInputs>;
-
 /** The namespace of Flux, which is cleared when it is stuck in its own deletion. */
 export class FluxNamespace extends dynamic.Resource {
   declare readonly name: Output<string>;
   /** A different value means that all objects of the namespace are lost. */
   declare readonly uid: Output<string>;
 
-  constructor(name: string, args: FluxNamespaceArgs, opts?: CustomResourceOptions) {
+  constructor(name: string, args: Args<FluxNamespaceInputs>, opts?: CustomResourceOptions) {
     super(
       provider,
       name,

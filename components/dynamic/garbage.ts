@@ -9,12 +9,9 @@ const provider = providerOf<GarbageInputs, GarbageInputs>({
   lifecycle: () => new GarbageLifecycle(new DockerCli(), answers, new SystemClock()),
 });
 
-/** Arguments of `Garbage`: `GarbageInputs`, each of which may be an output. */
-export type GarbageArgs = Args<GarbageInputs>;
-
 /** The garbage collection of a registry container, once after each release that it depends on. */
 export class Garbage extends dynamic.Resource {
-  constructor(name: string, args: GarbageArgs, opts?: CustomResourceOptions) {
+  constructor(name: string, args: Args<GarbageInputs>, opts?: CustomResourceOptions) {
     super(provider, name, { ...args }, opts, "docker", "Garbage");
   }
 }

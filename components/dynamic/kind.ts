@@ -40,15 +40,12 @@ const provider: dynamic.ResourceProvider<KindInputs, KindOutputs> = {
   },
 };
 
-/** Arguments of `Kind`: `KindInputs`; each of them may be an output. */
-export type KindArgs = Args<KindInputs>;
-
 /** A Kind cluster. */
 export class Kind extends dynamic.Resource {
   /** Admin kubeconfig; a secret. */
   declare readonly kubeconfig: Output<string>;
 
-  constructor(name: string, args: KindArgs, opts?: CustomResourceOptions) {
+  constructor(name: string, args: Args<KindInputs>, opts?: CustomResourceOptions) {
     super(
       provider,
       name,

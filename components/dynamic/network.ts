@@ -14,16 +14,13 @@ const provider: dynamic.ResourceProvider<NetworkInputs, NetworkOutputs> = {
   },
 };
 
-/** Arguments of `Network`: `NetworkInputs`; each of them may be an output. */
-export type NetworkArgs = Args<NetworkInputs>;
-
 /** A Docker network that adopts an existing one, which `@pulumi/docker` cannot do without its state. */
 export class Network extends dynamic.Resource {
   declare readonly name: Output<string>;
   /** IPv4, in CIDR form. */
   declare readonly subnet: Output<string>;
 
-  constructor(name: string, args: NetworkArgs, opts?: CustomResourceOptions) {
+  constructor(name: string, args: Args<NetworkInputs>, opts?: CustomResourceOptions) {
     super(provider, name, { ...args, subnet: undefined }, opts, "docker", "Network");
   }
 }

@@ -8,7 +8,7 @@ import {
   type Docker,
   type FoundContainer,
 } from "../../clients/docker/client";
-import { foreign, isOwn, ownerLabel } from "../../clients/docker/ownership";
+import { foreignError, isOwn, ownerLabel } from "../../clients/docker/ownership";
 
 /** A running container. */
 export interface ContainerOutputs extends ContainerSpec {
@@ -90,7 +90,7 @@ export class ContainerLifecycle {
     { labels }: FoundContainer,
   ): void {
     if (isOwn(labels, owner)) return;
-    throw foreign(operation, `container "${name}"`, { labels, owner }, `docker rm ${name}`);
+    throw foreignError(operation, `container "${name}"`, { labels, owner }, `docker rm ${name}`);
   }
 
   private async untilAnswers(spec: ContainerSpec): Promise<void> {

@@ -1,5 +1,5 @@
 import type { Docker, FoundNetwork } from "../../clients/docker/client";
-import { foreign, isOwn } from "../../clients/docker/ownership";
+import { foreignError, isOwn } from "../../clients/docker/ownership";
 
 /** The Docker network that the stack wants. */
 export interface NetworkInputs {
@@ -49,5 +49,5 @@ export class NetworkLifecycle {
 
 function refuseForeign(operation: string, { name, owner }: NetworkInputs, { labels }: FoundNetwork): void {
   if (isOwn(labels, owner)) return;
-  throw foreign(operation, `Docker network "${name}"`, { labels, owner }, `docker network rm ${name}`);
+  throw foreignError(operation, `Docker network "${name}"`, { labels, owner }, `docker network rm ${name}`);
 }

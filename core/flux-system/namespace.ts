@@ -1,6 +1,6 @@
 import type { Clock } from "../../system/clock";
 import {
-  goneWith,
+  throwUnlessOwn,
   type KubernetesApi,
   type Manifest,
   type ManifestRef,
@@ -11,7 +11,7 @@ import { fluxNamespace, releaseFinalizers, suspendFlux } from "../../clients/flu
 /** The place of the namespace of Flux. */
 export interface FluxNamespaceInputs {
   readonly kubeconfig: string;
-  /** Whether this project makes the cluster; see `goneWith`. */
+  /** Whether this project makes the cluster; see `throwUnlessOwn`. */
   readonly ownCluster: boolean;
   /** Project and stack, as `ownerAnnotation` names them. */
   readonly owner: string;
@@ -64,7 +64,7 @@ export class FluxNamespaceLifecycle {
     try {
       found = await this.api.get(ref);
     } catch (error) {
-      goneWith(state.ownCluster, error);
+      throwUnlessOwn(state.ownCluster, error);
       return undefined;
     }
     if (found === undefined || isGoing(found)) return undefined;

@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { kustomizationLabel } from "../../clients/flux/kinds";
 import type { Clock } from "../../system/clock";
 import type { Manifest } from "../../clients/kubernetes/client";
-import { goneWith, refOf, type KubernetesApi, type ManifestRef } from "../../clients/kubernetes/client";
+import { throwUnlessOwn, refOf, type KubernetesApi, type ManifestRef } from "../../clients/kubernetes/client";
 import { applyInOrder } from "../../clients/kubernetes/apply";
 import { renderCluster } from "../tree/render";
 import { refuseOtherNetwork, type NetworkSetting } from "../cluster/existing/network";
@@ -11,7 +11,7 @@ import { chartOf, type ChartRenderer } from "../../clients/helm/chart";
 /** The input of a seed: an object of the tree. */
 export interface SeedInputs {
   readonly kubeconfig: string;
-  /** Whether this project makes the cluster; see `goneWith`. */
+  /** Whether this project makes the cluster; see `throwUnlessOwn`. */
   readonly ownCluster: boolean;
   /** The uid of the namespace of Flux: a new namespace does not have the seed, even if a refresh still saw it. */
   readonly namespaceUid: string;
@@ -119,7 +119,7 @@ export class SeedLifecycle {
       const found = await this.api(sentinel.namespace ?? "default").get(sentinel);
       return found === undefined ? undefined : state;
     } catch (error) {
-      goneWith(ownCluster, error);
+      throwUnlessOwn(ownCluster, error);
       return undefined;
     }
   }

@@ -1,4 +1,4 @@
-import { goneWith, type KubernetesApi, type ManifestRef } from "../../clients/kubernetes/client";
+import { throwUnlessOwn, type KubernetesApi, type ManifestRef } from "../../clients/kubernetes/client";
 import { fluxNamespace } from "../../clients/flux/finalizers";
 import type { OciRegistry } from "../../clients/registry/oci";
 import type { Clock } from "../../system/clock";
@@ -14,7 +14,7 @@ export type { LayerResult };
 /** A release: the artifact of a channel, its facts, and the cluster in which it must become Ready. */
 export interface GateInputs {
   readonly kubeconfig: string;
-  /** Whether this project makes the cluster; see `goneWith`. */
+  /** Whether this project makes the cluster; see `throwUnlessOwn`. */
   readonly ownCluster: boolean;
   /** The uid of the namespace of Flux: a new namespace has no release, even if a refresh still saw one. */
   readonly namespaceUid: string;
@@ -114,7 +114,7 @@ export class GateLifecycle {
       const same = (state as Partial<GateOutputs>).variables === undefined || isSame(facts, state.variables);
       return { ...state, ready: seen.settled && tag === state.digest && same };
     } catch (error) {
-      goneWith(state.ownCluster, error);
+      throwUnlessOwn(state.ownCluster, error);
       return undefined;
     }
   }

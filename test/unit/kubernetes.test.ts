@@ -1,5 +1,11 @@
 import { deepEqual, doesNotThrow, equal, rejects, throws } from "node:assert/strict";
-import { goneWith, KubernetesClient, nameOf, refOf, type Manifest } from "../../clients/kubernetes/client";
+import {
+  throwUnlessOwn,
+  KubernetesClient,
+  nameOf,
+  refOf,
+  type Manifest,
+} from "../../clients/kubernetes/client";
 import { FakeApiServer, kubeconfigOf } from "./api-server";
 
 const node = { apiVersion: "v1", kind: "Node", name: "a" };
@@ -179,12 +185,12 @@ describe("KubernetesClient", () => {
   });
 });
 
-describe("goneWith", () => {
+describe("throwUnlessOwn", () => {
   const failure = (code: string) => Object.assign(new Error("Reading Node a failed: it says no."), { code });
 
   it("takes what is in a cluster of this project for gone with it", () => {
     doesNotThrow(() => {
-      goneWith(true, failure("unreachable"));
+      throwUnlessOwn(true, failure("unreachable"));
     });
   });
 
@@ -207,7 +213,7 @@ describe("goneWith", () => {
       for (const ownCluster of [false, undefined]) {
         throws(
           () => {
-            goneWith(ownCluster, failure(code));
+            throwUnlessOwn(ownCluster, failure(code));
           },
           { message: `Reading Node a failed: it says no. ${remedy}` },
         );
