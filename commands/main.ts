@@ -30,7 +30,7 @@ export async function programOf(args: readonly string[]): Promise<Command> {
 A stack is an argument or the value of --stack: "npx platform up prod".
 
 Exit codes:
-  0         the command did what it was asked to
+  0         the command succeeded
   1         it failed, refused, or found something; for up, preview and destroy, Pulumi's own code
   2         its arguments are wrong, and nothing was run
   130, 143  SIGINT or SIGTERM ended it`,

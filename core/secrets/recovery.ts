@@ -39,15 +39,14 @@ export async function recover(
   const place = await store.identityPlace();
   if (place !== sops.identityFile) {
     throw new Error(
-      `${operation} its identity comes from ${place}, which cannot be written here. Take ${place} away, and give the recovery key on standard input.`,
+      `${operation} its identity comes from ${place}, which this command cannot write. Remove ${place} and pass the recovery key on standard input.`,
     );
   }
   const files = await store.files();
   const opened = await store.sops.recipients(key).catch((error: unknown) => {
-    throw new Error(
-      `${operation} what came on standard input is no age identity. Give it the recovery key.`,
-      { cause: error },
-    );
+    throw new Error(`${operation} standard input is not an age identity. Pass the recovery key.`, {
+      cause: error,
+    });
   });
   for (const [path, content] of files) {
     if (!isEncrypted(content)) continue;
@@ -56,7 +55,7 @@ export async function recover(
       throw new Error(
         recipients.some((recipient) => opened.includes(recipient))
           ? `${operation} ${path} does not open with its key: ${sentence((error as Error).message)} Restore the file from Git.`
-          : `${operation} ${path} is encrypted for ${recipients.join(", ")}, the key is ${opened.join(", ")}. Give it the recovery key ${sops.recoveryRecipient ?? "of that file"}, or restore the file from Git.`,
+          : `${operation} ${path} is encrypted for ${recipients.join(", ")}, the key is ${opened.join(", ")}. Pass the recovery key ${sops.recoveryRecipient ?? "of that file"}, or restore the file from Git.`,
         { cause: error },
       );
     });
@@ -72,13 +71,13 @@ export async function recover(
   const candidates = known.filter((recipient) => !opened.includes(recipient));
   if (going === undefined && candidates.length === 0) {
     throw new Error(
-      `${operation} the key is that of its only recipient, so none is lost. Put the key into ${sops.identityFile}.`,
+      `${operation} the key belongs to its only recipient, so no identity is lost. Put the key into ${sops.identityFile}.`,
     );
   }
   const from = going?.from ?? lost ?? (candidates.length === 1 ? candidates[0] : undefined);
   if (from === undefined || (going === undefined && !candidates.includes(from))) {
     throw new Error(
-      `${operation} ${from ?? "the lost identity"} is none that can be replaced. Name one with --lost: ${candidates.join(", ")}.`,
+      `${operation} ${from === undefined ? "several identities may be lost" : `${from} is not an identity that may be lost`}. Name the lost one with --lost: ${candidates.join(", ")}.`,
     );
   }
   let to = going?.to;

@@ -508,7 +508,7 @@ describe("npx platform secrets rotate and recover, of a stack that is released f
     const args = ["recover", "--stack", "prod", "--commit", "--yes"];
     oneSentence(
       of.secrets(args, {}, of.key),
-      /the key is that of its only recipient, so none is lost\. Put the key into \S+prod\.agekey\.$/m,
+      /the key belongs to its only recipient, so no identity is lost\. Put the key into \S+prod\.agekey\.$/m,
     );
     const { code, stderr } = of.secrets(args, {}, of.recoveryKey);
     equal(code, 0, stderr);
@@ -776,10 +776,10 @@ describe("npx platform secrets, given what it cannot do", function () {
       ["edit", "none.enc.yaml", "--stack", "prod"],
       /^Editing none\.enc\.yaml failed: it is not an encrypted file/,
     ],
-    [["recover", "--stack", "prod"], /what came on standard input is no age identity\. /, "hunter2"],
+    [["recover", "--stack", "prod"], /standard input is not an age identity\. /, "hunter2"],
     [
       ["recover", "--stack", "prod"],
-      /is encrypted for age1.*, the key is age1.* Give it the recovery key/,
+      /is encrypted for age1.*, the key is age1.* Pass the recovery key/,
       "other",
     ],
     [

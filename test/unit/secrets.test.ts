@@ -135,7 +135,7 @@ describe("npx platform secrets", function () {
   it("reads a recovery key on standard input, and does not show what is none", async () => {
     const { code, stderr } = await secrets(["recover", "--stack", "prod"], {}, "hunter2");
     equal(code, 1);
-    match(stderr, /^Recovering stack "prod" failed: what came on standard input is no age identity\./);
+    match(stderr, /^Recovering stack "prod" failed: standard input is not an age identity\./);
     equal(stderr.includes("hunter2"), false);
   });
 });
