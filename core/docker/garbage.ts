@@ -31,26 +31,21 @@ export class GarbageLifecycle {
   ) {}
 
   /** Collects if there is garbage. A failed collection is reported, and the next collection does its work. */
-  async create(inputs: GarbageInputs): Promise<GarbageInputs> {
-    const { container, owner, address, after } = inputs;
-    try {
-      const found = await this.docker.container(container);
-      const isOurs = found !== undefined && isOwn(found.labels, owner) && found.status === "running";
-      if (!isOurs || (await this.docker.garbage(container)) === 0)
-        return { container, owner, address, after };
-    } catch (error) {
-      warn(container, error);
-      return { container, owner, address, after };
-    }
-    await this.docker.stop(container);
-    await this.docker.collectGarbage(container).catch((error: unknown) => {
-      warn(container, error);
-    });
-    await this.docker.start(container);
-    if (!(await answersInTime(this.answers, this.clock, address))) {
-      throw new Error(
-        `Starting container "${container}" after its garbage was collected failed: it did not answer at ${address} within ${answerMilliseconds / 1000} s. Look at "docker logs ${container}" and run again.`,
+  async create({ container, owner, address, after }: GarbageInputs): Promise<GarbageInputs> {
+    const warn = (error: unknown) => {
+      console.warn(
+        `Collecting the garbage of "${container}" failed: ${sentence((error as Error).message)} The next release tries again.`,
       );
+    };
+    if ((await this.hasGarbage(container, owner).catch(warn)) === true) {
+      await this.docker.stop(container);
+      await this.docker.collectGarbage(container).catch(warn);
+      await this.docker.start(container);
+      if (!(await answersInTime(this.answers, this.clock, address))) {
+        throw new Error(
+          `Starting container "${container}" after its garbage was collected failed: it did not answer at ${address} within ${answerMilliseconds / 1000} s. Look at "docker logs ${container}" and run again.`,
+        );
+      }
     }
     return { container, owner, address, after };
   }
@@ -58,10 +53,10 @@ export class GarbageLifecycle {
   diff(olds: GarbageInputs, news: GarbageInputs): boolean {
     return olds.container !== news.container || olds.after !== news.after;
   }
-}
 
-function warn(container: string, error: unknown): void {
-  console.warn(
-    `Collecting the garbage of "${container}" failed: ${sentence((error as Error).message)} The next release tries again.`,
-  );
+  private async hasGarbage(container: string, owner: string): Promise<boolean> {
+    const found = await this.docker.container(container);
+    const isOurs = found !== undefined && isOwn(found.labels, owner) && found.status === "running";
+    return isOurs && (await this.docker.garbage(container)) > 0;
+  }
 }
