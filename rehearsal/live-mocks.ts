@@ -90,7 +90,7 @@ export class LiveMocks implements runtime.Mocks {
     );
   }
 
-  /** Runs the serialised provider as Pulumi does: check, read, diff, and create, update or replace. */
+  /** Runs the provider as Pulumi does: check, read, diff, and create, update or replace. */
   private async dynamic(
     key: string,
     name: string,
@@ -163,7 +163,7 @@ function unwrap(value: unknown): unknown {
   return plain;
 }
 
-/** The provider that Pulumi serialised into `code`, built as in its own dynamic-provider host. */
+/** The provider that `code` of the state loads, as in Pulumi's dynamic-provider host. */
 function deserialise(code: string): dynamic.ResourceProvider<object, object> {
   const filename = join(__dirname, "..", "provider.js");
   const loaded = new Module(filename) as Module & { _compile(code: string, filename: string): void };

@@ -115,13 +115,11 @@ export function toolPath(env: NodeJS.ProcessEnv): string {
  *
  * The pinned tools that `tools/` builds come first on PATH. The arguments are an array: no shell reads them.
  *
- * Plain `Error`s only: a subclass of a built-in loses its message when Pulumi serialises a provider.
- *
  * @throws Error with one sentence: the command, the reason of the failure, and the remedy if it is missing. Its `cause`
  *   is the whole standard error of the command; its `code` is ENOENT if the command is missing.
  */
 export function run(command: string, args: readonly string[], options: RunOptions = {}): Promise<string> {
-  const running = endWithEngine();
+  endWithEngine();
   return new Promise((resolve, reject) => {
     const child = execFile(
       command,
@@ -162,24 +160,20 @@ export function run(command: string, args: readonly string[], options: RunOption
   });
 }
 
+/** The commands that run now. */
+const running = new Set<ChildProcess>();
+let watchesEngine = false;
+
 /**
  * Ends this process and its commands as soon as Pulumi's engine is gone: otherwise a provider of a killed engine would
- * continue, and undo the work of the next run.
- *
- * The engine holds the other end of a provider's standard input. Providers are serialised, so values that live as long
- * as the process are in `globalThis`.
- *
- * @returns the running commands
+ * continue, and undo the work of the next run. The engine holds the other end of a provider's standard input.
  */
-function endWithEngine(): Set<ChildProcess> {
-  const shared = globalThis as { platformCommands?: Set<ChildProcess> };
-  if (shared.platformCommands !== undefined) return shared.platformCommands;
-  const running = (shared.platformCommands = new Set<ChildProcess>());
-  if ((process.argv[1] ?? "").includes("dynamic-provider") && fstatSync(0).isFIFO()) {
-    process.stdin.resume().once("end", () => {
-      for (const child of running) child.kill("SIGKILL");
-      process.exit(1);
-    });
-  }
-  return running;
+function endWithEngine(): void {
+  if (watchesEngine) return;
+  watchesEngine = true;
+  if (!(process.argv[1] ?? "").includes("dynamic-provider") || !fstatSync(0).isFIFO()) return;
+  process.stdin.resume().once("end", () => {
+    for (const child of running) child.kill("SIGKILL");
+    process.exit(1);
+  });
 }

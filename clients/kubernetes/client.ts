@@ -65,7 +65,7 @@ export interface KubernetesApi {
  */
 export type FailureCode = "unreachable" | "kubeconfig" | "unauthorized" | "forbidden" | "refused";
 
-/** An error as every method of `KubernetesApi` throws it; `code` survives the serialisation of a provider. */
+/** An error as every method of `KubernetesApi` throws it. */
 export interface KubernetesFailure extends Error {
   readonly code: FailureCode;
 }
@@ -130,7 +130,7 @@ const attempts = 6;
  * Objects go over the wire as they are: the client library, which knows kubeconfigs and their credentials, drops
  * fields that its own model of a kind lacks (such as `x-kubernetes-preserve-unknown-fields` of a CRD).
  *
- * The library is loaded inside a method: providers are serialised, and a method's `require` always survives it.
+ * The library is loaded inside a method: most runs of a command need no cluster.
  */
 export class KubernetesClient implements KubernetesApi {
   private config: ClientLibrary.KubeConfig | undefined;

@@ -2,11 +2,12 @@ import { dynamic, type CustomResourceOptions, type Output } from "@pulumi/pulumi
 import { SopsCli } from "../../clients/sops/client";
 import { textOf } from "../../core/findings/finding";
 import { IdentityLifecycle, type IdentityInputs, type IdentityOutputs } from "../../core/secrets/identity";
-import { providerOf, type Args } from "./provider";
+import { checkedOut, providerOf, type Args } from "./provider";
 
 const lifecycle = () => new IdentityLifecycle(new SopsCli(), process.env);
 
-const provider: dynamic.ResourceProvider<IdentityInputs, IdentityOutputs> = {
+/** The provider that {@link checkedOut} loads. */
+export const provider: dynamic.ResourceProvider<IdentityInputs, IdentityOutputs> = {
   ...providerOf<IdentityInputs, IdentityOutputs>({ id: ({ stack }) => stack, lifecycle }),
   check: async (_olds, news) => {
     const findings = await lifecycle().check(news);
@@ -26,7 +27,7 @@ export class AgeIdentity extends dynamic.Resource {
 
   constructor(name: string, args: Args<IdentityInputs>, opts?: CustomResourceOptions) {
     super(
-      provider,
+      checkedOut("age-identity"),
       name,
       { ...args, recipients: undefined, identity: undefined },
       { ...opts, additionalSecretOutputs: ["identity", "key"] },

@@ -1,9 +1,10 @@
 import { dynamic, type CustomResourceOptions, type Output } from "@pulumi/pulumi";
 import { Crane } from "../../clients/registry/oci";
 import { ArtifactLifecycle, type ArtifactInputs, type ArtifactOutputs } from "../../core/release/artifact";
-import { providerOf, type Args } from "./provider";
+import { checkedOut, providerOf, type Args } from "./provider";
 
-const provider = providerOf<ArtifactInputs, ArtifactOutputs>({
+/** The provider that {@link checkedOut} loads. */
+export const provider = providerOf<ArtifactInputs, ArtifactOutputs>({
   id: ({ repository }) => repository,
   lifecycle: ({ insecure }) => new ArtifactLifecycle(new Crane(insecure)),
 });
@@ -17,6 +18,6 @@ export class Artifact extends dynamic.Resource {
   declare readonly digest: Output<string>;
 
   constructor(name: string, args: ArtifactArgs, opts?: CustomResourceOptions) {
-    super(provider, name, { ...args, digest: undefined }, opts, "release", "Artifact");
+    super(checkedOut("artifact"), name, { ...args, digest: undefined }, opts, "release", "Artifact");
   }
 }

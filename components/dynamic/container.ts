@@ -2,12 +2,12 @@ import { dynamic, type CustomResourceOptions, type Output } from "@pulumi/pulumi
 import { SystemClock } from "../../system/clock";
 import { answers, DockerCli, type ContainerSpec } from "../../clients/docker/client";
 import { ContainerLifecycle, type ContainerOutputs } from "../../core/docker/container";
-import { providerOf, type Args } from "./provider";
+import { checkedOut, providerOf, type Args } from "./provider";
 
 const lifecycle = () => new ContainerLifecycle(new DockerCli(), answers, new SystemClock());
 
-/** One provider for all resources: Pulumi serialises each provider object again. */
-const provider: dynamic.ResourceProvider<ContainerSpec, ContainerOutputs> = {
+/** The provider that {@link checkedOut} loads. */
+export const provider: dynamic.ResourceProvider<ContainerSpec, ContainerOutputs> = {
   ...providerOf<ContainerSpec, ContainerOutputs>({ id: ({ name }) => name, lifecycle }),
   diff: (_id, olds, news) =>
     Promise.resolve({
@@ -28,7 +28,7 @@ export class Container extends dynamic.Resource {
 
   constructor(name: string, args: Args<ContainerSpec>, opts?: CustomResourceOptions) {
     super(
-      provider,
+      checkedOut("container"),
       name,
       { ...args, hostAddress: undefined, networkAddress: undefined, running: undefined },
       opts,

@@ -7,9 +7,10 @@ import {
   type FluxNamespaceInputs,
   type FluxNamespaceOutputs,
 } from "../../core/flux-system/namespace";
-import { providerOf, type Args } from "./provider";
+import { checkedOut, providerOf, type Args } from "./provider";
 
-const provider: dynamic.ResourceProvider<FluxNamespaceInputs, FluxNamespaceOutputs> = {
+/** The provider that {@link checkedOut} loads. */
+export const provider: dynamic.ResourceProvider<FluxNamespaceInputs, FluxNamespaceOutputs> = {
   ...providerOf<FluxNamespaceInputs, FluxNamespaceOutputs>({
     id: () => fluxNamespace,
     lifecycle: ({ kubeconfig }) =>
@@ -33,7 +34,7 @@ export class FluxNamespace extends dynamic.Resource {
 
   constructor(name: string, args: Args<FluxNamespaceInputs>, opts?: CustomResourceOptions) {
     super(
-      provider,
+      checkedOut("flux-namespace"),
       name,
       { ...args, name: undefined, uid: undefined },
       { ...opts, additionalSecretOutputs: ["kubeconfig"] },

@@ -2,9 +2,10 @@ import { dynamic, type CustomResourceOptions } from "@pulumi/pulumi";
 import { SystemClock } from "../../system/clock";
 import { answers, DockerCli } from "../../clients/docker/client";
 import { GarbageLifecycle, type GarbageInputs } from "../../core/docker/garbage";
-import { providerOf, type Args } from "./provider";
+import { checkedOut, providerOf, type Args } from "./provider";
 
-const provider = providerOf<GarbageInputs, GarbageInputs>({
+/** The provider that {@link checkedOut} loads. */
+export const provider = providerOf<GarbageInputs, GarbageInputs>({
   id: ({ container }) => container,
   lifecycle: () => new GarbageLifecycle(new DockerCli(), answers, new SystemClock()),
 });
@@ -12,6 +13,6 @@ const provider = providerOf<GarbageInputs, GarbageInputs>({
 /** The garbage collection of a registry container, once after each release that it depends on. */
 export class Garbage extends dynamic.Resource {
   constructor(name: string, args: Args<GarbageInputs>, opts?: CustomResourceOptions) {
-    super(provider, name, { ...args }, opts, "docker", "Garbage");
+    super(checkedOut("garbage"), name, { ...args }, opts, "docker", "Garbage");
   }
 }

@@ -3,9 +3,10 @@ import { SystemClock } from "../../system/clock";
 import { KubernetesClient } from "../../clients/kubernetes/client";
 import { Crane } from "../../clients/registry/oci";
 import { GateLifecycle, type GateInputs, type GateOutputs, type LayerResult } from "../../core/release/gate";
-import { providerOf, type Args } from "./provider";
+import { checkedOut, providerOf, type Args } from "./provider";
 
-const provider = providerOf<GateInputs, GateOutputs>({
+/** The provider that {@link checkedOut} loads. */
+export const provider = providerOf<GateInputs, GateOutputs>({
   id: ({ channel }) => channel,
   lifecycle: ({ kubeconfig, insecure }) =>
     new GateLifecycle(new KubernetesClient(kubeconfig), new Crane(insecure), new SystemClock()),
@@ -26,7 +27,7 @@ export class Gate extends dynamic.Resource {
 
   constructor(name: string, args: GateArgs, opts?: CustomResourceOptions) {
     super(
-      provider,
+      checkedOut("gate"),
       name,
       { ...args, ready: undefined, layers: undefined },
       { ...opts, additionalSecretOutputs: ["kubeconfig"] },

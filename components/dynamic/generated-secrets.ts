@@ -7,9 +7,10 @@ import {
   type GeneratedInputs,
   type GeneratedOutputs,
 } from "../../core/secrets/generated";
-import { providerOf, type Args } from "./provider";
+import { checkedOut, providerOf, type Args } from "./provider";
 
-const provider = providerOf<GeneratedInputs, GeneratedOutputs>({
+/** The provider that {@link checkedOut} loads. */
+export const provider = providerOf<GeneratedInputs, GeneratedOutputs>({
   id: () => "generated-secrets",
   lifecycle: ({ insecure, kubeconfig }: GeneratedInputs) =>
     new GeneratedLifecycle(new SopsCli(), new Crane(insecure), new KubernetesClient(kubeconfig)),
@@ -25,7 +26,7 @@ export class GeneratedSecrets extends dynamic.Resource {
 
   constructor(name: string, args: GeneratedSecretsArgs, opts?: CustomResourceOptions) {
     super(
-      provider,
+      checkedOut("generated-secrets"),
       name,
       { ...args, encrypted: undefined, fingerprint: undefined },
       opts,

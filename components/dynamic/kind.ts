@@ -9,12 +9,13 @@ import {
   type KindInputs,
   type KindOutputs,
 } from "../../core/cluster/kind/lifecycle";
-import { providerOf, type Args } from "./provider";
+import { checkedOut, providerOf, type Args } from "./provider";
 
 const lifecycle = () =>
   new KindLifecycle(new KindCli(), (kubeconfig) => new KubernetesClient(kubeconfig), new SystemClock());
 
-const provider: dynamic.ResourceProvider<KindInputs, KindOutputs> = {
+/** The provider that {@link checkedOut} loads. */
+export const provider: dynamic.ResourceProvider<KindInputs, KindOutputs> = {
   ...providerOf<KindInputs, KindOutputs>({ id: ({ name }) => name, lifecycle }),
   check: async (olds, news) => {
     // For a cluster in state, `diff` reports the loss.
@@ -47,7 +48,7 @@ export class Kind extends dynamic.Resource {
 
   constructor(name: string, args: Args<KindInputs>, opts?: CustomResourceOptions) {
     super(
-      provider,
+      checkedOut("kind"),
       name,
       { ...args, kubeconfig: undefined, running: undefined },
       { ...opts, additionalSecretOutputs: ["kubeconfig"] },

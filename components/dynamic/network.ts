@@ -1,9 +1,10 @@
 import { dynamic, type CustomResourceOptions, type Output } from "@pulumi/pulumi";
 import { DockerCli } from "../../clients/docker/client";
 import { NetworkLifecycle, type NetworkInputs, type NetworkOutputs } from "../../core/docker/network";
-import { providerOf, type Args } from "./provider";
+import { checkedOut, providerOf, type Args } from "./provider";
 
-const provider: dynamic.ResourceProvider<NetworkInputs, NetworkOutputs> = {
+/** The provider that {@link checkedOut} loads. */
+export const provider: dynamic.ResourceProvider<NetworkInputs, NetworkOutputs> = {
   ...providerOf<NetworkInputs, NetworkOutputs>({
     id: ({ name }) => name,
     lifecycle: () => new NetworkLifecycle(new DockerCli()),
@@ -21,6 +22,6 @@ export class Network extends dynamic.Resource {
   declare readonly subnet: Output<string>;
 
   constructor(name: string, args: Args<NetworkInputs>, opts?: CustomResourceOptions) {
-    super(provider, name, { ...args, subnet: undefined }, opts, "docker", "Network");
+    super(checkedOut("network"), name, { ...args, subnet: undefined }, opts, "docker", "Network");
   }
 }

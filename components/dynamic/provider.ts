@@ -17,7 +17,7 @@ interface Lifecycle<Inputs, Outputs> {
   delete?(state: Outputs): Promise<void>;
 }
 
-/** The parts of a provider. They are functions, because Pulumi serialises the provider: each call makes its clients. */
+/** The parts of a provider: its clients belong to the resource, so each call makes them. */
 interface Parts<Inputs, Outputs> {
   id(inputs: Inputs): string;
   lifecycle(values: Inputs | Outputs): Lifecycle<Inputs, Outputs>;
@@ -28,6 +28,7 @@ export function providerOf<Inputs extends object, Outputs extends object>(
   parts: Parts<Inputs, Outputs>,
 ): dynamic.ResourceProvider<Inputs, Outputs> {
   return {
+    check: (_olds, news) => Promise.resolve({ inputs: news }),
     create: async (inputs) => ({ id: parts.id(inputs), outs: await parts.lifecycle(inputs).create(inputs) }),
     read: async (id, state) => {
       if (state === undefined) return {};
@@ -44,5 +45,29 @@ export function providerOf<Inputs extends object, Outputs extends object>(
     delete: async (_id, state) => {
       await parts.lifecycle(state).delete?.(state);
     },
+  };
+}
+
+/**
+ * The provider as Pulumi stores it in state: only the name of its module. Pulumi's host of dynamic providers runs in the
+ * project's directory, and loads the `provider` that this checkout has. So state holds no code, Pulumi has almost nothing
+ * to serialise, and a provider is ordinary code.
+ *
+ * @param file the module's name in `components/dynamic`
+ */
+export function checkedOut(file: string): dynamic.ResourceProvider {
+  const provider = () => {
+    const load = process.getBuiltinModule("node:module").createRequire(`${process.cwd()}/package.json`);
+    load("ts-node/register/transpile-only");
+    return (load(`./components/dynamic/${file}`) as { provider: Required<dynamic.ResourceProvider> })
+      .provider;
+  };
+  return {
+    check: (olds, news) => provider().check(olds, news),
+    create: (inputs) => provider().create(inputs),
+    read: (id, state) => provider().read(id, state),
+    diff: (id, olds, news) => provider().diff(id, olds, news),
+    update: (id, olds, news) => provider().update(id, olds, news),
+    delete: (id, state) => provider().delete(id, state),
   };
 }

@@ -3,10 +3,10 @@ import { SystemClock } from "../../system/clock";
 import { KubernetesClient } from "../../clients/kubernetes/client";
 import { Helm } from "../../clients/helm/chart";
 import { SeedLifecycle, type SeedInputs, type SeedOutputs } from "../../core/flux-system/seed";
-import { providerOf, type Args } from "./provider";
+import { checkedOut, providerOf, type Args } from "./provider";
 
-/** One provider for all resources: Pulumi serialises each provider object again. */
-const provider = providerOf<SeedInputs, SeedOutputs>({
+/** The provider that {@link checkedOut} loads. */
+export const provider = providerOf<SeedInputs, SeedOutputs>({
   id: ({ object: { kind, namespace, name } }) => `${kind}/${namespace}/${name}`,
   lifecycle: (values) =>
     new SeedLifecycle(
@@ -23,7 +23,7 @@ export type SeedArgs = Args<SeedInputs>;
 export class Seed extends dynamic.Resource {
   constructor(name: string, args: SeedArgs, opts?: CustomResourceOptions) {
     super(
-      provider,
+      checkedOut("seed"),
       name,
       { ...args, sentinel: undefined, fieldManager: undefined, fingerprint: undefined },
       { ...opts, additionalSecretOutputs: ["kubeconfig"] },
