@@ -15,9 +15,8 @@ import { errorOf, textOf, type Finding } from "./core/findings/finding";
 /** The program: it reads and checks all its inputs before it registers the first resource. */
 async function main(examineStack: typeof examine): Promise<Record<string, unknown>> {
   refuseOldNode(process.versions.node);
-  const config = parseConfig(getStack(), runtime.allConfig(), {
-    ...{ name: getProject(), project: __dirname, env: process.env },
-  });
+  const context = { name: getProject(), project: __dirname, env: process.env };
+  const config = parseConfig(getStack(), runtime.allConfig(), context);
   const kind = clusterKindOf(config.cluster);
   await ensureTools(["age-keygen", "crane", "helm", "platform-tree", "sops", ...kind.tools], {
     report: (line) => {
@@ -40,7 +39,6 @@ async function main(examineStack: typeof examine): Promise<Record<string, unknow
   const findings = [...(ofSecrets.length > 0 ? ofSecrets : ofTree), ...ofKind];
   if (findings.length > 0) throw errorOf(findings);
   for (const note of notes) await log.info(note);
-  const ageKey = ageKeyOf(runtime.allConfig());
 
   const platform = new Platform("platform", {
     config,
@@ -48,16 +46,11 @@ async function main(examineStack: typeof examine): Promise<Record<string, unknow
     provenance: await provenance(source),
     commit: partsOf(source).commit,
     generated: await readGeneratedFiles(tree, cluster, config.sops.generate),
-    ...(kubeconfig === undefined ? {} : { kubeconfig }),
-    ...(ageKey === undefined ? {} : { ageKey }),
-    ...(pullLogin === undefined ? {} : { pullLogin }),
+    ageKey: ageKeyOf(runtime.allConfig()),
+    ...{ kubeconfig, pullLogin },
   });
-  return {
-    kubeconfig: platform.kubeconfig,
-    digest: platform.digest,
-    ready: platform.ready,
-    layers: platform.layers,
-  };
+  const { digest, ready, layers } = platform;
+  return { kubeconfig: platform.kubeconfig, digest, ready, layers };
 }
 
 /** Reports missing requirements of a stack: a preview warns, an update is refused. */

@@ -25,6 +25,7 @@ import { dockerConfig, type RegistryLogin } from "../clients/registry/login";
 import { LocalRegistry, type Registry } from "./registry";
 import { registryName, repositoryPath } from "../core/registry/names";
 import { Release } from "./release";
+import type { NetworkSetting } from "../core/cluster/existing/network";
 import type { SeedInputs } from "../core/flux-system/seed";
 import { Seed, type SeedArgs } from "./dynamic/seed";
 import { GeneratedSecrets, type GeneratedSecretsArgs } from "./dynamic/generated-secrets";
@@ -77,18 +78,18 @@ export class Platform extends ComponentResource {
         generate: config.sops.generate,
         tree: config.gitops.tree,
         cluster: config.gitops.cluster,
-        ...(args.ageKey === undefined ? {} : { key: secret(args.ageKey) }),
-        ...(config.sops.ageKeyCommand === undefined ? {} : { command: [...config.sops.ageKeyCommand] }),
+        key: args.ageKey === undefined ? undefined : secret(args.ageKey),
+        command: config.sops.ageKeyCommand?.slice(),
       },
       { parent: this },
     );
     const host = this.host(name, config, identity);
-    const { stack, owner, directory, registry: registryConfig } = config;
+    const { owner } = config;
     const cluster = clusterOf(
       `${name}-cluster`,
       {
-        ...{ config: config.cluster, stack, owner, directory, registry: registryConfig },
-        ...{ network: host, kubeconfig: args.kubeconfig, after: identity },
+        ...config,
+        ...{ config: config.cluster, network: host, kubeconfig: args.kubeconfig, after: identity },
       },
       { parent: this, protect: config.protect },
     );
@@ -109,7 +110,7 @@ export class Platform extends ComponentResource {
       { parent: this },
     );
     // The deletion of the cluster deletes the objects in it, without waiting for running workloads.
-    const deletedWith = cluster.container === undefined ? {} : { deletedWith: cluster.container };
+    const deletedWith = cluster.container;
     const namespace = new FluxNamespace(
       `${name}-flux-system`,
       {
@@ -122,7 +123,7 @@ export class Platform extends ComponentResource {
           ...(config.registry.kind === "remote" ? [{ kind: "Secret", name: "platform-registry" }] : []),
         ].map((object) => ({ apiVersion: "v1", namespace: fluxNamespace, ...object })),
       },
-      { parent: this, ...deletedWith, protect: config.protect, dependsOn: [kubernetes] },
+      { parent: this, deletedWith, protect: config.protect, dependsOn: [kubernetes] },
     );
     // A new namespace of this name holds none of the objects of the old one, even if a refresh still saw them.
     const annotations = {
@@ -132,19 +133,14 @@ export class Platform extends ComponentResource {
       "pulumi.com/patchFieldManager": fieldManager,
     };
     const inNamespace = {
-      ...deletedWith,
+      deletedWith,
       provider: kubernetes,
       replaceOnChanges: [`metadata.annotations["${namespaceUidAnnotation}"]`],
       deleteBeforeReplace: true,
     };
     const sopsAge = new SopsAgeSecret(
       `${name}-sops-age`,
-      {
-        namespace: namespace.name,
-        annotations,
-        identity: identity.identity,
-        options: inNamespace,
-      },
+      { namespace: namespace.name, annotations, identity: identity.identity, options: inNamespace },
       { parent: this },
     );
     const variables = {
@@ -180,16 +176,13 @@ export class Platform extends ComponentResource {
             ),
           ];
 
-    const seeded = this.seeds(name, {
-      kubeconfig: cluster.kubeconfig,
-      ownCluster,
-      namespaceUid: namespace.uid,
-      tree: config.gitops.tree,
-      cluster: config.gitops.cluster,
-      cni: config.cluster.cni,
+    const place = {
+      ...{ kubeconfig: cluster.kubeconfig, ownCluster, namespaceUid: namespace.uid },
       variables: all(variables),
-      chartMirror: config.chartMirror,
-      after: [namespace, ...pullSecret],
+    };
+    const { tree, cluster: clusterPath } = config.gitops;
+    const seeded = this.seeds(name, config.cluster.cni, [namespace, ...pullSecret], {
+      ...{ ...place, tree, cluster: clusterPath, chartMirror: config.chartMirror },
     });
 
     const insecure = config.registry.kind === "remote" && config.registry.insecure;
@@ -198,8 +191,7 @@ export class Platform extends ComponentResource {
       {
         artifact: {
           ...args.provenance,
-          content: args.content,
-          ...(args.commit === undefined ? {} : { commit: args.commit }),
+          ...{ content: args.content, commit: args.commit },
           tree: config.gitops.tree,
           cluster: config.gitops.cluster,
           files: this.generatedSecrets(name, args.generated, identity, config.sops.valuesRevision, {
@@ -212,11 +204,7 @@ export class Platform extends ComponentResource {
           insecure,
         },
         gate: {
-          kubeconfig: cluster.kubeconfig,
-          ownCluster,
-          namespaceUid: namespace.uid,
-          channel,
-          variables: all(variables),
+          ...{ ...place, channel },
           timeoutSeconds: config.release.timeoutSeconds,
           keep: config.registry.kind === "local" ? config.registry.keep : 0,
         },
@@ -239,18 +227,15 @@ export class Platform extends ComponentResource {
     }
 
     // The hooks run one after another, and again for each release; a failing hook fails the run with its output.
+    const environment = {
+      ...{ PLATFORM_STACK: config.stack, PLATFORM_DOMAIN: config.domain },
+      PLATFORM_DIGEST: release.digest,
+    };
     config.hooks.afterReady.reduce<Resource>(
       (before, command, index) =>
         new local.Command(
           `${name}-after-ready-${index + 1}`,
-          {
-            create: command,
-            environment: {
-              ...{ PLATFORM_STACK: config.stack, PLATFORM_DOMAIN: config.domain },
-              PLATFORM_DIGEST: release.digest,
-            },
-            triggers: [release.digest, variables],
-          },
+          { create: command, environment, triggers: [release.digest, variables] },
           { parent: this, dependsOn: [before] },
         ),
       release,
@@ -260,12 +245,8 @@ export class Platform extends ComponentResource {
     this.digest = release.digest;
     this.ready = release.ready;
     this.layers = release.layers;
-    this.registerOutputs({
-      kubeconfig: this.kubeconfig,
-      digest: this.digest,
-      ready: this.ready,
-      layers: this.layers,
-    });
+    const { digest, ready, layers } = release;
+    this.registerOutputs({ kubeconfig: this.kubeconfig, digest, ready, layers });
   }
 
   /** The Docker network that a local cluster and a local registry share; undefined when neither is local. */
@@ -305,27 +286,16 @@ export class Platform extends ComponentResource {
   /** Flux needs a network, its operator, and the instance that makes it: objects of the controllers layer. */
   private seeds(
     name: string,
-    args: Omit<SeedArgs, "object" | "network" | "ownCluster"> & {
-      readonly ownCluster: boolean;
-      readonly cni: PlatformConfig["cluster"]["cni"];
-      readonly after: readonly Resource[];
-    },
+    cni: PlatformConfig["cluster"]["cni"],
+    after: Resource[],
+    args: Omit<SeedArgs, "object" | "network">,
   ): Resource[] {
-    const { after, cni, ...common } = args;
-    const seed = (
-      object: SeedInputs["object"],
-      dependsOn: readonly Resource[],
-      more: Pick<SeedInputs, "network"> = {},
-    ) =>
-      new Seed(
-        `${name}-seed-${object.name}`,
-        { ...common, object, network: undefined, ...more },
-        { parent: this, dependsOn: [...dependsOn] },
-      );
+    const seed = (object: SeedInputs["object"], dependsOn: Resource[], network?: NetworkSetting) =>
+      new Seed(`${name}-seed-${object.name}`, { ...args, object, network }, { parent: this, dependsOn });
     const cilium = { kind: "HelmRelease", namespace: "kube-system", name: "cilium" };
     const network =
       cni === "auto" || cni === "cilium"
-        ? [seed(cilium, after, common.ownCluster ? {} : { network: cni })]
+        ? [seed(cilium, after, args.ownCluster === true ? undefined : cni)]
         : [];
     const operator = seed({ kind: "HelmRelease", namespace: "flux-system", name: "flux-operator" }, after);
     const instance = seed({ kind: "FluxInstance", namespace: "flux-system", name: "flux" }, [operator]);
@@ -340,20 +310,12 @@ export class Platform extends ComponentResource {
     revision: number,
     inForce: Pick<GeneratedSecretsArgs, "repository" | "insecure" | "channel" | "kubeconfig">,
   ): Output<Record<string, string>> {
-    const keepers = revision === 0 ? {} : { keepers: { revision: String(revision) } };
-    const names = passwordNames(files);
-    const values = [...names].map(([path, keys]) => {
-      const passwords = keys.map(
-        ([key, password]) =>
-          [
-            key,
-            new RandomPassword(
-              `${name}-${password}`,
-              { length: 32, special: false, ...keepers },
-              { parent: this },
-            ).result,
-          ] as const,
-      );
+    const keepers = revision === 0 ? undefined : { revision: String(revision) };
+    const generate = (password: string) =>
+      new RandomPassword(`${name}-${password}`, { length: 32, special: false, keepers }, { parent: this })
+        .result;
+    const values = [...passwordNames(files)].map(([path, keys]) => {
+      const passwords = keys.map(([key, password]) => [key, generate(password)] as const);
       return [path, all(Object.fromEntries(passwords))] as const;
     });
     return new GeneratedSecrets(

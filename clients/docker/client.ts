@@ -1,7 +1,6 @@
 import { Agent, get } from "node:http";
 import type { Clock } from "../../system/clock";
 import { run } from "../../tools/command";
-import { sentence } from "../../system/sentence";
 import { networkLabel, ownerLabel, type Labels } from "./ownership";
 
 /** A container that exists. */
@@ -159,7 +158,10 @@ export class DockerCli implements Docker {
     try {
       return (JSON.parse(await docker("inspect", "--type", type, name)) as T[])[0];
     } catch (error) {
-      if (/No such (container|network|object)|network .* not found/i.test(causeOf(error))) return undefined;
+      // The cause is the text that Docker wrote, or the error of an engine that does not answer.
+      const { cause } = error as Error;
+      const isMissing = /No such (container|network|object)|network .* not found/i;
+      if (typeof cause === "string" && isMissing.test(cause)) return undefined;
       throw error;
     }
   }
@@ -214,7 +216,7 @@ export async function pruneImages(network: string): Promise<void> {
 
 /** The message of the engine's client when no engine answers; its version 29 has another message. */
 const silence =
-  "Cannot connect to the Docker daemon|failed to connect to the docker API|error during connect|permission denied.*docker";
+  /Cannot connect to the Docker daemon|failed to connect to the docker API|error during connect|permission denied.*docker/i;
 
 /**
  * Runs `docker` and returns its standard output.
@@ -225,8 +227,12 @@ export async function docker(...args: string[]): Promise<string> {
   try {
     return await run("docker", args, { timeout: 600_000 });
   } catch (error) {
-    if (!new RegExp(silence, "i").test((error as Error).message)) throw error;
-    const said = sentence((error as Error).message.replace(/^.*?failed: /, "")).replace(/[.?]+$/, "");
+    const { cause } = error as Error;
+    if (typeof cause !== "string" || !silence.test(cause)) throw error;
+    const said = cause
+      .trim()
+      .replaceAll("\n", " ")
+      .replace(/[.?]+$/, "");
     const silent = new Error(
       `Asking Docker for "${args.slice(0, 2).join(" ")}" failed: the engine does not answer (${said}). Start it, let this user reach it, and run again.`,
       { cause: error },
@@ -235,10 +241,4 @@ export async function docker(...args: string[]): Promise<string> {
     silent.stack = "";
     throw silent;
   }
-}
-
-/** The answer of an engine; empty when no engine answered. */
-function causeOf(error: unknown): string {
-  const { message } = error as Error;
-  return message.startsWith("Asking Docker for") ? "" : message;
 }

@@ -68,10 +68,12 @@ export type FailureCode = "unreachable" | "kubeconfig" | "unauthorized" | "forbi
 /** An error as every method of `KubernetesApi` throws it. */
 export interface KubernetesFailure extends Error {
   readonly code: FailureCode;
+  /** The message without the operation that failed. */
+  readonly reason: string;
 }
 
-function failure(code: FailureCode, message: string, cause?: unknown): KubernetesFailure {
-  return Object.assign(new Error(message, cause === undefined ? {} : { cause }), { code });
+function failure(code: FailureCode, operation: string, reason: string, cause?: unknown): KubernetesFailure {
+  return Object.assign(new Error(`${operation} ${reason}`, { cause }), { code, reason });
 }
 
 /**
@@ -184,7 +186,8 @@ export class KubernetesClient implements KubernetesApi {
     const operation = `${verb} ${nameOf(ref)} failed:`;
     const path = await this.path(ref, operation);
     if (path === undefined) {
-      throw failure("refused", `${operation} the API server does not serve ${ref.apiVersion} ${ref.kind}.`);
+      const reason = `the API server does not serve ${ref.apiVersion} ${ref.kind}.`;
+      throw failure("refused", operation, reason);
     }
     const type = "application/apply-patch+yaml";
     this.refuse(await this.send("PATCH", `${path}?${query}`, operation, object, type), operation);
@@ -192,18 +195,15 @@ export class KubernetesClient implements KubernetesApi {
 
   async get(ref: ManifestRef): Promise<Manifest | undefined> {
     const operation = `Reading ${nameOf(ref)} failed:`;
-    const path = await this.path(ref, operation);
-    const response = path === undefined ? undefined : await this.send("GET", path, operation);
-    if (response === undefined || response.status === 404) return undefined;
-    return JSON.parse(this.refuse(response, operation)) as Manifest;
+    const body = await this.request("GET", ref, operation);
+    return body === undefined ? undefined : (JSON.parse(body) as Manifest);
   }
 
   async list(apiVersion: string, kind: string, namespace?: string): Promise<Manifest[]> {
     const operation = `Listing ${kind} failed:`;
-    const path = await this.path({ apiVersion, kind, name: "", namespace: namespace ?? "" }, operation);
-    const response = path === undefined ? undefined : await this.send("GET", path, operation);
-    if (response === undefined || response.status === 404) return [];
-    const { items } = JSON.parse(this.refuse(response, operation)) as { items: readonly Manifest[] };
+    const ref = { apiVersion, kind, name: "", namespace: namespace ?? "" };
+    const body = (await this.request("GET", ref, operation)) ?? '{ "items": [] }';
+    const { items } = JSON.parse(body) as { items: readonly Manifest[] };
     // The items of a list of a built-in kind have no kind of their own.
     return items.map((item) => ({ ...item, apiVersion, kind }));
   }
@@ -222,20 +222,25 @@ export class KubernetesClient implements KubernetesApi {
   }
 
   async delete(ref: ManifestRef): Promise<void> {
-    const operation = `Deleting ${nameOf(ref)} failed:`;
-    const path = await this.path(ref, operation);
-    if (path === undefined) return;
-    const response = await this.send("DELETE", path, operation);
-    if (response.status !== 404) this.refuse(response, operation);
+    await this.request("DELETE", ref, `Deleting ${nameOf(ref)} failed:`);
   }
 
   private async patch(ref: ManifestRef, subresource: string, patch: object): Promise<void> {
-    const operation = `Changing ${nameOf(ref)} failed:`;
-    const path = await this.path(ref, operation);
-    if (path === undefined) return;
     const type = "application/merge-patch+json";
-    const response = await this.send("PATCH", path + subresource, operation, patch, type);
-    if (response.status !== 404) this.refuse(response, operation);
+    await this.request("PATCH", ref, `Changing ${nameOf(ref)} failed:`, { subresource, body: patch, type });
+  }
+
+  /** The body of the answer about an object; undefined when the object, or its kind, does not exist. */
+  private async request(
+    method: string,
+    ref: ManifestRef,
+    operation: string,
+    { subresource = "", body, type }: { subresource?: string; body?: object; type?: string } = {},
+  ): Promise<string | undefined> {
+    const path = await this.path(ref, operation);
+    if (path === undefined) return undefined;
+    const response = await this.send(method, path + subresource, operation, body, type);
+    return response.status === 404 ? undefined : this.refuse(response, operation);
   }
 
   /**
@@ -268,15 +273,9 @@ export class KubernetesClient implements KubernetesApi {
       // The answer of a proxy, not of the API server: the proxy's text says best what happened.
     }
     const { status } = response;
-    const code =
-      status === 401
-        ? "unauthorized"
-        : status === 403
-          ? "forbidden"
-          : passing.includes(status)
-            ? "unreachable"
-            : "refused";
-    throw failure(code, sentence(`${operation} ${message.trim() || `HTTP ${status}`}`));
+    const codes: Readonly<Record<number, FailureCode>> = { 401: "unauthorized", 403: "forbidden" };
+    const code = codes[status] ?? (passing.includes(status) ? "unreachable" : "refused");
+    throw failure(code, operation, sentence(message.trim() || `HTTP ${status}`));
   }
 
   /** Sends one request, and repeats it for some 3 s in all while the server says that it is starting or busy. */
@@ -288,30 +287,23 @@ export class KubernetesClient implements KubernetesApi {
     contentType?: string,
   ): Promise<Response> {
     const { server, options } = await this.connection(operation);
+    const headers = {
+      ...(options.headers as Record<string, string> | undefined),
+      ...{ Accept: "application/json", ...(contentType && { "Content-Type": contentType }) },
+    };
     for (let attempt = 1; ; attempt++) {
       try {
         const response = await this.exchange(
           new URL(server.replace(/\/$/, "") + path),
-          {
-            ...options,
-            method,
-            headers: {
-              ...(options.headers as Record<string, string> | undefined),
-              Accept: "application/json",
-              ...(contentType === undefined ? {} : { "Content-Type": contentType }),
-            },
-          },
+          { ...options, method, headers },
           body,
         );
         if (!passing.includes(response.status) || attempt === attempts) return response;
       } catch (error) {
         const { code, message } = error as NodeJS.ErrnoException;
         if (code !== "ECONNRESET" || attempt === attempts) {
-          throw failure(
-            "unreachable",
-            `${operation} the API server at ${server} does not answer (${code ?? message}).`,
-            error,
-          );
+          const reason = `the API server at ${server} does not answer (${code ?? message}).`;
+          throw failure("unreachable", operation, reason, error);
         }
       }
       await new Promise((resolve) => setTimeout(resolve, attempt * 200));
@@ -343,16 +335,14 @@ export class KubernetesClient implements KubernetesApi {
         config.loadFromString(this.kubeconfig);
       } catch (error) {
         const { message } = error as Error;
-        throw failure("kubeconfig", `${operation} the kubeconfig is not valid: ${message}.`, error);
+        throw failure("kubeconfig", operation, `the kubeconfig is not valid: ${message}.`, error);
       }
       this.config = config;
     }
     const server = this.config.getCurrentCluster()?.server;
     if (server === undefined) {
-      throw failure(
-        "kubeconfig",
-        `${operation} the kubeconfig names no current cluster. Set its current-context.`,
-      );
+      const reason = "the kubeconfig names no current cluster. Set its current-context.";
+      throw failure("kubeconfig", operation, reason);
     }
     const options: RequestOptions = {};
     await this.config.applyToHTTPSOptions(options);

@@ -13,10 +13,12 @@ export interface Cluster {
 }
 
 /** Arguments of a cluster of any kind. */
-export interface ClusterArgs<Config> extends Pick<PlatformConfig, "stack" | "owner" | "directory"> {
+export interface ClusterArgs<Config> extends Pick<
+  PlatformConfig,
+  "stack" | "owner" | "directory" | "registry"
+> {
   /** The settings of `platform:cluster`. */
   readonly config: Config;
-  readonly registry: PlatformConfig["registry"];
   /** Docker network of nodes on this machine; undefined for another kind. */
   readonly network: Network | undefined;
   /** Admin kubeconfig of a cluster that exists; undefined for another kind. */

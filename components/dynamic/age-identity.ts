@@ -1,12 +1,12 @@
-import { dynamic, type CustomResourceOptions, type Output } from "@pulumi/pulumi";
+import type { CustomResourceOptions, dynamic, Output } from "@pulumi/pulumi";
 import { SopsCli } from "../../clients/sops/client";
 import { textOf } from "../../core/findings/finding";
 import { IdentityLifecycle, type IdentityInputs, type IdentityOutputs } from "../../core/secrets/identity";
-import { checkedOut, providerOf, type Args } from "./provider";
+import { CheckedOutResource, providerOf, type Args } from "./provider";
 
 const lifecycle = () => new IdentityLifecycle(new SopsCli(), process.env);
 
-/** The provider that {@link checkedOut} loads. */
+/** The provider that {@link CheckedOutResource} loads. */
 export const provider: dynamic.ResourceProvider<IdentityInputs, IdentityOutputs> = {
   ...providerOf<IdentityInputs, IdentityOutputs>({ id: ({ stack }) => stack, lifecycle }),
   check: async (_olds, news) => {
@@ -19,7 +19,7 @@ export const provider: dynamic.ResourceProvider<IdentityInputs, IdentityOutputs>
 };
 
 /** The age identity of a stack; it depends on nothing, so a run refuses a wrong identity before it makes anything. */
-export class AgeIdentity extends dynamic.Resource {
+export class AgeIdentity extends CheckedOutResource<IdentityInputs> {
   /** The public halves, `age1…`. */
   declare readonly recipients: Output<string[]>;
   /** The private half; a secret. */
@@ -27,12 +27,15 @@ export class AgeIdentity extends dynamic.Resource {
 
   constructor(name: string, args: Args<IdentityInputs>, opts?: CustomResourceOptions) {
     super(
-      checkedOut("age-identity"),
+      {
+        file: "age-identity",
+        type: ["sops", "AgeIdentity"],
+        outputs: ["recipients", "identity"],
+        secrets: ["identity", "key"],
+      },
       name,
-      { ...args, recipients: undefined, identity: undefined },
-      { ...opts, additionalSecretOutputs: ["identity", "key"] },
-      "sops",
-      "AgeIdentity",
+      args,
+      opts,
     );
   }
 }

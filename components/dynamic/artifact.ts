@@ -1,9 +1,9 @@
-import { dynamic, type CustomResourceOptions, type Output } from "@pulumi/pulumi";
+import type { CustomResourceOptions, Output } from "@pulumi/pulumi";
 import { Crane } from "../../clients/registry/oci";
 import { ArtifactLifecycle, type ArtifactInputs, type ArtifactOutputs } from "../../core/release/artifact";
-import { checkedOut, providerOf, type Args } from "./provider";
+import { CheckedOutResource, providerOf, type Args } from "./provider";
 
-/** The provider that {@link checkedOut} loads. */
+/** The provider that {@link CheckedOutResource} loads. */
 export const provider = providerOf<ArtifactInputs, ArtifactOutputs>({
   id: ({ repository }) => repository,
   lifecycle: ({ insecure }) => new ArtifactLifecycle(new Crane(insecure)),
@@ -13,11 +13,11 @@ export const provider = providerOf<ArtifactInputs, ArtifactOutputs>({
 export type ArtifactArgs = Args<ArtifactInputs>;
 
 /** The gitops tree as a checked OCI artifact in the registry. */
-export class Artifact extends dynamic.Resource {
+export class Artifact extends CheckedOutResource<ArtifactInputs> {
   /** `sha256:…`. */
   declare readonly digest: Output<string>;
 
   constructor(name: string, args: ArtifactArgs, opts?: CustomResourceOptions) {
-    super(checkedOut("artifact"), name, { ...args, digest: undefined }, opts, "release", "Artifact");
+    super({ file: "artifact", type: ["release", "Artifact"], outputs: ["digest"] }, name, args, opts);
   }
 }

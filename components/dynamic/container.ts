@@ -1,25 +1,17 @@
-import { dynamic, type CustomResourceOptions, type Output } from "@pulumi/pulumi";
+import type { CustomResourceOptions, Output } from "@pulumi/pulumi";
 import { SystemClock } from "../../system/clock";
 import { answers, DockerCli, type ContainerSpec } from "../../clients/docker/client";
 import { ContainerLifecycle, type ContainerOutputs } from "../../core/docker/container";
-import { checkedOut, providerOf, type Args } from "./provider";
+import { CheckedOutResource, providerOf, type Args } from "./provider";
 
-const lifecycle = () => new ContainerLifecycle(new DockerCli(), answers, new SystemClock());
-
-/** The provider that {@link checkedOut} loads. */
-export const provider: dynamic.ResourceProvider<ContainerSpec, ContainerOutputs> = {
-  ...providerOf<ContainerSpec, ContainerOutputs>({ id: ({ name }) => name, lifecycle }),
-  diff: (_id, olds, news) =>
-    Promise.resolve({
-      changes: lifecycle().diff(olds, news),
-      replaces: olds.name === news.name ? [] : ["name"],
-      // Two containers cannot hold one port.
-      deleteBeforeReplace: true,
-    }),
-};
+/** The provider that {@link CheckedOutResource} loads. */
+export const provider = providerOf<ContainerSpec, ContainerOutputs>({
+  id: ({ name }) => name,
+  lifecycle: () => new ContainerLifecycle(new DockerCli(), answers, new SystemClock()),
+});
 
 /** A container that adopts an existing one, which `@pulumi/docker` cannot do without its state. */
-export class Container extends dynamic.Resource {
+export class Container extends CheckedOutResource<ContainerSpec> {
   declare readonly name: Output<string>;
   /** `host:port` as this machine reaches it. */
   declare readonly hostAddress: Output<string>;
@@ -28,12 +20,14 @@ export class Container extends dynamic.Resource {
 
   constructor(name: string, args: Args<ContainerSpec>, opts?: CustomResourceOptions) {
     super(
-      checkedOut("container"),
+      {
+        file: "container",
+        type: ["docker", "Container"],
+        outputs: ["hostAddress", "networkAddress", "running"],
+      },
       name,
-      { ...args, hostAddress: undefined, networkAddress: undefined, running: undefined },
+      args,
       opts,
-      "docker",
-      "Container",
     );
   }
 }

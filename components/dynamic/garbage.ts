@@ -1,18 +1,18 @@
-import { dynamic, type CustomResourceOptions } from "@pulumi/pulumi";
+import type { CustomResourceOptions } from "@pulumi/pulumi";
 import { SystemClock } from "../../system/clock";
 import { answers, DockerCli } from "../../clients/docker/client";
 import { GarbageLifecycle, type GarbageInputs } from "../../core/docker/garbage";
-import { checkedOut, providerOf, type Args } from "./provider";
+import { CheckedOutResource, providerOf, type Args } from "./provider";
 
-/** The provider that {@link checkedOut} loads. */
+/** The provider that {@link CheckedOutResource} loads. */
 export const provider = providerOf<GarbageInputs, GarbageInputs>({
   id: ({ container }) => container,
   lifecycle: () => new GarbageLifecycle(new DockerCli(), answers, new SystemClock()),
 });
 
 /** The garbage collection of a registry container, once after each release that it depends on. */
-export class Garbage extends dynamic.Resource {
+export class Garbage extends CheckedOutResource<GarbageInputs> {
   constructor(name: string, args: Args<GarbageInputs>, opts?: CustomResourceOptions) {
-    super(checkedOut("garbage"), name, { ...args }, opts, "docker", "Garbage");
+    super({ file: "garbage", type: ["docker", "Garbage"] }, name, args, opts);
   }
 }

@@ -1,11 +1,11 @@
-import { dynamic, type CustomResourceOptions, type Output } from "@pulumi/pulumi";
+import type { CustomResourceOptions, Output } from "@pulumi/pulumi";
 import { SystemClock } from "../../system/clock";
 import { KubernetesClient } from "../../clients/kubernetes/client";
 import { Crane } from "../../clients/registry/oci";
 import { GateLifecycle, type GateInputs, type GateOutputs, type LayerResult } from "../../core/release/gate";
-import { checkedOut, providerOf, type Args } from "./provider";
+import { CheckedOutResource, providerOf, type Args } from "./provider";
 
-/** The provider that {@link checkedOut} loads. */
+/** The provider that {@link CheckedOutResource} loads. */
 export const provider = providerOf<GateInputs, GateOutputs>({
   id: ({ channel }) => channel,
   lifecycle: ({ kubeconfig, insecure }) =>
@@ -19,7 +19,7 @@ export type GateArgs = Args<GateInputs>;
  * The release gate: every layer Ready at the digest, or the channel back at the last good digest. The deletion of this
  * resource changes nothing in the cluster.
  */
-export class Gate extends dynamic.Resource {
+export class Gate extends CheckedOutResource<GateInputs> {
   /** Whether every layer is Ready at the digest. */
   declare readonly ready: Output<boolean>;
   /** The layers, in the order in which they became Ready. */
@@ -27,12 +27,10 @@ export class Gate extends dynamic.Resource {
 
   constructor(name: string, args: GateArgs, opts?: CustomResourceOptions) {
     super(
-      checkedOut("gate"),
+      { file: "gate", type: ["release", "Gate"], outputs: ["ready", "layers"], secrets: ["kubeconfig"] },
       name,
-      { ...args, ready: undefined, layers: undefined },
-      { ...opts, additionalSecretOutputs: ["kubeconfig"] },
-      "release",
-      "Gate",
+      args,
+      opts,
     );
   }
 }

@@ -1,4 +1,4 @@
-import { dynamic, type CustomResourceOptions, type Output } from "@pulumi/pulumi";
+import type { CustomResourceOptions, Output } from "@pulumi/pulumi";
 import { KubernetesClient } from "../../clients/kubernetes/client";
 import { Crane } from "../../clients/registry/oci";
 import { SopsCli } from "../../clients/sops/client";
@@ -7,9 +7,9 @@ import {
   type GeneratedInputs,
   type GeneratedOutputs,
 } from "../../core/secrets/generated";
-import { checkedOut, providerOf, type Args } from "./provider";
+import { CheckedOutResource, providerOf, type Args } from "./provider";
 
-/** The provider that {@link checkedOut} loads. */
+/** The provider that {@link CheckedOutResource} loads. */
 export const provider = providerOf<GeneratedInputs, GeneratedOutputs>({
   id: () => "generated-secrets",
   lifecycle: ({ insecure, kubeconfig }: GeneratedInputs) =>
@@ -20,18 +20,20 @@ export const provider = providerOf<GeneratedInputs, GeneratedOutputs>({
 export type GeneratedSecretsArgs = Args<GeneratedInputs>;
 
 /** The generated secrets of a stack as SOPS-encrypted files, to be added to the artifact. */
-export class GeneratedSecrets extends dynamic.Resource {
+export class GeneratedSecrets extends CheckedOutResource<GeneratedInputs> {
   /** Path relative to the gitops tree → encrypted content. */
   declare readonly encrypted: Output<Record<string, string>>;
 
   constructor(name: string, args: GeneratedSecretsArgs, opts?: CustomResourceOptions) {
     super(
-      checkedOut("generated-secrets"),
+      {
+        file: "generated-secrets",
+        type: ["sops", "GeneratedSecrets"],
+        outputs: ["encrypted", "fingerprint"],
+      },
       name,
-      { ...args, encrypted: undefined, fingerprint: undefined },
+      args,
       opts,
-      "sops",
-      "GeneratedSecrets",
     );
   }
 }

@@ -1,4 +1,4 @@
-import { dynamic, type CustomResourceOptions, type Output } from "@pulumi/pulumi";
+import type { CustomResourceOptions, dynamic, Output } from "@pulumi/pulumi";
 import { SystemClock } from "../../system/clock";
 import { KubernetesClient } from "../../clients/kubernetes/client";
 import { KindCli } from "../../clients/kind/client";
@@ -9,12 +9,12 @@ import {
   type KindInputs,
   type KindOutputs,
 } from "../../core/cluster/kind/lifecycle";
-import { checkedOut, providerOf, type Args } from "./provider";
+import { CheckedOutResource, providerOf, type Args } from "./provider";
 
 const lifecycle = () =>
   new KindLifecycle(new KindCli(), (kubeconfig) => new KubernetesClient(kubeconfig), new SystemClock());
 
-/** The provider that {@link checkedOut} loads. */
+/** The provider that {@link CheckedOutResource} loads. */
 export const provider: dynamic.ResourceProvider<KindInputs, KindOutputs> = {
   ...providerOf<KindInputs, KindOutputs>({ id: ({ name }) => name, lifecycle }),
   check: async (olds, news) => {
@@ -42,18 +42,21 @@ export const provider: dynamic.ResourceProvider<KindInputs, KindOutputs> = {
 };
 
 /** A Kind cluster. */
-export class Kind extends dynamic.Resource {
+export class Kind extends CheckedOutResource<KindInputs> {
   /** Admin kubeconfig; a secret. */
   declare readonly kubeconfig: Output<string>;
 
   constructor(name: string, args: Args<KindInputs>, opts?: CustomResourceOptions) {
     super(
-      checkedOut("kind"),
+      {
+        file: "kind",
+        type: ["cluster", "Kind"],
+        outputs: ["kubeconfig", "running"],
+        secrets: ["kubeconfig"],
+      },
       name,
-      { ...args, kubeconfig: undefined, running: undefined },
-      { ...opts, additionalSecretOutputs: ["kubeconfig"] },
-      "cluster",
-      "Kind",
+      args,
+      opts,
     );
   }
 }

@@ -1,4 +1,4 @@
-import type { dynamic, Input } from "@pulumi/pulumi";
+import { dynamic, type CustomResourceOptions, type Input } from "@pulumi/pulumi";
 
 /** Arguments of a dynamic resource: its inputs, each of which may be an output. */
 export type Args<Inputs> = { readonly [K in keyof Inputs]: Input<Inputs[K]> };
@@ -11,8 +11,8 @@ interface Lifecycle<Inputs, Outputs> {
   update?(inputs: Inputs, olds: Outputs): Promise<Outputs>;
   /** @returns undefined when the resource is gone. @default the resource is as its state says */
   read?(state: Outputs): Promise<Outputs | undefined>;
-  /** Whether the resource changes. */
-  diff?(olds: Outputs, news: Inputs): boolean | object;
+  /** @returns whether the resource changes. @default it never changes */
+  diff?(olds: Outputs, news: Inputs): boolean | dynamic.DiffResult;
   /** @default the deletion changes nothing */
   delete?(state: Outputs): Promise<void>;
 }
@@ -36,8 +36,10 @@ export function providerOf<Inputs extends object, Outputs extends object>(
       const props = lifecycle.read === undefined ? state : await lifecycle.read(state);
       return props === undefined ? {} : { id, props };
     },
-    diff: (_id, olds, news) =>
-      Promise.resolve({ changes: parts.lifecycle(news).diff?.(olds, news) === true }),
+    diff: (_id, olds, news) => {
+      const diff = parts.lifecycle(news).diff?.(olds, news) ?? false;
+      return Promise.resolve(typeof diff === "boolean" ? { changes: diff } : diff);
+    },
     update: async (_id, olds, news) => {
       const lifecycle = parts.lifecycle(news);
       return { outs: await (lifecycle.update?.(news, olds) ?? lifecycle.create(news, olds)) };
@@ -48,6 +50,31 @@ export function providerOf<Inputs extends object, Outputs extends object>(
   };
 }
 
+/** The names of a {@link CheckedOutResource}. */
+interface Names {
+  /** The name of its module in `components/dynamic`. */
+  readonly file: string;
+  /** Its type in Pulumi, `<module>:<Type>`. */
+  readonly type: readonly [module: string, type: string];
+  /** The outputs that are no inputs. */
+  readonly outputs?: readonly string[];
+  /** The inputs and outputs that Pulumi encrypts. */
+  readonly secrets?: string[];
+}
+
+/** A dynamic resource whose provider is the export `provider` of a module of this folder. */
+export abstract class CheckedOutResource<Inputs extends object> extends dynamic.Resource {
+  constructor(
+    { file, type, outputs = [], secrets = [] }: Names,
+    name: string,
+    args: Args<Inputs>,
+    opts?: CustomResourceOptions,
+  ) {
+    const props = { ...Object.fromEntries(outputs.map((key) => [key, undefined])), ...args };
+    super(checkedOut(file), name, props, { ...opts, additionalSecretOutputs: secrets }, ...type);
+  }
+}
+
 /**
  * The provider as Pulumi stores it in state: only the name of its module. Pulumi's host of dynamic providers runs in the
  * project's directory, and loads the `provider` that this checkout has. So state holds no code, Pulumi has almost nothing
@@ -55,7 +82,7 @@ export function providerOf<Inputs extends object, Outputs extends object>(
  *
  * @param file the module's name in `components/dynamic`
  */
-export function checkedOut(file: string): dynamic.ResourceProvider {
+function checkedOut(file: string): dynamic.ResourceProvider {
   const provider = () => {
     const load = process.getBuiltinModule("node:module").createRequire(`${process.cwd()}/package.json`);
     load("ts-node/register/transpile-only");

@@ -1,11 +1,11 @@
-import { dynamic, type CustomResourceOptions } from "@pulumi/pulumi";
+import type { CustomResourceOptions } from "@pulumi/pulumi";
 import { SystemClock } from "../../system/clock";
 import { KubernetesClient } from "../../clients/kubernetes/client";
 import { Helm } from "../../clients/helm/chart";
 import { SeedLifecycle, type SeedInputs, type SeedOutputs } from "../../core/flux-system/seed";
-import { checkedOut, providerOf, type Args } from "./provider";
+import { CheckedOutResource, providerOf, type Args } from "./provider";
 
-/** The provider that {@link checkedOut} loads. */
+/** The provider that {@link CheckedOutResource} loads. */
 export const provider = providerOf<SeedInputs, SeedOutputs>({
   id: ({ object: { kind, namespace, name } }) => `${kind}/${namespace}/${name}`,
   lifecycle: (values) =>
@@ -20,15 +20,18 @@ export const provider = providerOf<SeedInputs, SeedOutputs>({
 export type SeedArgs = Args<SeedInputs>;
 
 /** An object of the gitops tree that the cluster needs before Flux can apply it. */
-export class Seed extends dynamic.Resource {
+export class Seed extends CheckedOutResource<SeedInputs> {
   constructor(name: string, args: SeedArgs, opts?: CustomResourceOptions) {
     super(
-      checkedOut("seed"),
+      {
+        file: "seed",
+        type: ["seed", "Seed"],
+        outputs: ["sentinel", "fieldManager", "fingerprint"],
+        secrets: ["kubeconfig"],
+      },
       name,
-      { ...args, sentinel: undefined, fieldManager: undefined, fingerprint: undefined },
-      { ...opts, additionalSecretOutputs: ["kubeconfig"] },
-      "seed",
-      "Seed",
+      args,
+      opts,
     );
   }
 }

@@ -23,6 +23,5 @@ export type ClusterConfig = ReadonlyDeep<z.output<Schema>>;
 
 /** The kind of a cluster, from its settings. */
 export function clusterKindOf(config: { readonly kind: ClusterConfig["kind"] }): ClusterKind<ClusterConfig> {
-  const found = clusterKinds.find(({ name }) => name === config.kind) ?? existingCluster;
-  return found;
+  return clusterKinds.find(({ name }) => name === config.kind) ?? existingCluster;
 }

@@ -54,18 +54,16 @@ export class ContainerLifecycle {
     return { ...state, running };
   }
 
-  diff(olds: ContainerSpec & Partial<ContainerOutputs>, news: ContainerSpec): boolean {
-    return (
-      olds.running === false ||
-      olds.name !== news.name ||
-      olds.owner !== news.owner ||
-      fingerprint(olds) !== fingerprint(news)
-    );
-  }
-
-  /** The data stays: it is on the volume. */
-  async update(spec: ContainerSpec): Promise<ContainerOutputs> {
-    return this.create(spec);
+  /** An update makes another container; its data stays on the volume. */
+  diff(olds: ContainerSpec & Partial<ContainerOutputs>, news: ContainerSpec) {
+    const replaces = olds.name === news.name ? [] : ["name"];
+    const isSame = olds.owner === news.owner && fingerprint(olds) === fingerprint(news);
+    // Two containers cannot hold one port.
+    return {
+      changes: olds.running === false || replaces.length > 0 || !isSame,
+      replaces,
+      deleteBeforeReplace: true,
+    };
   }
 
   async delete({ name, owner }: ContainerSpec): Promise<void> {
@@ -156,9 +154,9 @@ function fingerprint({ image, network, port, volume, env }: ContainerSpec): stri
 }
 
 function outputs(spec: ContainerSpec): ContainerOutputs {
-  const { name, owner, image, network, port, volume, env } = spec;
+  const { name, port } = spec;
   return {
-    ...{ name, owner, image, network, port, volume, env },
+    ...spec,
     hostAddress: `127.0.0.1:${port.host}`,
     networkAddress: `${name}:${port.container}`,
     running: true,

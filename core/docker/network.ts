@@ -39,6 +39,11 @@ export class NetworkLifecycle {
     );
   }
 
+  diff(olds: NetworkInputs, news: NetworkInputs) {
+    const changes = olds.name !== news.name;
+    return { changes, replaces: changes ? ["name"] : [] };
+  }
+
   async delete({ name, owner }: NetworkInputs): Promise<void> {
     const found = await this.docker.network(name);
     if (found === undefined) return;

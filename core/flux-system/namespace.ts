@@ -1,10 +1,12 @@
 import type { Clock } from "../../system/clock";
 import {
+  nameOf,
   throwUnlessOwn,
   type KubernetesApi,
   type Manifest,
   type ManifestRef,
 } from "../../clients/kubernetes/client";
+import type { Condition } from "../../clients/kubernetes/condition";
 import { claim, fieldManager } from "./claim";
 import { fluxNamespace, releaseFinalizers, suspendFlux } from "../../clients/flux/finalizers";
 
@@ -71,6 +73,14 @@ export class FluxNamespaceLifecycle {
     return { ...state, uid: found.metadata.uid ?? "" };
   }
 
+  /** Another kubeconfig of the same cluster changes nothing; another cluster has no such namespace, or its own. */
+  diff(olds: FluxNamespaceInputs, news: FluxNamespaceInputs): boolean {
+    const told = ({ kubeconfig, ownCluster, owner, owned }: Partial<FluxNamespaceInputs>) =>
+      // A state from before owners existed has no owner.
+      JSON.stringify([kubeconfig, ownCluster, owner, owned?.map(nameOf)]);
+    return told(olds) !== told(news);
+  }
+
   /** Stops Flux, and removes it with its namespace; the objects that Flux applied stay. */
   async delete(): Promise<void> {
     if ((await this.api.get(ref)) === undefined) return;
@@ -101,9 +111,7 @@ function isGoing(namespace: Manifest | undefined): boolean {
 
 /** The reasons for the delay, from the namespace controller. */
 function remaining(namespace: Manifest | undefined): string {
-  const { conditions = [] } = (namespace?.status ?? {}) as {
-    conditions?: readonly { type: string; status: string; message?: string }[];
-  };
+  const { conditions = [] } = (namespace?.status ?? {}) as { conditions?: readonly Condition[] };
   const waiting = conditions.filter(({ status }) => status === "True").map(({ message }) => message);
   return waiting.join(" ") || "the API server does not say why";
 }

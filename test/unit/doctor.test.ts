@@ -239,9 +239,9 @@ describe("doctor", () => {
       "a kubeconfig with a current context",
       "cluster",
       {
-        apiServer: new Error(
-          "Asking the API server failed: the kubeconfig names no current cluster. Set its current-context.",
-        ),
+        apiServer: Object.assign(new Error(), {
+          reason: "the kubeconfig names no current cluster. Set its current-context.",
+        }),
       },
       "The cluster of kubeconfig /kubeconfig is out of reach: the kubeconfig names no current cluster. Set its current-context. Start the cluster or the VPN to it, or set platform:cluster.kubeconfigFile to an admin kubeconfig of the cluster.",
     ],
@@ -249,9 +249,9 @@ describe("doctor", () => {
       "an API server that answers",
       "cluster",
       {
-        apiServer: new Error(
-          "Asking the API server failed: the API server at https://10.0.0.1:6443 does not answer (ECONNREFUSED).",
-        ),
+        apiServer: Object.assign(new Error(), {
+          reason: "the API server at https://10.0.0.1:6443 does not answer (ECONNREFUSED).",
+        }),
       },
       "The cluster of kubeconfig /kubeconfig is out of reach: the API server at https://10.0.0.1:6443 does not answer (ECONNREFUSED). Start the cluster or the VPN to it, or set platform:cluster.kubeconfigFile to an admin kubeconfig of the cluster.",
     ],

@@ -339,12 +339,6 @@ describe("Kind cluster that is not there", () => {
     equal(kind.log.at(-1), "merge local");
   });
 
-  it("gives out no more than what it is made of and its kubeconfig", async () => {
-    const { inputs, lifecycle } = cluster();
-    const outputs = await lifecycle.create({ ...inputs, __provider: "code" } as KindInputs);
-    deepEqual(Object.keys(outputs).sort(), [...Object.keys(inputs), "kubeconfig", "running"].sort());
-  });
-
   it("is not disturbed by another cluster on this machine", async () => {
     const { kind, inputs, lifecycle } = cluster();
     kind.add("other-control-plane", {});

@@ -1,3 +1,4 @@
+import type { KubernetesFailure } from "../../../clients/kubernetes/client";
 import type { Host, Need } from "../../host/host";
 
 /** The objects that layer 0 applies to a cluster: verb, API group, resource, namespace. */
@@ -39,9 +40,9 @@ export async function checkCluster(host: Host, file: string): Promise<Need[]> {
       `Bind it to the ClusterRole cluster-admin, or s${set}`,
     );
   } catch (error) {
-    const reason = (error as Error).message.replace(/^[^:]* failed: /, "").replace(/\.$/, "");
+    const { message, reason = message } = error as Partial<KubernetesFailure> & Error;
     return finding(
-      `The cluster of kubeconfig ${file} is out of reach: ${reason}.`,
+      `The cluster of kubeconfig ${file} is out of reach: ${reason}`,
       `Start the cluster or the VPN to it, or s${set}`,
     );
   }

@@ -1,6 +1,7 @@
 import { renderCluster } from "../../tree/render";
 import type { TreeSource } from "../../tree/source";
 import type { Finding } from "../../findings/finding";
+import { condition } from "../../../clients/kubernetes/condition";
 import { nameOf, refOf, type KubernetesApi, type Manifest } from "../../../clients/kubernetes/client";
 
 /** The choice of the cluster's network, from `platform:cluster.cni` of an existing cluster. */
@@ -46,7 +47,7 @@ export async function refuseOtherNetwork(
     throw refusal(`${nameOf(refOf(other))}, ${networks[other.metadata.name] ?? ""}`);
   }
   if (setting === "cilium") return;
-  const ready = (await api.list("v1", "Node")).find(isReady);
+  const ready = (await api.list("v1", "Node")).find((node) => condition(node, "Ready")?.status === "True");
   if (ready === undefined) return;
   const found = await Promise.all(objects.map((object) => api.get(refOf(object))));
   // Nodes are also Ready when our own network lost only a part of its objects.
@@ -58,13 +59,6 @@ function refusal(found: string): Error {
   return new Error(
     `Seeding Cilium failed: the cluster has a network already (${found}). Keep it with platform:cluster.cni "existing" and take Cilium out of the tree (see docs/platform.md), or remove it and set "cilium".`,
   );
-}
-
-function isReady(node: Manifest): boolean {
-  const { conditions = [] } = (node.status ?? {}) as {
-    conditions?: readonly { type: string; status: string }[];
-  };
-  return conditions.some(({ type, status }) => type === "Ready" && status === "True");
 }
 
 /**

@@ -268,23 +268,7 @@ export class KindLifecycle {
     // The removal of this mark on the first node makes the cluster complete; all its data comes later.
     for (const node of nodes) await this.kind.removeFile(node.name, `${marksDirectory}/unfinished`);
     if (inputs.mergeKubeconfig) await this.kind.mergeKubeconfig(inputs.name);
-    const { name, owner, network, image, pull, config, files, allowReplace, mergeKubeconfig } = inputs;
-    return {
-      ...{
-        name,
-        owner,
-        network,
-        image,
-        pull,
-        config,
-        files,
-        allowReplace,
-        hosts: inputs.hosts,
-        mergeKubeconfig,
-      },
-      kubeconfig: await this.kubeconfig(name, nodes),
-      running: true,
-    };
+    return { ...inputs, kubeconfig: await this.kubeconfig(inputs.name, nodes), running: true };
   }
 
   /**
