@@ -4,7 +4,7 @@ import { pulumiCommand, runPulumi } from "./cli/pulumi";
 
 export const destroy = pulumiCommand(
   "destroy",
-  "Deletes what a stack made, and nothing else.",
+  "Deletes only the objects that the stack made.",
   async (stack, options) => {
     await readStackConfig(stack, project, process.env);
     return runPulumi("destroy", stack, options);

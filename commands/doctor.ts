@@ -5,7 +5,10 @@ import { ensureTools } from "../tools/tools";
 import { outputOption, stackCommand, stackOf } from "./cli/command";
 import { project } from "./cli/project";
 
-export const doctor = stackCommand("doctor", "Names what a stack needs and this machine lacks.")
+export const doctor = stackCommand(
+  "doctor",
+  "Names the requirements of a stack that this machine does not meet.",
+)
   .addOption(outputOption())
   .action(async (argument: string | undefined, { output }: { output: string }) => {
     const stack = await stackOf(doctor, argument);
@@ -13,7 +16,7 @@ export const doctor = stackCommand("doctor", "Names what a stack needs and this 
     if (config.registry.kind === "remote") await ensureTools(["crane"], { report: console.error });
     const findings = await examine(config);
     if (output === "json") process.stdout.write(`${JSON.stringify({ stack, findings })}\n`);
-    else if (findings.length === 0) console.log(`Stack "${stack}" has all it needs.`);
+    else if (findings.length === 0) console.log(`Stack "${stack}" has everything that it needs.`);
     else for (const finding of findings) console.log(textOf(finding));
     process.exitCode = findings.length === 0 ? 0 : 1;
   });

@@ -31,9 +31,9 @@ A stack is an argument or the value of --stack: "npx platform up prod".
 
 Exit codes:
   0         the command succeeded
-  1         it failed, refused, or found something; for up, preview and destroy, Pulumi's own code
-  2         its arguments are wrong, and nothing was run
-  130, 143  SIGINT or SIGTERM ended it`,
+  1         the command failed, refused or found a problem; up, preview and destroy end with Pulumi's own code
+  2         the arguments are wrong, and the command ran nothing
+  130, 143  SIGINT or SIGTERM ended the command`,
     );
   const names = Object.keys(commands);
   const isHelp = args[0] !== "complete" && !names.includes(args[0] ?? "");

@@ -1,10 +1,10 @@
 import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { Command } from "commander";
 import { isSeq, parseAllDocuments, parseDocument } from "yaml";
 import { isImageReference } from "../clients/registry/image-reference";
-import { project } from "./cli/project";
+import { callDirectory, project } from "./cli/project";
 
 /** The application whose copy is the start of a new application. */
 const model = "whoami";
@@ -49,6 +49,11 @@ export async function newApp({ tree, name, image }: NewApp): Promise<string[]> {
     throw new Error(`${operation} image "${image}" names no version. Name a version as its tag.`);
   }
   const apps = join(tree, "bases", "apps");
+  if (!existsSync(join(apps, model))) {
+    throw new Error(
+      `${operation} ${tree} has no folder bases/apps/${model}. Name the gitops tree with --tree.`,
+    );
+  }
   const directory = join(apps, name);
   if (existsSync(directory)) {
     throw new Error(`${operation} ${directory} exists already. Choose another name, or change that app.`);
@@ -114,11 +119,12 @@ const app = new Command("app")
   .description(
     "Adds an application to every cluster: a folder in gitops/bases/apps, and its line in the list beside it. It starts as a copy of whoami, with the platform's policies, quota and network policies.",
   )
-  .argument("<name>", "of its folder, namespace, objects and host")
+  .argument("<name>", "the name of its folder, namespace, objects and host")
   .option("--image <image>", "the container image, with a tag [default: that of whoami]")
-  .option("--tree <directory>", "the gitops tree", join(project, "gitops"))
-  .action(async (name: string, { image, tree }: { image?: string; tree: string }) => {
-    const written = await newApp({ tree, name, ...(image === undefined ? {} : { image }) });
+  .option("--tree <directory>", "the gitops tree [default: gitops of this project]")
+  .action(async (name: string, { image, tree }: { image?: string; tree?: string }) => {
+    const directory = tree === undefined ? join(project, "gitops") : resolve(callDirectory, tree);
+    const written = await newApp({ tree: directory, name, ...(image === undefined ? {} : { image }) });
     for (const file of written) console.log(file);
     console.log(`App "${name}" is in every cluster. See docs/add-an-app.md for what to change in it.`);
   });

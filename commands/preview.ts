@@ -5,11 +5,15 @@ import { project } from "./cli/project";
 import { pulumiCommand, runPulumi } from "./cli/pulumi";
 import { takeConsent } from "./up";
 
-export const preview = pulumiCommand("preview", 'Shows what "up" would change.', async (stack, args) => {
-  const options = takeConsent(args);
-  await readStackConfig(stack, project, process.env);
-  const missing = await checkPulumi();
-  for (const finding of missing) process.stderr.write(`${textOf(finding)}\n`);
-  // The program itself warns of other missing requirements.
-  return missing.length > 0 ? 1 : runPulumi("preview", stack, options);
-});
+export const preview = pulumiCommand(
+  "preview",
+  'Shows the changes that "up" would make.',
+  async (stack, args) => {
+    const options = takeConsent(args);
+    await readStackConfig(stack, project, process.env);
+    const missing = await checkPulumi();
+    for (const finding of missing) process.stderr.write(`${textOf(finding)}\n`);
+    // The program itself warns of other missing requirements.
+    return missing.length > 0 ? 1 : runPulumi("preview", stack, options);
+  },
+);

@@ -25,12 +25,12 @@ export const rehearse = stackCommand(
 )
   .option(
     "--identity",
-    "open the stack's encrypted secrets with its own identity instead of making values up",
+    "open the stack's encrypted secrets with its own identity instead of generating values",
   )
   .option("--keep", 'leave the platform running; "npx platform stop" ends it')
   .addOption(outputOption())
   .addOption(
-    new Option("--timeout <s>", "how long the release may take until every layer is Ready")
+    new Option("--timeout <s>", "seconds that the release may take until every layer is Ready")
       .default(defaultTimeout)
       .argParser(readTimeout),
   )

@@ -32,13 +32,13 @@ export async function releaseSecrets(
     const all = await changed([tree, ...own]);
     if (all.length > 0 && !commit) {
       throw new Error(
-        `${operation} waits: its tree must be committed, and ${all.length} files are not. Commit them, and run the same command again, or run it with --commit.`,
+        `${operation} stopped: its tree must be committed, and ${all.length} files are not. Commit them and run the same command again, or run it with --commit.`,
       );
     }
     const [other] = await changed([tree, ...own.map((path) => `:(exclude)${path}`)]);
     if (other !== undefined) {
       throw new Error(
-        `${operation} waits: its tree must be committed, and holds other work than secrets, such as ${other}. Commit that, or put it aside with "git stash push --include-untracked -- '${other}'", and run the same command again.`,
+        `${operation} stopped: its tree must be committed, and has uncommitted changes that are not secrets, such as ${other}. Commit them, or put them aside with "git stash push --include-untracked -- '${other}'", and run the same command again.`,
       );
     }
     const files = await changed(own);

@@ -83,7 +83,7 @@ export const render = stackCommand(
   "render",
   "Prints the final objects of each layer, with the charts that are on this machine.",
 )
-  .option("--layer <name>", "this layer alone")
+  .option("--layer <name>", "print only this layer")
   .option("--pull", "fetch the charts that are not on this machine")
   .addOption(
     new Option("--output <format>", "how to print the objects").choices(["yaml", "json"]).default("yaml"),

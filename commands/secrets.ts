@@ -21,7 +21,7 @@ import { pulumiEnvironment } from "./cli/backend";
 import { outputOption, stackCommand, stackOf } from "./cli/command";
 import { askForSecret, askForValues } from "./cli/prompt";
 import { releaseSecrets } from "./release";
-import { project } from "./cli/project";
+import { callDirectory, project } from "./cli/project";
 
 export const secrets = new Command("secrets").description(
   "Makes, changes, checks, rotates and recovers secrets.",
@@ -29,9 +29,9 @@ export const secrets = new Command("secrets").description(
 
 const init = stackCommand(
   "init",
-  "Makes the stack's identity where it has none; settings, rules and files agree with it.",
+  "Makes the identity of a stack that has none, and updates settings, rules and files to match.",
 )
-  .option("--recipient <age1…>", "also encrypt for this one; may be given more than once", collect)
+  .option("--recipient <age1…>", "also encrypt for this recipient; may be given more than once", collect)
   .option("--recovery", "make an offline recovery key, and print it once on standard output")
   .action(async (argument: string | undefined, options: { recipient?: string[]; recovery?: boolean }) => {
     const store = await storeOf(init, argument);
@@ -50,14 +50,17 @@ const add = stackCommand("add", "Adds a Secret.", "<name>")
     "take a value from a file, byte for byte; may be given more than once",
     collect,
   )
-  .option("--layer <name>", "the layer that it belongs to", "apps")
-  .option("--namespace <name>", "its namespace [default: its name]")
-  .option("--type <type>", "its type [default: Opaque]")
-  .addHelpText("after", '\nValues are lines "key=value" on standard input, or are asked for.')
+  .option("--layer <name>", "the layer of the Secret", "apps")
+  .option("--namespace <name>", "the namespace of the Secret [default: the name of the Secret]")
+  .option("--type <type>", "the type of the Secret [default: Opaque]")
+  .addHelpText(
+    "after",
+    '\nThe values are lines "key=value" on standard input; on a terminal, the command asks for them.',
+  )
   .action(async (name: string, argument: string | undefined, options: AddOptions) => {
     const store = await storeOf(add, argument);
     const { fromFile: files, layer, namespace = name, type } = options;
-    const values = () => (files === undefined ? readLines() : readValues(files, directory));
+    const values = () => (files === undefined ? readLines() : readValues(files, callDirectory));
     const written = await addSecret(store, { name, layer, namespace, type, values }, alone);
     for (const path of written) console.log(path);
   });
@@ -65,7 +68,7 @@ const add = stackCommand("add", "Adds a Secret.", "<name>")
 const edit = stackCommand("edit", "Opens an encrypted file in the editor.", "<file>").action(
   async (file: string, argument: string | undefined) => {
     const store = await storeOf(edit, argument);
-    const named = resolve(directory, file);
+    const named = resolve(callDirectory, file);
     console.log(await editSecret(store, existsSync(named) ? named : file));
   },
 );
@@ -74,13 +77,14 @@ const check = stackCommand(
   "check",
   "Checks rules, files, tree, history and artifact of a stack, or of every stack.",
 )
+  .usage("[options] [stack]")
   .option(
     "--base <branch>",
-    "check the history since it [default: where this branch left the default branch]",
+    "check the commits since this branch or commit [default: since this branch left the default branch]",
   )
   .option(
     "--strict",
-    "also compare each encrypted file with its versions in Git: only SOPS may have changed it",
+    "also compare each encrypted file with its versions in Git, and refuse changes that SOPS did not make",
   )
   .addOption(outputOption())
   .action(
@@ -100,11 +104,11 @@ const check = stackCommand(
 
 const rotate = stackCommand(
   "rotate",
-  "Replaces the stack's identity without downtime; continues where it was interrupted.",
+  "Replaces the identity of a stack without downtime; after an interruption, run it again to continue.",
 )
-  .option("--values", "also make new values of generated secrets")
-  .option("--without <age1…>", "let this recipient leave too; may be given more than once", collect)
-  .option("--commit", "commit the changed files, where the stack is released from a clean tree alone")
+  .option("--values", "also give new values to generated secrets")
+  .option("--without <age1…>", "also remove this recipient; may be given more than once", collect)
+  .option("--commit", "commit the changed files if the stack sets gitops.requireClean")
   .option("--yes", "do not ask before a release")
   .action(
     async (
@@ -121,10 +125,10 @@ const rotate = stackCommand(
 
 const recover = stackCommand(
   "recover",
-  "Gives the stack a new identity with the recovery key, read from standard input or asked for.",
+  "Gives a stack a new identity with the recovery key from standard input or the terminal.",
 )
-  .option("--lost <age1…>", "the recipient whose identity is lost [default: the only one]")
-  .option("--commit", "commit the changed files, where the stack is released from a clean tree alone")
+  .option("--lost <age1…>", "the recipient whose identity is lost [default: the only recipient]")
+  .option("--commit", "commit the changed files if the stack sets gitops.requireClean")
   .option("--yes", "do not ask before a release")
   .action(async (argument: string | undefined, options: ReleaseChoice & { lost?: string }) => {
     const store = await storeOf(recover, argument);
@@ -148,9 +152,6 @@ interface ReleaseChoice {
   readonly commit?: boolean;
   readonly yes?: boolean;
 }
-
-/** npm runs a command in the project's directory; paths of the user are relative to the directory of the call. */
-const directory = process.env.INIT_CWD ?? process.cwd();
 
 function collect(value: string, values: string[] = []): string[] {
   return [...values, value];
@@ -221,11 +222,11 @@ function showRecoveryKey(key: string): void {
     writeSync(process.stdout.fd, `${key}\n`);
   } catch (error) {
     throw new Error(
-      `Showing the recovery key failed: standard output takes nothing (${(error as Error).message}). Nothing is encrypted for it; run the same command again.`,
+      `Showing the recovery key failed: standard output takes nothing (${(error as Error).message}). Nothing is encrypted for that key. Run the same command again.`,
       { cause: error },
     );
   }
-  tell("The recovery key is on standard output, this once. Keep it offline.");
+  tell("Standard output shows the recovery key only once. Keep the key offline.");
 }
 
 async function readLines(): Promise<Record<string, string>> {

@@ -9,7 +9,9 @@ import { rehearseStack } from "./rehearse";
 const stack = "local";
 
 export const start = new Command("start")
-  .description("Brings up the local platform; where Docker or Pulumi is missing, rehearses it.")
+  .description(
+    'Runs "up local --yes"; if Docker or Pulumi is not available, rehearses stack "local" instead.',
+  )
   .action(async () => {
     const findings = await examine(await readStackConfig(stack, project, process.env));
     const fatal = findings.filter(({ rehearsable }) => !rehearsable);

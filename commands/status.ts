@@ -8,7 +8,7 @@ import { ensureTools } from "../tools/tools";
 import { outputOption, stackCommand, stackOf } from "./cli/command";
 import { project } from "./cli/project";
 
-export const status = stackCommand("status", "Compares what a stack's cluster runs with what was released.")
+export const status = stackCommand("status", "Compares the cluster of a stack with the release.")
   .addOption(outputOption())
   .action(async (argument: string | undefined, { output }: { output: string }) => {
     const stack = await stackOf(status, argument);

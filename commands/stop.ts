@@ -3,7 +3,7 @@ import { stopKept } from "../rehearsal/kept";
 import { project } from "./cli/project";
 
 export const stop = new Command("stop")
-  .description('Ends what "rehearse --keep" left running for this checkout.')
+  .description('Ends the rehearsal of this checkout that "start" or "rehearse --keep" left running.')
   .action(async () => {
     process.stdout.write(await stopKept(project));
   });

@@ -16,10 +16,10 @@ export const up = pulumiCommand(
 ).addHelpText(
   "after",
   `
-  --replace                agree that a Kind cluster which Kind cannot change in place is deleted, with all that its
-                           volumes hold; "--replace <urn>" is Pulumi's own
+  --replace                agree to delete a Kind cluster that Kind cannot change in place, with all data of its
+                           volumes; "--replace <urn>" is Pulumi's own option
 
-"up" checks what the stack needs, removes the lock of a run that was killed, and runs "pulumi up".`,
+"up" checks that the stack has everything it needs, removes the lock of a killed run, and runs "pulumi up".`,
 );
 
 /** Passes the user's consent on to the program. @returns the arguments that are Pulumi's own */

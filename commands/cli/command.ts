@@ -15,7 +15,7 @@ export function calledAs(command: Command): string {
 export function refuseKeys(args: readonly string[]): void {
   if (!args.some((argument) => /AGE-SECRET-KEY-/i.test(argument))) return;
   throw new Error(
-    `Running "npx platform" failed: a private key is among its arguments, which everybody on this machine sees, and npm's log keeps. Replace that key, delete ~/.npm/_logs, and give keys on standard input.`,
+    `Running "npx platform" failed: a private key is among its arguments, and every user of this machine and npm's log can see the arguments. Replace that key, delete ~/.npm/_logs, and pass keys on standard input.`,
   );
 }
 
@@ -51,6 +51,7 @@ export function stackCommand(name: string, description: string, others = ""): Co
   return new Command(name)
     .description(description)
     .arguments(`${others} [stack]`.trim())
+    .usage(`[options] ${others} <stack>`.replace("  ", " "))
     .option("-s, --stack <name>", "the stack, instead of the argument");
 }
 
@@ -73,7 +74,10 @@ export async function stackOf(command: Command, argument: string | undefined): P
   const named = argument ?? stack;
   // The message does not show a value that may be a secret.
   if (named !== undefined && !/^[\w.-]+$/.test(named)) {
-    throw new UsageError(command, "the name of the stack has a character that no name of a stack has");
+    throw new UsageError(
+      command,
+      'the name of the stack has a character that is not allowed. Use letters, digits, ".", "_" and "-"',
+    );
   }
   if (named !== undefined) return named;
   throw new UsageError(command, `no stack is named. Stacks here are ${(await stacksOf(project)).join(", ")}`);

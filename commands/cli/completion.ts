@@ -24,7 +24,7 @@ compdef _platform platform
 export function addCompletion(program: Command): void {
   program
     .command("completion")
-    .description("Prints what completes command lines, for your shell to read.")
+    .description("Prints the completion script of a shell.")
     .addArgument(new Argument("<shell>", "your shell").choices(Object.keys(scripts)))
     .addHelpText(
       "after",

@@ -7,7 +7,7 @@ import { directLoopback } from "../../system/proxy";
 import { ScratchDirectory } from "../../system/scratch-directory";
 import { onTerminal } from "../../system/terminal";
 import { pulumiEnvironment, removeStaleLocks } from "./backend";
-import { stackOf } from "./command";
+import { stackOf, UsageError } from "./command";
 import { project } from "./project";
 
 /**
@@ -32,7 +32,12 @@ export function pulumiCommand(
       const [first, ...rest] = command.args;
       const isNamed = first?.startsWith("-") === false;
       const stack = await stackOf(command, isNamed ? first : undefined);
-      process.exitCode = await work(stack, isNamed ? rest : command.args);
+      const options = isNamed ? rest : command.args;
+      // "pulumi up" takes an argument for the template of another project.
+      if (options[0]?.startsWith("-") === false) {
+        throw new UsageError(command, "more than one stack is named. Name one");
+      }
+      process.exitCode = await work(stack, options);
     });
   return command;
 }

@@ -99,7 +99,7 @@ async function findPlace(store: SecretStore, secret: NewSecret): Promise<Place> 
   const namespaces = await namespacesOf(tree);
   if (!namespaces.has(namespace)) {
     throw new Error(
-      `${operation} no Namespace of the tree is named "${namespace}". Name one of them with --namespace, or add it first.`,
+      `${operation} no Namespace of the tree is named "${namespace}". Name a Namespace of the tree with --namespace, or add this one first.`,
     );
   }
   if (config.sops.generate === "none" && !needsRule(readersOf(config))) {

@@ -197,7 +197,7 @@ export async function checkRepository(
     findings: [...files.findings, ...(history?.findings ?? [])].map(inTree),
     changed: mergeFindings(changed.map(inTree)),
     notes: [
-      `Looked for them in ${files.files} files of the repository beside it.`,
+      `Looked for keys and tokens in ${files.files} other files of the repository.`,
       ...(await notesOfHistory(repository, history, base)),
       ...(strict ? [`Compared ${compared} changes of encrypted files with what SOPS does.`] : []),
     ],
@@ -223,17 +223,17 @@ async function notesOfHistory(
   const git = async (...args: string[]) => (await run("git", args, { cwd: repository })).trim();
   const looked =
     history === undefined
-      ? "There is no default branch to compare with: the history was not checked. Name one with --base."
-      : `Looked for them in ${history.files} versions of files, and the messages, since commit ${history.since.slice(0, 7)}.`;
+      ? "The history was not checked: the repository has no default branch. Name a branch with --base."
+      : `Looked for keys and tokens in ${history.files} versions of files, and in the messages, since commit ${history.since.slice(0, 7)}.`;
   if ((await git("rev-parse", "--is-shallow-repository")) === "true") {
-    const shallow = `Only ${await git("rev-list", "--count", "HEAD")} commits are here: fetch the history with "git fetch --unshallow" to check it.`;
+    const shallow = `Only ${await git("rev-list", "--count", "HEAD")} commits are in this clone. Fetch the history with "git fetch --unshallow" to check it.`;
     return history === undefined || history.files === 0 ? [shallow] : [looked, shallow];
   }
   const isOld =
     history !== undefined && base === undefined && history.since === (await git("rev-parse", "HEAD"));
   return isOld
     ? [
-        `No commit is newer than the default branch (${history.since.slice(0, 7)}): name an older one with --base to check what came after it.`,
+        `No commit is newer than the default branch (${history.since.slice(0, 7)}): no history was checked. Name an older commit with --base to check the commits after it.`,
       ]
     : [looked];
 }

@@ -33,7 +33,7 @@ export async function editSecret(
   const path = named.find((candidate) => files.has(candidate));
   if (path === undefined) {
     throw new Error(
-      `${operation} it is not an encrypted file of stack "${store.stack}". Those are ${[...files.keys()].join(", ") || "none"}.`,
+      `${operation} it is not an encrypted file of stack "${store.stack}". Its encrypted files: ${[...files.keys()].join(", ") || "none"}.`,
     );
   }
   const identity = await store.identity();

@@ -79,7 +79,7 @@ export async function mergeBase(repository: string, base?: string): Promise<stri
     } catch (error) {
       if (base === undefined) continue;
       throw new Error(
-        `Reading the history since ${base} failed: Git knows no common commit of it and HEAD. Fetch it with its history ("git fetch --unshallow origin"), or correct --base.`,
+        `Reading the history since ${base} failed: ${base} and HEAD have no common commit in this clone. Fetch the history with "git fetch --unshallow origin", or correct --base.`,
         { cause: error },
       );
     }

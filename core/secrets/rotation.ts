@@ -120,7 +120,7 @@ async function begin(store: SecretStore, options: RotationOptions): Promise<Rota
       (recipient) => !from.includes(recipient),
     );
     throw new Error(
-      `${operation} ${stranger} is not one of its other recipients. Those are ${others.join(", ") || "none"}.`,
+      `${operation} ${stranger} is not another recipient of its secrets. Its other recipients: ${others.join(", ") || "none"}.`,
     );
   }
   const { key, recipient: to } = await store.newKey();

@@ -119,4 +119,11 @@ describe("npx platform new app", function () {
       deepEqual(everyFile(), before);
     });
   }
+
+  it("says that a directory is not a gitops tree", async () => {
+    await rejects(
+      newApp({ tree: join(tree, "apps"), name: "blog" }),
+      /apps has no folder bases\/apps\/whoami\. Name the gitops tree with --tree\.$/,
+    );
+  });
 });

@@ -449,7 +449,7 @@ describe("npx platform secrets rotate and recover, of a stack that is released f
   it("waits for a commit of the user's, and the same command goes on", async () => {
     const of = await Project.make({ requireClean: true, pulumi });
     const waiting =
-      /^Releasing stack "prod" waits: its tree must be committed, and 3 files are not\. Commit them, and run the same command again, or run it with --commit\.$/m;
+      /^Releasing stack "prod" stopped: its tree must be committed, and 3 files are not\. Commit them and run the same command again, or run it with --commit\.$/m;
     const rotate = () => of.secrets(["rotate", "--stack", "prod", "--yes"]);
     for (const round of ["both", "one"]) {
       const { code, stderr } = rotate();
@@ -470,7 +470,7 @@ describe("npx platform secrets rotate and recover, of a stack that is released f
     equal(code, 1);
     match(
       stderr,
-      /^Releasing stack "prod" waits: .* holds other work than secrets, such as gitops\/new\/mine\.yaml\. /m,
+      /^Releasing stack "prod" stopped: .* has uncommitted changes that are not secrets, such as gitops\/new\/mine\.yaml\. /m,
     );
     deepEqual([calls(of), commits(of)], [[], []]);
     rmSync(join(of.directory, "gitops", "new"), { recursive: true });
@@ -746,7 +746,7 @@ describe("npx platform secrets, given what it cannot do", function () {
     ],
     [
       ["add", "x", "A=hunter2"],
-      /^(?!.*hunter2).* failed: the name of the stack has a character that no name/,
+      /^(?!.*hunter2).* failed: the name of the stack has a character that is not allowed/,
     ],
     [["check", "x", "y"], /^Running "npx platform secrets check" failed: too many arguments for 'check'\. /],
     [["check", "--yes"], /^Running "npx platform secrets check" failed: unknown option '--yes'\. See/],
@@ -806,7 +806,7 @@ describe("npx platform secrets, given what it cannot do", function () {
     ],
     [
       ["rotate", "--without", "age1x", "--stack", "prod"],
-      /age1x is not one of its other recipients\. Those are age1/,
+      /age1x is not another recipient of its secrets\. Its other recipients: age1/,
     ],
   ] as readonly (readonly [string[], RegExp, string?])[]) {
     it(`says so in one sentence: ${args.join(" ")}${input === undefined ? "" : ` < "${input.replace("\n", " ")}"`}`, () => {

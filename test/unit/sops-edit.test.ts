@@ -106,7 +106,7 @@ describe("an editor of a secret", function () {
       }
       await rejects(editSecret(store, "clusters/x/t.enc.yaml", env), {
         message:
-          'Editing clusters/x/t.enc.yaml failed: it is not an encrypted file of stack "x". Those are clusters/x/s.enc.yaml.',
+          'Editing clusters/x/t.enc.yaml failed: it is not an encrypted file of stack "x". Its encrypted files: clusters/x/s.enc.yaml.',
       });
     });
     equal(readFileSync(join(directory, file), "utf8"), before);

@@ -296,7 +296,7 @@ describe("leaks in a repository", () => {
     equal(await mergeBase(directory, second), second);
     await rejects(mergeBase(directory, "origin/main"), {
       message:
-        'Reading the history since origin/main failed: Git knows no common commit of it and HEAD. Fetch it with its history ("git fetch --unshallow origin"), or correct --base.',
+        'Reading the history since origin/main failed: origin/main and HEAD have no common commit in this clone. Fetch the history with "git fetch --unshallow origin", or correct --base.',
     });
     git("branch", "--move", "trunk");
     equal(await mergeBase(directory), undefined);
@@ -424,8 +424,8 @@ describe("the check of a repository", () => {
       ],
     );
     deepEqual(notes, [
-      "Looked for them in 2 files of the repository beside it.",
-      `Looked for them in 2 versions of files, and the messages, since commit ${git("rev-parse", "main").slice(0, 7)}.`,
+      "Looked for keys and tokens in 2 other files of the repository.",
+      `Looked for keys and tokens in 2 versions of files, and in the messages, since commit ${git("rev-parse", "main").slice(0, 7)}.`,
     ]);
     deepEqual((await checkRepository(join(directory, "gitops"), { strict: true })).notes.slice(-1), [
       "Compared 0 changes of encrypted files with what SOPS does.",
@@ -441,14 +441,15 @@ describe("the check of a repository", () => {
         /commit|history/.test(note),
       );
     deepEqual(await noteOf(directory), [
-      `No commit is newer than the default branch (${second}): name an older one with --base to check what came after it.`,
+      `No commit is newer than the default branch (${second}): no history was checked. Name an older commit with --base to check the commits after it.`,
     ]);
     deepEqual(await noteOf(directory, "HEAD~1"), [
-      `Looked for them in 1 versions of files, and the messages, since commit ${git("rev-parse", "--short=7", "HEAD~1")}.`,
+      `Looked for keys and tokens in 1 versions of files, and in the messages, since commit ${git("rev-parse", "--short=7", "HEAD~1")}.`,
     ]);
     const shallow = temporaryDirectory();
     git("clone", "--quiet", "--depth", "2", `file://${directory}`, shallow);
-    const few = 'Only 2 commits are here: fetch the history with "git fetch --unshallow" to check it.';
+    const few =
+      'Only 2 commits are in this clone. Fetch the history with "git fetch --unshallow" to check it.';
     deepEqual(await noteOf(shallow), [few]);
     deepEqual((await noteOf(shallow, "HEAD~1")).at(-1), few);
   });
@@ -460,7 +461,7 @@ describe("the check of a repository", () => {
     writeFiles(directory, { [file]: sealed("c") });
     const { changed: found, notes } = await checkRepository(join(directory, "gitops"), { strict: true });
     deepEqual(found.map(textOf), [changed(hash)]);
-    match(notes.join("\n"), /^There is no default branch to compare with: the history was not checked\./m);
+    match(notes.join("\n"), /^The history was not checked: the repository has no default branch\./m);
   });
 
   it("finds a file that something else than SOPS changed: committed, staged or in the work tree", async () => {

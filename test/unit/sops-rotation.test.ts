@@ -330,7 +330,7 @@ describe("rotation", () => {
     await rotateUntil(of, cluster, 0, { without: [recipient(2), recipient(3)] });
     await rotated(of, cluster, [4]);
     await rejects(rotateUntil(of, cluster, 0, { without: [recipient(2)] }), {
-      message: `Rotating the identity of stack "prod" failed: ${recipient(2)} is not one of its other recipients. Those are ${recipient(4)}.`,
+      message: `Rotating the identity of stack "prod" failed: ${recipient(2)} is not another recipient of its secrets. Its other recipients: ${recipient(4)}.`,
     });
   });
 
@@ -733,7 +733,7 @@ describe("add", () => {
     [
       "a namespace that is none of the tree's",
       { namespace: "teams" },
-      /: no Namespace of the tree is named "teams"\. Name one of them with --namespace, or add it first\.$/,
+      /: no Namespace of the tree is named "teams"\. Name a Namespace of the tree with --namespace, or add this one first\.$/,
     ],
     ["no values", { values: {} }, /it has no values/],
     ["a key that is none", { values: { "a b": "hunter2" } }, /"a b" is not a valid key\. (?!.*hunter2)/],

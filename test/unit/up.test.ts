@@ -251,6 +251,7 @@ describe("npx platform up", function () {
     [["--yes"], 2, /^Running "npx platform up" failed: no stack is named\. /],
     [["--stack"], 2, /^Running "npx platform up" failed: option '-s, --stack <name>' argument missing\. See/],
     [["dev", "--stack", "prod"], 2, /^Running "npx platform up" failed: the stack is named twice, /],
+    [["dev", "prod"], 2, /^Running "npx platform up" failed: more than one stack is named\. Name one\. See/],
     [["dev", "--help"], 0, /^$/],
     [["--stack", "staging"], 1, /no Pulumi\.staging\.yaml\. Stacks here are [^\n]*\n$/],
   ] as const) {
