@@ -1,12 +1,12 @@
 import { generateKeyPairSync, randomBytes, randomInt } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { Agent, request } from "node:https";
-import { createServer } from "node:net";
 import { arch } from "node:os";
 import { join } from "node:path";
 import { stringify } from "yaml";
 import type { Manifest } from "../clients/kubernetes/client";
 import { condition } from "../clients/kubernetes/condition";
+import { isPortTaken } from "../system/port";
 import { findOptional } from "../tools/tools";
 import {
   httpProbe,
@@ -50,8 +50,6 @@ export interface ControlPlaneArgs {
   readonly report?: (line: string) => void;
   /** Stops the start. @default never */
   readonly signal?: AbortSignal;
-  /** The number of nodes. @default 2 */
-  readonly nodes?: number;
   /** Whether the API server writes every patch that it receives to {@link ControlPlane.auditLog}. @default false */
   readonly audit?: boolean;
 }
@@ -271,21 +269,17 @@ export class ControlPlane {
       "--leader-elect=false",
       "--secure-port=0",
       "--profiling=false",
+      "--kube-api-qps=500",
+      "--kube-api-burst=1000",
     ];
     this.#keep("kube-controller-manager", tools["kube-controller-manager"], [
       ...common,
       `--service-account-private-key-file=${this.#path("service-account.key")}`,
       `--root-ca-file=${this.#path("certificates/apiserver.crt")}`,
-      "--kube-api-qps=500",
-      "--kube-api-burst=1000",
       "--node-monitor-grace-period=24h", // KWOK's heartbeat is slow
       `--controllers=${["*", ...idleControllers.map((name) => `-${name}`)].join(",")}`,
     ]);
-    this.#keep("kube-scheduler", tools["kube-scheduler"], [
-      ...common,
-      "--kube-api-qps=500",
-      "--kube-api-burst=1000",
-    ]);
+    this.#keep("kube-scheduler", tools["kube-scheduler"], common);
   }
 
   #startKwok(): void {
@@ -345,9 +339,8 @@ export class ControlPlane {
   }
 
   async #makeNodes(apiServer: SupervisedProcess): Promise<void> {
-    const names = Array.from({ length: this.args.nodes ?? 2 }, (_, index) => `node-${index + 1}`);
     await Promise.all(
-      names.map(async (name, index) => {
+      ["node-1", "node-2"].map(async (name, index) => {
         await apiServer.ready(async () =>
           [201, 409].includes(await this.#call("POST", "/api/v1/nodes", node(name, index))),
         );
@@ -565,24 +558,10 @@ async function freePorts<Name extends string>(...names: readonly Name[]): Promis
   const ports = new Set<number>();
   while (ports.size < names.length) {
     const port = randomInt(20_000, 30_000);
-    if (await isFree(port)) ports.add(port);
+    if (!(await isPortTaken(port))) ports.add(port);
   }
   const chosen = [...ports];
   return Object.fromEntries(names.map((name, index) => [name, chosen[index]])) as Ports<Name>;
-}
-
-function isFree(port: number): Promise<boolean> {
-  return new Promise((resolve) => {
-    const server = createServer();
-    server.once("error", () => {
-      resolve(false);
-    });
-    server.listen(port, "127.0.0.1", () => {
-      server.close(() => {
-        resolve(true);
-      });
-    });
-  });
 }
 
 /** Tries again with other ports, when a process found a port in use that was free a moment before. */

@@ -1,5 +1,5 @@
 import { fork, type ChildProcess } from "node:child_process";
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { realpathSync } from "node:fs";
 import { mkdir, open, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -27,7 +27,7 @@ type KeeperMessage =
  * @param project absolute path of the directory that holds Pulumi.yaml
  */
 function keptDirectory(project: string): string {
-  const name = createHash("sha256").update(realpathSync(project)).digest("hex").slice(0, 16);
+  const name = hash("sha256", realpathSync(project)).slice(0, 16);
   return join(cacheDirectory(), "kept", name);
 }
 

@@ -98,41 +98,24 @@ export class LiveMocks implements runtime.Mocks {
   ): Promise<{ id: string; state: Record<string, unknown> }> {
     const code = news.__provider as string;
     const provider = deserialise(code);
-    const keep = (id: string, outs: Record<string, unknown> | undefined) => ({
-      id,
-      state: { ...outs, __provider: code },
-    });
+    const keep = (id: string, outs: object = {}) => ({ id, state: { ...outs, __provider: code } });
     const old = this.state[key];
-    const checked = (await provider.check?.(old?.state ?? {}, news)) ?? { inputs: news };
-    const failures = checked.failures ?? [];
+    const { inputs = news, failures = [] } = await provider.check(old?.state ?? {}, news);
     if (failures.length > 0) throw new Error(failures.map(({ reason }) => reason).join("\n"));
-    const inputs = (checked.inputs ?? news) as Record<string, unknown>;
 
-    const found = old === undefined ? {} : await this.refresh(old);
-    if (found.id === undefined) {
-      this.report(`${old === undefined ? "create" : "restore"} ${name}`);
+    // The provider in state and the provider of the inputs load the same module.
+    const { id, props = {} } = old === undefined ? {} : await provider.read(old.id, old.state);
+    const create = async (word: string) => {
+      this.report(`${word} ${name}`);
       const created = await provider.create(inputs);
-      return keep(created.id, created.outs as Record<string, unknown>);
-    }
-    const olds = found.props as Record<string, unknown>;
-    const diff = (await provider.diff?.(found.id, olds, inputs)) ?? { changes: false };
-    if ((diff.replaces ?? []).length > 0) {
-      this.report(`replace ${name}`);
-      const { id, outs } = await provider.create(inputs);
-      return keep(id, outs as Record<string, unknown>);
-    }
-    if (diff.changes !== true) return keep(found.id, olds);
+      return keep(created.id, created.outs);
+    };
+    if (id === undefined) return create(old === undefined ? "create" : "restore");
+    const { changes, replaces = [] } = await provider.diff(id, props, inputs);
+    if (replaces.length > 0) return create("replace");
+    if (changes !== true) return keep(id, props);
     this.report(`update ${name}`);
-    const updated = await provider.update?.(found.id, olds, inputs);
-    return keep(found.id, (updated?.outs ?? inputs) as Record<string, unknown>);
-  }
-
-  /** Runs `read` of the provider that made the resource, as Pulumi does with its state. */
-  private async refresh(old: ResourceState): Promise<{ id?: string; props?: Record<string, unknown> }> {
-    const provider = deserialise(old.state.__provider as string);
-    if (provider.read === undefined) return { id: old.id, props: { ...old.state } };
-    const { id, props } = await provider.read(old.id, old.state);
-    return id === undefined ? {} : { id, props: (props ?? old.state) as Record<string, unknown> };
+    return keep(id, (await provider.update(id, props, inputs)).outs);
   }
 
   private async apply(
@@ -164,10 +147,10 @@ function unwrap(value: unknown): unknown {
 }
 
 /** The provider that `code` of the state loads, as in Pulumi's dynamic-provider host. */
-function deserialise(code: string): dynamic.ResourceProvider<object, object> {
+function deserialise(code: string): Required<dynamic.ResourceProvider<object, object>> {
   const filename = join(__dirname, "..", "provider.js");
   const loaded = new Module(filename) as Module & { _compile(code: string, filename: string): void };
   loaded.paths = [join(__dirname, "..", "node_modules")];
   loaded._compile(code, filename);
-  return (loaded.exports as { handler(): dynamic.ResourceProvider<object, object> }).handler();
+  return (loaded.exports as { handler(): Required<dynamic.ResourceProvider<object, object>> }).handler();
 }

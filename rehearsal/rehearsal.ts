@@ -12,7 +12,7 @@ import { clusterKindOf, type ClusterConfig } from "../core/cluster/kinds";
 import { asPulumiConfig, contextOf, parseConfig, readStackFile } from "../core/settings/config";
 import { ScratchDirectory } from "../system/scratch-directory";
 import { ensureTools, findOptional } from "../tools/tools";
-import { ControlPlane } from "./control-plane";
+import { ControlPlane, controlPlaneTools } from "./control-plane";
 import type { StackState } from "./live-mocks";
 import type { ProgramMessage, ProgramRequest } from "./program";
 import { killGroup } from "../system/process";
@@ -52,11 +52,7 @@ export interface RehearsalResult {
 }
 
 /** The tools that a rehearsal runs. */
-const tools = [
-  ...(["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok", "registry"] as const),
-  ...(["source-controller", "kustomize-controller"] as const),
-  ...(["age-keygen", "crane", "helm", "platform-tree", "sops"] as const),
-];
+const tools = [...controlPlaneTools, ...(["age-keygen", "crane", "helm", "platform-tree", "sops"] as const)];
 
 /**
  * The platform on a throw-away control plane: the project's own program on a real API server, with the real Flux

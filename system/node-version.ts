@@ -10,9 +10,7 @@ import { join } from "node:path";
  */
 export function refuseOldNode(version: string): void {
   const least = leastNode();
-  const [wanted, found] = [least, version].map((text) => text.split(".").map(Number)) as [number[], number[]];
-  const differs = wanted.findIndex((part, index) => part !== found[index]);
-  if (differs < 0 || (found[differs] ?? 0) > (wanted[differs] ?? 0)) return;
+  if (version.localeCompare(least, "en", { numeric: true }) >= 0) return;
   throw new Error(
     `Running the program failed: Pulumi started it with Node ${version}, and its libraries need Node ${least} or newer. Run "npx platform up", which brings its own Node, or install a newer one.`,
   );

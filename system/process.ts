@@ -1,7 +1,6 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { closeSync, openSync, readFileSync } from "node:fs";
-import { request as httpRequest, type RequestOptions } from "node:http";
-import { request as httpsRequest } from "node:https";
+import { get } from "node:http";
 import { join } from "node:path";
 import type { Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -199,33 +198,21 @@ export class SupervisedProcess {
   }
 }
 
-/** The address of a probe; without `ca`, it does not check the certificate (of this machine, seconds old). */
-export interface HttpProbeOptions {
-  readonly url: string;
-  readonly headers?: Readonly<Record<string, string>>;
-  readonly ca?: string;
-  /** Absolute path of the socket to ask at, instead of a port. */
-  readonly socketPath?: string;
-}
-
-/** A probe that is satisfied by any answer with a status below 400. */
-export function httpProbe({ url, headers, ca, socketPath }: HttpProbeOptions): Probe {
-  // An agent of its own: the global agent takes a proxy of the environment (NODE_USE_ENV_PROXY).
-  const own = { rejectUnauthorized: ca !== undefined, timeout: 2_000, agent: false };
-  const options = { headers, ca, socketPath, ...own };
+/**
+ * A probe that is satisfied by any answer with a status below 400.
+ *
+ * @param url `http://…`
+ * @param socketPath absolute path of the socket that listens, instead of a port
+ */
+export function httpProbe({ url, socketPath }: { url: string; socketPath?: string }): Probe {
   return () =>
     new Promise((resolve, reject) => {
-      const request = (url.startsWith("https:") ? httpsRequest : httpRequest)(
-        url,
-        options as RequestOptions,
-        (response) => {
-          response.resume();
-          resolve((response.statusCode ?? 500) < 400);
-        },
-      );
-      request.on("timeout", () => request.destroy(new Error("timeout")));
-      request.on("error", reject);
-      request.end();
+      // An agent of its own: the global agent takes a proxy of the environment (NODE_USE_ENV_PROXY).
+      const request = get(url, { socketPath, timeout: 2_000, agent: false }, (response) => {
+        response.resume();
+        resolve((response.statusCode ?? 500) < 400);
+      });
+      request.on("timeout", () => request.destroy(new Error("timeout"))).on("error", reject);
     });
 }
 

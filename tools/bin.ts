@@ -8,16 +8,14 @@ import { readGoModule } from "./go-module";
  * Hash of every go.mod of this folder, 12 hex digits: checkouts with different pins have separate tools.
  * Providers keep it in state, as text.
  */
-const pins = pinsOf(__dirname);
+const pins = pinsOfModules();
 
-/** @param directory absolute path of a folder of folders with a go.mod each */
-function pinsOf(directory: string): string {
-  const modules = readdirSync(directory)
-    .map((name) => join(directory, name))
+function pinsOfModules(): string {
+  const modules = readdirSync(__dirname)
+    .map((name) => join(__dirname, name))
     .filter((path) => existsSync(join(path, "go.mod")));
-  const hash = createHash("sha256");
-  for (const path of modules.sort()) hash.update(readGoModule(path).hash);
-  return hash.digest("hex").slice(0, 12);
+  const hashes = modules.sort().map((path) => readGoModule(path).hash);
+  return createHash("sha256").update(hashes.join("")).digest("hex").slice(0, 12);
 }
 
 /** The directory where every tool is linked by its plain name. */

@@ -19,16 +19,8 @@ export interface RunOptions {
 /** The user's variables that every tool gets; `*` stands for any ending. */
 const everyTool = [
   ...["PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "LANG", "LC_*", "TZ", "XDG_*"],
-  ...[
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "ALL_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-    "all_proxy",
-  ],
+  ...["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"],
+  ...["http_proxy", "https_proxy", "no_proxy", "all_proxy"],
   ...["SSL_CERT_FILE", "SSL_CERT_DIR"],
 ];
 
@@ -53,14 +45,8 @@ const byTool: Readonly<Record<string, readonly string[]>> = {
   kind: [...login, "SSH_AUTH_SOCK", "KUBECONFIG"],
   // The author of a commit, and its signature. SUDO_UID tells Git whose repositories root may read.
   git: [
-    ...[
-      "GIT_AUTHOR_*",
-      "GIT_COMMITTER_*",
-      "EMAIL",
-      "GIT_CONFIG_GLOBAL",
-      "GIT_CONFIG_SYSTEM",
-      "GIT_CONFIG_NOSYSTEM",
-    ],
+    ...["GIT_AUTHOR_*", "GIT_COMMITTER_*", "EMAIL"],
+    ...["GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM"],
     ...["GNUPGHOME", "GPG_TTY", "SSH_AUTH_SOCK", "SUDO_UID"],
   ],
   // The source and the store of modules. GOFLAGS, GOOS and GOARCH are for the user's own builds.
@@ -74,19 +60,10 @@ const byTool: Readonly<Record<string, readonly string[]>> = {
       "GOINSECURE",
       "GOVCS",
       "GOAUTH",
-      "GOENV",
-    ],
-    ...[
-      "GOROOT",
-      "GOPATH",
-      "GOMODCACHE",
-      "GOCACHE",
-      "GOTOOLCHAIN",
-      "GOMAXPROCS",
-      "GOGC",
-      "GOMEMLIMIT",
       "NETRC",
     ],
+    ...["GOROOT", "GOPATH", "GOENV", "GOMODCACHE", "GOCACHE"],
+    ...["GOTOOLCHAIN", "GOMAXPROCS", "GOGC", "GOMEMLIMIT"],
     ...["SSH_AUTH_SOCK", "GIT_SSH", "GIT_SSH_COMMAND", "GIT_CONFIG_GLOBAL"],
   ],
   // The login of `helm registry login`, which private charts need.
@@ -103,6 +80,14 @@ export function environmentOf(tool: string, env: NodeJS.ProcessEnv): NodeJS.Proc
       pattern.endsWith("*") ? name.startsWith(pattern.slice(0, -1)) : name === pattern,
     );
   return Object.fromEntries(Object.entries(env).filter(([name]) => isWanted(name)));
+}
+
+/**
+ * The part of an environment that Go gets: the source of modules, such as a company's `GOPROXY`, and their store. Flags
+ * are for the user's own builds, also flags that `go env -w` keeps in a file.
+ */
+export function goEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  return { ...environmentOf("go", env), GOFLAGS: "-mod=readonly", GOWORK: "off" };
 }
 
 /** PATH with the pinned tools first. */

@@ -25,7 +25,9 @@ export function readGoModule(directory: string): GoModule {
     go: /^go (\S+)/m.exec(mod)?.[1] ?? "1.26",
     versions: parseVersions(mod).set(/^module (\S+)/m.exec(mod)?.[1] ?? "", ownVersion),
     sums: parseSums(sum),
-    hash: hashOf([mod, sum, ...programOf(directory)]),
+    hash: createHash("sha256")
+      .update([mod, sum, ...programOf(directory)].join(""))
+      .digest("hex"),
   };
 }
 
@@ -38,12 +40,6 @@ function programOf(directory: string): string[] {
   return names.sort().map((name) => readFileSync(join(directory, name), "utf8"));
 }
 
-function hashOf(texts: readonly string[]): string {
-  const hash = createHash("sha256");
-  for (const text of texts) hash.update(text);
-  return hash.digest("hex");
-}
-
 /** The version of the module that a package belongs to: the module with the longest matching path. */
 export function versionOf(module: GoModule, packagePath: string): string | undefined {
   for (let path = packagePath; path !== ""; path = path.slice(0, Math.max(0, path.lastIndexOf("/")))) {
@@ -54,22 +50,10 @@ export function versionOf(module: GoModule, packagePath: string): string | undef
 }
 
 function parseVersions(mod: string): Map<string, string> {
-  const blocks = [...mod.matchAll(/^require \(\n([\s\S]*?)^\)/gm)].map((block) => block[1] ?? "");
-  const lines = [...mod.matchAll(/^require (\S+ \S+)/gm)].map((line) => line[1] ?? "");
-  const pairs = [...blocks.join("\n").split("\n"), ...lines];
-  return new Map(
-    pairs.flatMap((pair): [string, string][] => {
-      const [path, version] = pair.trim().split(/\s+/);
-      return path && version?.startsWith("v") ? [[path, version]] : [];
-    }),
-  );
+  const requirements = mod.matchAll(/^(?:require |\t)(\S+) (v\d\S*)/gm);
+  return new Map([...requirements].map(([, path = "", version = ""]) => [path, version]));
 }
 
 function parseSums(sum: string): Map<string, string> {
-  return new Map(
-    sum.split("\n").flatMap((line): [string, string][] => {
-      const [path, version, hash] = line.split(" ");
-      return path && version && hash ? [[`${path} ${version}`, hash]] : [];
-    }),
-  );
+  return new Map([...sum.matchAll(/^(\S+ \S+) (\S+)$/gm)].map(([, key = "", hash = ""]) => [key, hash]));
 }

@@ -1,5 +1,5 @@
 import { execFile, spawn } from "node:child_process";
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import {
   accessSync,
   constants,
@@ -14,10 +14,9 @@ import {
 } from "node:fs";
 import { availableParallelism } from "node:os";
 import { delimiter, dirname, join, sep } from "node:path";
-import { environmentOf } from "./command";
+import { environmentOf, goEnvironment } from "./command";
 import { binDirectory, sharedBinDirectory } from "./bin";
 import { cacheDirectory } from "../system/cache";
-import { goEnvironment } from "./go-environment";
 import { readGoModule, versionOf, type GoModule } from "./go-module";
 import { withLock } from "../system/lock";
 
@@ -36,127 +35,73 @@ interface Tool {
   readonly versionVariable?: string;
 }
 
-const kubernetesVersion = "k8s.io/component-base/version.gitVersion";
+const versionFlag = ["--version"];
+const versionCommand = ["version"];
 const prometheusVersion = "github.com/prometheus/common/version.Version";
+const controlPlane = { module: "control-plane", versionArgs: versionFlag } as const;
+
+/** A component of Kubernetes. */
+const kubernetes = (name: string, cost: number) => ({
+  ...controlPlane,
+  ...{ package: `k8s.io/kubernetes/cmd/${name}`, cost },
+  versionVariable: "k8s.io/component-base/version.gitVersion",
+});
 
 const tools = {
-  etcd: {
-    module: "control-plane",
-    package: "go.etcd.io/etcd/server/v3",
-    cost: 42,
-    versionArgs: ["--version"],
-  },
-  "kube-apiserver": {
-    module: "control-plane",
-    package: "k8s.io/kubernetes/cmd/kube-apiserver",
-    cost: 616,
-    versionArgs: ["--version"],
-    versionVariable: kubernetesVersion,
-  },
-  "kube-controller-manager": {
-    module: "control-plane",
-    package: "k8s.io/kubernetes/cmd/kube-controller-manager",
-    cost: 101,
-    versionArgs: ["--version"],
-    versionVariable: kubernetesVersion,
-  },
-  "kube-scheduler": {
-    module: "control-plane",
-    package: "k8s.io/kubernetes/cmd/kube-scheduler",
-    cost: 9,
-    versionArgs: ["--version"],
-    versionVariable: kubernetesVersion,
-  },
+  etcd: { ...controlPlane, package: "go.etcd.io/etcd/server/v3", cost: 42 },
+  "kube-apiserver": kubernetes("kube-apiserver", 616),
+  "kube-controller-manager": kubernetes("kube-controller-manager", 101),
+  "kube-scheduler": kubernetes("kube-scheduler", 9),
   "source-controller": {
-    module: "control-plane",
-    package: "github.com/fluxcd/source-controller",
-    cost: 61,
+    ...{ module: "control-plane", package: "github.com/fluxcd/source-controller", cost: 61 },
   },
   "kustomize-controller": {
-    module: "control-plane",
-    package: "github.com/fluxcd/kustomize-controller",
-    cost: 82,
+    ...{ module: "control-plane", package: "github.com/fluxcd/kustomize-controller", cost: 82 },
   },
-  kwok: {
-    module: "control-plane",
-    package: "sigs.k8s.io/kwok/cmd/kwok",
-    cost: 179,
-    versionArgs: ["--version"],
-  },
-  registry: {
-    module: "control-plane",
-    package: "github.com/distribution/distribution/v3/cmd/registry",
-    cost: 150,
-    versionArgs: ["--version"],
-  },
-  "platform-tree": {
-    module: "tree",
-    package: "platform/tools/tree",
-    cost: 90,
-  },
+  kwok: { ...controlPlane, package: "sigs.k8s.io/kwok/cmd/kwok", cost: 179 },
+  registry: { ...controlPlane, package: "github.com/distribution/distribution/v3/cmd/registry", cost: 150 },
+  "platform-tree": { module: "tree", package: "platform/tools/tree", cost: 90 },
   helm: {
-    module: "cli",
-    package: "helm.sh/helm/v4/cmd/helm",
-    cost: 175,
+    ...{ module: "cli", package: "helm.sh/helm/v4/cmd/helm", cost: 175 },
     versionArgs: ["version", "--short"],
     versionVariable: "helm.sh/helm/v4/internal/version.version",
   },
   kustomize: {
-    module: "cli",
-    package: "sigs.k8s.io/kustomize/kustomize/v5",
-    cost: 23,
-    versionArgs: ["version"],
+    ...{ module: "cli", package: "sigs.k8s.io/kustomize/kustomize/v5", cost: 23 },
+    versionArgs: versionCommand,
   },
   sops: {
-    module: "cli",
-    package: "github.com/getsops/sops/v3/cmd/sops",
-    cost: 148,
+    ...{ module: "cli", package: "github.com/getsops/sops/v3/cmd/sops", cost: 148 },
     versionArgs: ["--disable-version-check", "--version"],
   },
   "age-keygen": {
-    module: "cli",
-    package: "filippo.io/age/cmd/age-keygen",
-    cost: 7,
-    versionArgs: ["--version"],
+    ...{ module: "cli", package: "filippo.io/age/cmd/age-keygen", cost: 7 },
+    versionArgs: versionFlag,
   },
   crane: {
-    module: "cli",
-    package: "github.com/google/go-containerregistry/cmd/crane",
-    cost: 12,
-    versionArgs: ["version"],
+    ...{ module: "cli", package: "github.com/google/go-containerregistry/cmd/crane", cost: 12 },
+    versionArgs: versionCommand,
   },
-  kind: { module: "cli", package: "sigs.k8s.io/kind", cost: 9, versionArgs: ["version"] },
+  kind: { module: "cli", package: "sigs.k8s.io/kind", cost: 9, versionArgs: versionCommand },
   kyverno: {
-    module: "policies",
-    package: "github.com/kyverno/kyverno/cmd/cli/kubectl-kyverno",
-    cost: 406,
-    versionArgs: ["version"],
+    ...{ module: "policies", package: "github.com/kyverno/kyverno/cmd/cli/kubectl-kyverno", cost: 406 },
+    versionArgs: versionCommand,
   },
   prometheus: {
-    module: "monitoring",
-    package: "github.com/prometheus/prometheus/cmd/prometheus",
-    cost: 194,
+    ...{ module: "monitoring", package: "github.com/prometheus/prometheus/cmd/prometheus", cost: 194 },
     tags: ["remove_all_sd"],
   },
   promtool: {
-    module: "monitoring",
-    package: "github.com/prometheus/prometheus/cmd/promtool",
-    cost: 83,
+    ...{ module: "monitoring", package: "github.com/prometheus/prometheus/cmd/promtool", cost: 83 },
     tags: ["remove_all_sd"],
   },
   "kube-state-metrics": {
-    module: "monitoring",
-    package: "k8s.io/kube-state-metrics/v2",
-    cost: 98,
-    versionArgs: ["version"],
-    versionVariable: prometheusVersion,
+    ...{ module: "monitoring", package: "k8s.io/kube-state-metrics/v2", cost: 98 },
+    ...{ versionArgs: versionCommand, versionVariable: prometheusVersion },
   },
   amtool: {
-    module: "monitoring",
-    package: "github.com/prometheus/alertmanager/cmd/amtool",
-    cost: 30,
-    versionArgs: ["--version"],
-    versionVariable: prometheusVersion,
+    ...{ module: "monitoring", package: "github.com/prometheus/alertmanager/cmd/amtool", cost: 30 },
+    ...{ versionArgs: versionFlag, versionVariable: prometheusVersion },
   },
 } as const satisfies Record<string, Tool>;
 
@@ -253,7 +198,7 @@ function pin(name: ToolName, read: ModuleReader): PinnedTool {
 function installedPath(tool: PinnedTool, env: NodeJS.ProcessEnv): string {
   const flags = [...linkerFlags(tool), ...(tool.tags ?? [])];
   const recipe = [tool.goModule.hash, process.platform, process.arch, ...flags].join("\n");
-  const key = createHash("sha256").update(recipe).digest("hex").slice(0, 12);
+  const key = hash("sha256", recipe).slice(0, 12);
   return join(cacheDirectory(env), "tools", tool.name, `${tool.version}-${key}`, tool.name);
 }
 
@@ -376,13 +321,9 @@ function goBuild(
     };
     process.on("SIGINT", interrupt).on("SIGTERM", interrupt).on("exit", abandon);
 
-    child.on("error", (error: NodeJS.ErrnoException) => {
+    child.on("error", (error) => {
       settle();
-      reject(
-        new Error(failure(tool, error.code === "ENOENT" ? "spawn go ENOENT" : error.message, env), {
-          cause: error,
-        }),
-      );
+      reject(new Error(failure(tool, error.message, env), { cause: error }));
     });
     child.on("close", (code, signal) => {
       settle();

@@ -7,7 +7,7 @@ import type { KubernetesObject, V1CustomResourceDefinition } from "@kubernetes/c
 import { unzipSync } from "fflate";
 import { parseAllDocuments, parseDocument } from "yaml";
 import { cacheDirectory } from "../system/cache";
-import { goEnvironment } from "./go-environment";
+import { goEnvironment } from "./command";
 import { readGoModule, type GoModule } from "./go-module";
 
 /** A component whose CustomResourceDefinitions come from its Go module. */

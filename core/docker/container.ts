@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import type { Clock } from "../../system/clock";
 import { sentence } from "../../system/sentence";
 import {
@@ -148,9 +148,8 @@ export class ContainerLifecycle {
 
 function fingerprint({ image, network, port, volume, env }: ContainerSpec): string {
   const variables = Object.entries(env).sort();
-  return createHash("sha256")
-    .update(JSON.stringify([image, network, port.container, port.host, volume.name, volume.path, variables]))
-    .digest("hex");
+  const parts = [image, network, port.container, port.host, volume.name, volume.path, variables];
+  return hash("sha256", JSON.stringify(parts));
 }
 
 function outputs(spec: ContainerSpec): ContainerOutputs {

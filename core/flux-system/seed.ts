@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { kustomizationLabel } from "../../clients/flux/kinds";
 import type { Clock } from "../../system/clock";
 import type { Manifest } from "../../clients/kubernetes/client";
@@ -103,7 +103,7 @@ export class SeedLifecycle {
       namespaceUid: inputs.namespaceUid,
       sentinel: ref,
       fieldManager,
-      fingerprint: createHash("sha256").update(JSON.stringify(objects)).digest("hex"),
+      fingerprint: hash("sha256", JSON.stringify(objects)),
     };
   }
 

@@ -1,8 +1,8 @@
 import { readFile, statfs } from "node:fs/promises";
-import { createServer } from "node:net";
 import { ownerLabel, type Labels } from "../../clients/docker/ownership";
 import { KubernetesClient } from "../../clients/kubernetes/client";
 import { run } from "../../tools/command";
+import { isPortTaken } from "../../system/port";
 import type { Finding } from "../findings/finding";
 
 /** A requirement of a stack that this machine does not meet. */
@@ -62,20 +62,7 @@ export function labelled(printed: string): Labels {
 export const thisHost: Host = {
   run: (command, ...args) => run(command, args),
   read: (path) => readFile(path, "utf8").catch(() => undefined),
-  portTaken: (port) =>
-    new Promise((resolve) => {
-      const server = createServer()
-        // An ordinary user may not listen below 1024, but Docker may.
-        .once("error", ({ code }: NodeJS.ErrnoException) => {
-          resolve(code === "EADDRINUSE");
-        })
-        .once("listening", () => {
-          server.close(() => {
-            resolve(false);
-          });
-        })
-        .listen(port, "127.0.0.1");
-    }),
+  portTaken: isPortTaken,
   freeBytes: async (path) => {
     const { bavail, bsize } = await statfs(path);
     return bavail * bsize;

@@ -188,7 +188,7 @@ describe("simulated controllers", function () {
     );
     match(
       running.explain('Widget/w dry-run failed: no matches for kind "Widget" in version "example.com/v1"'),
-      /^No chart that the rehearsal knows defines Widget, and HelmReleases are simulated\. HelmRelease widgets\/widgets: "helm template widgets" failed: no such host\. Put its CustomResourceDefinition into a directory, and set "platform:rehearsal\.definitions" to that\.$/,
+      /^No chart that the rehearsal knows defines Widget, and HelmReleases are simulated\. HelmRelease widgets\/widgets: "helm template widgets" failed: no such host\. Put its CustomResourceDefinition into a directory, and set "platform:rehearsal\.definitions" to that directory\.$/,
     );
     equal(running.explain("timeout waiting for Deployment"), "");
   });

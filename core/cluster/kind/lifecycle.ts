@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { mkdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { parse, stringify } from "yaml";
@@ -369,14 +369,12 @@ function earlierFingerprint({ network, image, config, files }: KindInputs): stri
   const mount = { hostPath: from, containerPath: inNode.config, readOnly: true };
   const nodes = [{ ...first, extraMounts: [mount, ...(first?.extraMounts ?? [])] }, ...rest];
   const mounted = Object.entries(files).map(([path, content]) => [join(from, basename(path)), content]);
-  return createHash("sha256")
-    .update(JSON.stringify([network, image, { ...whole, nodes }, mounted.sort()]))
-    .digest("hex");
+  return hash("sha256", JSON.stringify([network, image, { ...whole, nodes }, mounted.sort()]));
 }
 
 /** The image of a cluster's nodes, which only the Docker Engine holds. */
 function imageTag({ name, image }: KindInputs): string {
-  return `platform-node-${name}:${createHash("sha256").update(image).digest("hex").slice(0, 12)}`;
+  return `platform-node-${name}:${hash("sha256", image).slice(0, 12)}`;
 }
 
 function withImage(config: string, image: string): string {
