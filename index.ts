@@ -4,7 +4,7 @@ import { inspectTree } from "./core/tree/tree";
 import { Platform } from "./components/platform";
 import { dockerLogin, refusalOf, type RegistryLogin } from "./clients/registry/login";
 import { clusterKindOf } from "./core/cluster/kinds";
-import { readGeneratedFiles } from "./core/secrets/files";
+import { isGenerated, secretFilesIn } from "./core/secrets/files";
 import { checkForms } from "./core/secrets/place";
 import { ageKeyOf, parseConfig, pullLoginOf, type PlatformConfig } from "./core/settings/config";
 import { refuseOldNode } from "./system/node-version";
@@ -19,22 +19,24 @@ async function main(examineStack: typeof examine): Promise<Record<string, unknow
   const config = parseConfig(getStack(), runtime.allConfig(), context);
   const kind = clusterKindOf(config.cluster);
   await ensureTools(["age-keygen", "crane", "helm", "platform-tree", "sops", ...kind.tools], {
-    report: (line) => {
-      console.error(line);
-    },
+    report: console.error,
   });
 
   const { tree, cluster, requireClean } = config.gitops;
   const source = await releaseSource(tree, requireClean);
-  const [{ content, findings: ofTree, notes }, ofKind, ofSecrets, kubeconfig, pullLogin] = await Promise.all([
+  const [{ content, texts, findings: ofTree, notes }, ofKind, kubeconfig, pullLogin] = await Promise.all([
     inspectTree(source, cluster),
     kind.checkTree(config.cluster, source, cluster),
-    // If a file cannot be read at all, the tree's findings explain it better.
-    checkForms(tree, config).catch(() => []),
     kind.exists ? kind.kubeconfig(config.cluster) : undefined,
     readPullLogin(config),
     examineStack(config).then(tellFindings),
   ]);
+  const secretFiles = await secretFilesIn(texts, cluster).catch((error: unknown) => {
+    // The tree's findings explain an unreadable file better.
+    if (ofTree.length + ofKind.length === 0) throw error;
+    return new Map<string, string>();
+  });
+  const ofSecrets = checkForms(secretFiles, config);
   // These findings explain a broken secret file better.
   const findings = [...(ofSecrets.length > 0 ? ofSecrets : ofTree), ...ofKind];
   if (findings.length > 0) throw errorOf(findings);
@@ -45,7 +47,7 @@ async function main(examineStack: typeof examine): Promise<Record<string, unknow
     content,
     provenance: await provenance(source),
     commit: partsOf(source).commit,
-    generated: await readGeneratedFiles(tree, cluster, config.sops.generate),
+    generated: new Map([...secretFiles].filter(([, content]) => isGenerated(content, config.sops.generate))),
     ageKey: ageKeyOf(runtime.allConfig()),
     ...{ kubeconfig, pullLogin },
   });

@@ -2,8 +2,9 @@ import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { Command } from "commander";
-import { isSeq, parseAllDocuments, parseDocument } from "yaml";
+import { isSeq, parseDocument } from "yaml";
 import { isImageReference } from "../clients/registry/image-reference";
+import { namespacesIn } from "../core/tree/namespaces";
 import { callDirectory, project } from "./cli/project";
 
 /** The application whose copy is the start of a new application. */
@@ -101,18 +102,11 @@ async function holderOf(name: string, tree: string): Promise<string | undefined>
   for (const file of files) {
     const text = await readFile(join(tree, file), "utf8");
     const used = new RegExp(`^[ \\t-]*namespace:[ \\t]*["']?${name}["']?[ \\t]*(#.*)?$`, "m").test(text);
-    if (used || makesNamespace(text, name)) return `${file} uses namespace "${name}"`;
+    if (used || namespacesIn(text).includes(name)) return `${file} uses namespace "${name}"`;
     const host = new RegExp(`^[ \\t]*- ["']?${name}\\.\\$\\{domain\\}["']?[ \\t]*(#.*)?$`, "m");
     if (host.test(text)) return `${file} uses host "${name}.\${domain}"`;
   }
   return undefined;
-}
-
-function makesNamespace(text: string, name: string): boolean {
-  if (!/^kind: Namespace\b/m.test(text)) return false;
-  return parseAllDocuments(text).some(
-    (document) => document.get("kind") === "Namespace" && document.getIn(["metadata", "name"]) === name,
-  );
 }
 
 const app = new Command("app")

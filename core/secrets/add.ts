@@ -1,12 +1,11 @@
 import { existsSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import { basename, join, normalize, resolve } from "node:path";
-import { isSeq, parseAllDocuments, parseDocument, type Document, type YAMLSeq } from "yaml";
-import type { PlatformConfig } from "../settings/config";
-import type { Manifest } from "../../clients/kubernetes/client";
+import { isSeq, parseDocument } from "yaml";
 import { sentence } from "../../system/sentence";
 import { readersOf } from "./place";
 import { everyRecipient, needsRule } from "./rules";
+import { namespacesIn } from "../tree/namespaces";
 import { secretManifest, type SecretValues } from "../../clients/sops/secret-file";
 import type { SecretStore } from "./store";
 import { writeWhole } from "../../system/write";
@@ -27,17 +26,6 @@ export interface NewSecret {
 /** The largest size of all values of a Secret, in bytes. Source: `MaxSecretSize` in k8s.io/api, core/v1/types.go */
 const largest = 1024 ** 2;
 
-/** The place of a new Secret in the tree, as found at one moment. */
-interface Place {
-  readonly config: PlatformConfig;
-  /** The paths of the file and of the kustomization.yaml, relative to the tree. */
-  readonly path: string;
-  readonly list: string;
-  readonly document: Document;
-  readonly resources: YAMLSeq;
-  readonly isListed: boolean;
-}
-
 /**
  * Adds a Secret to a layer: its line in the kustomization.yaml, and its encrypted file. Plain values are only in
  * memory. A kill between the two leaves a line without a file; the same call then adds the file.
@@ -56,10 +44,13 @@ export async function addSecret(
   return alone(() => write(store, secret, values));
 }
 
-/** @throws Error when the Secret cannot be added with any values */
-async function findPlace(store: SecretStore, secret: NewSecret): Promise<Place> {
+/**
+ * @returns the paths of the file and of the kustomization.yaml, relative to the tree, and the content of the latter
+ * @throws Error when the Secret cannot be added with any values
+ */
+async function findPlace(store: SecretStore, secret: NewSecret) {
   const { name, layer, namespace } = secret;
-  const operation = operationOf(store, secret);
+  const operation = `Adding Secret "${name}" to stack "${store.stack}" failed:`;
   // Source: https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
   if (!/^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/.test(name)) {
     throw new Error(`${operation} "${name}" is not a valid name of an object. Use a-z, 0-9, "-" and ".".`);
@@ -106,12 +97,11 @@ async function findPlace(store: SecretStore, secret: NewSecret): Promise<Place> 
     throw new Error(`${operation} the stack has no recipients to encrypt for. ${initOf(store)}.`);
   }
   await store.readRules();
-  return { config, path, list, document, resources, isListed };
+  return { operation, config, path, list, document, resources, isListed };
 }
 
 async function write(store: SecretStore, secret: NewSecret, values: SecretValues): Promise<string[]> {
-  const operation = operationOf(store, secret);
-  const { config, path, list, document, resources, isListed } = await findPlace(store, secret);
+  const { operation, config, path, list, document, resources, isListed } = await findPlace(store, secret);
   const readers = readersOf(config);
   const made = config.sops.generate;
   const wrong = wrongValues(values);
@@ -137,10 +127,6 @@ async function write(store: SecretStore, secret: NewSecret, values: SecretValues
   return [path, ...(isListed ? [] : [list]), ...rules];
 }
 
-function operationOf(store: SecretStore, { name }: NewSecret): string {
-  return `Adding Secret "${name}" to stack "${store.stack}" failed:`;
-}
-
 function initOf(store: SecretStore): string {
   return `Run "npx platform secrets init ${store.stack}"`;
 }
@@ -150,12 +136,7 @@ async function namespacesOf(tree: string): Promise<Set<string>> {
   const names = new Set(["default", "flux-system", "kube-system", "kube-public"]);
   for (const path of await readdir(tree, { recursive: true })) {
     if (!/\.ya?ml$/.test(path)) continue;
-    const text = await readFile(join(tree, path), "utf8");
-    if (!/\bkind["']?:\s*["']?Namespace\b/.test(text)) continue;
-    for (const document of parseAllDocuments(text, { logLevel: "silent" })) {
-      const object = document.toJS() as Partial<Manifest> | null;
-      if (object?.kind === "Namespace" && object.metadata !== undefined) names.add(object.metadata.name);
-    }
+    for (const name of namespacesIn(await readFile(join(tree, path), "utf8"))) names.add(name);
   }
   return names;
 }

@@ -5,7 +5,7 @@ import { checkCluster, readTree } from "../tree/tree";
 import { run } from "../../tools/command";
 import { repositoryOf } from "../../clients/git/repository";
 import { fileFinding, isGenerated, readSecretFiles } from "./files";
-import { mergeBase, scanFiles, scanHistory, uncommitted, type HistoryScan } from "./history";
+import { mergeBase, scanFiles, scanHistory, uncommitted } from "./history";
 import { checkSecretFiles, readersOf } from "./place";
 import { checkChanges } from "./rewrite";
 import { isSecretPath, secretsIn } from "../../clients/sops/secret-file";
@@ -65,16 +65,11 @@ export async function checkSecrets(
       unreadable.push(...findingsOf(error, "stack"));
     }
   }
-  const trees = [...new Set(stacks.map(({ tree }) => tree))];
-  const checks = await Promise.all(
-    trees.map((tree) =>
-      checkTree(
-        tree,
-        stacks.filter((stack) => stack.tree === tree),
-        options,
-      ),
-    ),
-  );
+  const checkOf = (tree: string) => {
+    const ofTree = stacks.filter((stack) => stack.tree === tree);
+    return checkTree(tree, ofTree, options);
+  };
+  const checks = await Promise.all([...new Set(stacks.map(({ tree }) => tree))].map(checkOf));
   return {
     findings: mergeFindings(
       [...unreadable, ...stacks.flatMap(({ visible }) => visible)],
@@ -180,10 +175,11 @@ export async function checkRepository(
   const place = relative(repository, await realpath(tree));
   const isInTree = (path: string) => isBelow(path, place);
   const isCompared = (path: string) => strict && isInTree(path) && isSecretPath(path);
+  const since = await mergeBase(repository, base);
   const [files, { staged, unstaged }, history] = await Promise.all([
     scanFiles(repository, (path) => isInTree(path) || isExample(path)),
     strict ? uncommitted(repository, isCompared) : { staged: [], unstaged: [] },
-    checkHistory(repository, base, isCompared),
+    since === undefined ? undefined : scanHistory(repository, since, isExample, isCompared),
   ]);
   const committed = history?.changes ?? [];
   // The staged version may differ from the version in the work tree: either may be the wrong one.
@@ -198,42 +194,31 @@ export async function checkRepository(
     changed: mergeFindings(changed.map(inTree)),
     notes: [
       `Looked for keys and tokens in ${files.files} other files of the repository.`,
-      ...(await notesOfHistory(repository, history, base)),
+      ...(await notesOfHistory(repository, since, history?.files ?? 0, base)),
       ...(strict ? [`Compared ${compared} changes of encrypted files with what SOPS does.`] : []),
     ],
   };
 }
 
-async function checkHistory(
-  repository: string,
-  base: string | undefined,
-  isEncrypted: (path: string) => boolean,
-): Promise<(HistoryScan & { since: string }) | undefined> {
-  const since = await mergeBase(repository, base);
-  if (since === undefined) return undefined;
-  return { since, ...(await scanHistory(repository, since, isExample, isEncrypted)) };
-}
-
 /** The checked part of the history. Nobody can tell whether a shallow clone has all of it. */
 async function notesOfHistory(
   repository: string,
-  history: (HistoryScan & { since: string }) | undefined,
+  since: string | undefined,
+  files: number,
   base: string | undefined,
 ): Promise<string[]> {
   const git = async (...args: string[]) => (await run("git", args, { cwd: repository })).trim();
   const looked =
-    history === undefined
+    since === undefined
       ? "The history was not checked: the repository has no default branch. Name a branch with --base."
-      : `Looked for keys and tokens in ${history.files} versions of files, and in the messages, since commit ${history.since.slice(0, 7)}.`;
+      : `Looked for keys and tokens in ${files} versions of files, and in the messages, since commit ${since.slice(0, 7)}.`;
   if ((await git("rev-parse", "--is-shallow-repository")) === "true") {
     const shallow = `Only ${await git("rev-list", "--count", "HEAD")} commits are in this clone. Fetch the history with "git fetch --unshallow" to check it.`;
-    return history === undefined || history.files === 0 ? [shallow] : [looked, shallow];
+    return files === 0 ? [shallow] : [looked, shallow];
   }
-  const isOld =
-    history !== undefined && base === undefined && history.since === (await git("rev-parse", "HEAD"));
-  return isOld
-    ? [
-        `No commit is newer than the default branch (${history.since.slice(0, 7)}): no history was checked. Name an older commit with --base to check the commits after it.`,
-      ]
-    : [looked];
+  if (since === undefined || base !== undefined || since !== (await git("rev-parse", "HEAD")))
+    return [looked];
+  return [
+    `No commit is newer than the default branch (${since.slice(0, 7)}): no history was checked. Name an older commit with --base to check the commits after it.`,
+  ];
 }

@@ -7,20 +7,35 @@ import { isEncrypted, isSecretPath, secretKeys } from "../../clients/sops/secret
 /** Every `*.enc.yaml` below `clusters/<cluster>`, sorted: path relative to the tree, and content. */
 export async function readSecretFiles(tree: string, cluster: string): Promise<Map<string, string>> {
   const directory = join("clusters", cluster);
-  let paths: string[];
-  try {
-    paths = await readdir(join(tree, directory), { recursive: true });
-  } catch (error) {
+  const paths = await readdir(join(tree, directory), { recursive: true }).catch((error: unknown) => {
     throw new Error(
       `Reading cluster "${cluster}" of the tree failed: there is no directory ${directory} in ${tree}. Add it, or correct the stack's name.`,
       { cause: error },
     );
-  }
+  });
+  return readEach(
+    paths.map((path) => join(directory, path)),
+    (file) => readFile(join(tree, file), "utf8"),
+  );
+}
+
+/** As `readSecretFiles`, among the files of a tree that was read: path relative to it → content. */
+export function secretFilesIn(
+  texts: ReadonlyMap<string, string>,
+  cluster: string,
+): Promise<Map<string, string>> {
+  const paths = [...texts.keys()].filter((path) => path.startsWith(`clusters/${cluster}/`));
+  return readEach(paths, (file) => texts.get(file) ?? "");
+}
+
+async function readEach(
+  paths: readonly string[],
+  read: (file: string) => string | Promise<string>,
+): Promise<Map<string, string>> {
   const files = new Map<string, string>();
-  for (const path of paths.filter(isSecretPath).sort()) {
-    const file = join(directory, path);
+  for (const file of paths.filter(isSecretPath).sort()) {
     try {
-      const content = await readFile(join(tree, file), "utf8");
+      const content = await read(file);
       if (secretKeys(content).length === 0) throw new Error("it holds no Secret with keys");
       files.set(file, content);
     } catch (error) {
@@ -43,14 +58,4 @@ export type Generate = "none" | "empty" | "all";
 /** Whether the stack generates the values of a file. An encrypted file is never empty. */
 export function isGenerated(content: string, generate: Generate): boolean {
   return generate === "all" || (generate === "empty" && !isEncrypted(content));
-}
-
-/** The files of `readSecretFiles` whose values the stack generates. */
-export async function readGeneratedFiles(
-  tree: string,
-  cluster: string,
-  generate: Generate,
-): Promise<Map<string, string>> {
-  const files = await readSecretFiles(tree, cluster);
-  return new Map([...files].filter(([, content]) => isGenerated(content, generate)));
 }

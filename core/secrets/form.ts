@@ -4,6 +4,20 @@ import { publicValue, publicValuesIn } from "../tree/public-values";
 import { encryptedRegex } from "./rules";
 import { objectsIn, type SecretFile } from "../../clients/sops/secret-file";
 
+const restore = "Restore it from Git.";
+
+/** Keys of SOPS metadata that list others than age recipients. Source: `Metadata` in getsops/sops, stores/stores.go */
+const foreignKeys = [
+  "shamir_threshold",
+  "key_groups",
+  "kms",
+  "gcp_kms",
+  "hckms",
+  "azure_kv",
+  "hc_vault",
+  "pgp",
+];
+
 /**
  * Checks the parts of an `*.enc.yaml` file that are visible without the identity: the file holds Secrets, each in a
  * document of its own, and their values are encrypted. SOPS and kubectl may write other fields, such as
@@ -20,7 +34,7 @@ export function checkForm(path: string, content: string, generate: Generate, sta
     objects = objectsIn(content);
   } catch (error) {
     const [reason = ""] = (error as Error).message.split("\n");
-    return found(reason.replace(/[.:\s]*$/, ""), restore());
+    return found(reason.replace(/[.:\s]*$/, ""), restore);
   }
   const secrets = objects.filter(
     ({ kind, metadata }) =>
@@ -32,7 +46,7 @@ export function checkForm(path: string, content: string, generate: Generate, sta
   const values = secrets.flatMap(({ data, stringData }) => Object.entries({ ...data, ...stringData }));
   if (objects.every(({ sops }) => sops === undefined)) {
     if (values.some(([, value]) => isSealed(value))) {
-      return found("SOPS's own part of it is missing: the file was cut off", restore());
+      return found("SOPS's own part of it is missing: the file was cut off", restore);
     }
     if (generate !== "none") return [];
     return found("it is not encrypted", `Run "npx platform secrets init ${stack}".`);
@@ -61,7 +75,7 @@ export function checkEncryption(path: string, content: string): Finding[] {
   const changed: unknown = metadata;
   const sops = (changed ?? {}) as Readonly<Record<string, unknown>>;
   const foreign = Object.entries(sops).filter(
-    ([key, value]) => foreignKeys().includes(key) && Array.isArray(value) && value.length > 0,
+    ([key, value]) => foreignKeys.includes(key) && Array.isArray(value) && value.length > 0,
   );
   const rest = objects.flatMap((object) =>
     Object.entries(object).filter(([key]) => !["data", "stringData", "sops"].includes(key)),
@@ -74,8 +88,8 @@ export function checkEncryption(path: string, content: string): Finding[] {
   const noMac = "it has no MAC: the file was cut off, or another program than SOPS changed it";
   const isNoList = sops.age !== undefined && !isRecipients(sops.age);
   return [
-    ...found(!isSealed(sops.mac), noMac, restore()),
-    ...found(isNoList, 'its "sops.age" is not a list of recipients', restore()),
+    ...found(!isSealed(sops.mac), noMac, restore),
+    ...found(isNoList, 'its "sops.age" is not a list of recipients', restore),
     ...found(
       sops.encrypted_regex !== encryptedRegex,
       `it was encrypted with "encrypted_regex" ${regex}, not "${encryptedRegex}"`,
@@ -85,15 +99,6 @@ export function checkEncryption(path: string, content: string): Finding[] {
     ),
     ...found(hasSealed, 'more than "data" and "stringData" is encrypted'),
   ];
-}
-
-function restore(): string {
-  return "Restore it from Git.";
-}
-
-/** Keys of SOPS metadata that list others than age recipients. Source: `Metadata` in getsops/sops, stores/stores.go */
-function foreignKeys(): string[] {
-  return ["shamir_threshold", "key_groups", "kms", "gcp_kms", "hckms", "azure_kv", "hc_vault", "pgp"];
 }
 
 function isRecipients(value: unknown): boolean {

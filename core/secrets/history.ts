@@ -5,6 +5,7 @@ import type { Finding } from "../findings/finding";
 import { leaksIn } from "../tree/build";
 import { checkFile, leakFindings } from "../tree/check";
 import { run } from "../../tools/command";
+import { trackedFiles } from "../tree/source";
 import { notASecret } from "../tree/public-values";
 import type { Change, Version } from "./rewrite";
 
@@ -21,12 +22,6 @@ export interface Scan {
   readonly files: number;
 }
 
-/** The result of the check of a repository's commits. */
-export interface HistoryScan extends Scan {
-  /** The changes of encrypted files in the commits, from first to last. */
-  readonly changes: readonly Change[];
-}
-
 /**
  * Looks for plain Secrets, keys and tokens in every file of a repository that Git has or would take.
  *
@@ -34,9 +29,7 @@ export interface HistoryScan extends Scan {
  * @param expected whether a path holds secrets of tests, which may be found
  */
 export async function scanFiles(repository: string, expected: (path: string) => boolean): Promise<Scan> {
-  const args = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
-  const listed = await run("git", args, { cwd: repository });
-  const paths = [...new Set(listed.split("\0"))].filter((path) => path !== "" && !expected(path)).sort();
+  const paths = ((await trackedFiles(repository)) ?? []).filter((path) => !expected(path)).sort();
   const findings: Finding[] = [];
   for (const some of batches(paths)) {
     const texts = await Promise.all(some.map((path) => readText(join(repository, path))));
@@ -112,7 +105,7 @@ interface Commit {
 
 /**
  * Looks for plain Secrets, keys and tokens in every version of a file, and every message, of the commits since `base`,
- * and collects the changes of encrypted files.
+ * and collects the changes of encrypted files, from first to last.
  *
  * @param base a commit that is trusted
  * @param expected as for `scanFiles`
@@ -123,17 +116,12 @@ export async function scanHistory(
   base: string,
   expected: (path: string) => boolean,
   encrypted: (path: string) => boolean = () => false,
-): Promise<HistoryScan> {
-  const git: Git = (args, input = "") => run("git", args, { cwd: repository, input });
+): Promise<Scan & { readonly changes: readonly Change[] }> {
+  const git = gitOf(repository);
   const range = `${base}..HEAD`;
   const mark = randomUUID();
-  const objects = await git([
-    "rev-list",
-    "--objects",
-    "--no-object-names",
-    `--filter=blob:limit=${largest}`,
-    range,
-  ]);
+  const onlyText = ["--no-object-names", `--filter=blob:limit=${largest}`];
+  const objects = await git(["rev-list", "--objects", ...onlyText, range]);
   if (objects === "") return { findings: [], files: 0, changes: [] };
   const log = await git([
     ...["log", `--format=${mark}%H %P%n%B`, "--no-show-signature", "--reverse", "--topo-order", "-z"],
@@ -143,20 +131,17 @@ export async function scanHistory(
   const fresh = new Set(objects.split("\n"));
   const commits = commitsOf(log, mark);
   const made = new Map<string, { id: string; path: string; commit: string }>();
-  for (const { hash, rows } of commits) {
+  for (const { hash: commit, rows } of commits) {
     for (const { newer: id, path } of rows) {
       const version = `${id} ${path}`;
       // The first commit that has the blob is the commit that made it.
-      if (!fresh.has(id) || expected(path) || made.has(version)) continue;
-      made.set(version, { id, path, commit: hash });
+      if (fresh.has(id) && !expected(path) && !made.has(version)) made.set(version, { id, path, commit });
     }
   }
   const changes = commits.flatMap((commit) => changesOf(commit, encrypted));
   const texts = await contents([...[...made.values()].map(({ id }) => id), ...changes.flatMap(blobsOf)], git);
   const findings: Finding[] = [];
-  const newest = new Map(
-    commits.flatMap(({ rows }) => rows.map(({ path, newer }) => [path, newer] as const)),
-  );
+  const newest = new Map(commits.flatMap(({ rows }) => rows.map(({ path, newer }) => [path, newer])));
   for (const some of batches([...made.values()])) {
     const versions = some.map(({ id, path, commit }) => ({
       ...{ path, commit: short(commit) },
@@ -169,11 +154,7 @@ export async function scanHistory(
     const found = leakFindings(`The message of commit ${short(hash)}`, inMessages[index] ?? []);
     findings.push(...found.map((finding) => ({ ...finding, commit: short(hash) })));
   }
-  return {
-    findings,
-    files: made.size,
-    changes: changes.map((change) => withTexts(change, texts)),
-  };
+  return { findings, files: made.size, changes: changes.map((change) => withTexts(change, texts)) };
 }
 
 /** A version of a file with the marks of its newest version: a user cannot add marks to a version in a commit. */
@@ -199,7 +180,7 @@ export async function uncommitted(
   repository: string,
   encrypted: (path: string) => boolean,
 ): Promise<{ staged: Change[]; unstaged: Change[] }> {
-  const git: Git = (args, input = "") => run("git", args, { cwd: repository, input });
+  const git = gitOf(repository);
   const status = await git([
     ...["--no-optional-locks", "status", "--porcelain=v2", "--branch", "--no-renames", "-z"],
     ...["--untracked-files=all", "--", "*.enc.yaml"],
@@ -225,6 +206,10 @@ export async function uncommitted(
 }
 
 type Git = (args: readonly string[], input?: string) => Promise<string>;
+
+function gitOf(repository: string): Git {
+  return (args, input = "") => run("git", args, { cwd: repository, input });
+}
 
 /** Git lists a merge once for each parent that it differs from. */
 function commitsOf(log: string, mark: string): Commit[] {

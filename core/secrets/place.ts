@@ -3,7 +3,6 @@ import { readdir, readFile } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import type { PlatformConfig } from "../settings/config";
 import type { Finding } from "../findings/finding";
-import { readSecretFiles } from "./files";
 import { checkEncryption, checkForm } from "./form";
 import { checkRules, type Readers } from "./rules";
 import { isSecretPath } from "../../clients/sops/secret-file";
@@ -51,16 +50,11 @@ export async function secretPaths(tree: string): Promise<string[]> {
 }
 
 /**
- * The check of a stack's secret files in `pulumi up`, before the run makes anything: their form, which needs only the
- * tree.
+ * The check of the form of a stack's secret files in `pulumi up`, before the run makes anything.
  *
- * @param tree absolute path
- * @returns the findings; an empty list means that nothing visible without the identity is wrong
- * @throws Error when a file cannot be read or holds no Secret
+ * @param files of the stack, by their paths relative to the tree
  */
-export async function checkForms(tree: string, config: PlatformConfig): Promise<Finding[]> {
-  const files = await readSecretFiles(tree, config.gitops.cluster);
-  const { stack, sops } = config;
+export function checkForms(files: ReadonlyMap<string, string>, { stack, sops }: PlatformConfig): Finding[] {
   return [...files].flatMap(([path, content]) => checkForm(path, content, sops.generate, stack));
 }
 

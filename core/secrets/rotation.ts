@@ -1,4 +1,6 @@
 import { errorOf } from "../findings/finding";
+import { readersOf } from "./place";
+import { everyRecipient } from "./rules";
 import type { SecretStore } from "./store";
 
 /** Options of a rotation. */
@@ -78,7 +80,8 @@ export async function rotate(store: SecretStore, options: RotationOptions): Prom
 async function begin(store: SecretStore, options: RotationOptions): Promise<Rotation> {
   const { values = false, without = [], tell } = options;
   const operation = `Rotating the identity of stack "${store.stack}" failed:`;
-  const { sops } = await store.config();
+  const config = await store.config();
+  const { sops } = config;
   const place = await store.identityPlace();
   if (place !== sops.identityFile) {
     throw new Error(
@@ -104,7 +107,7 @@ async function begin(store: SecretStore, options: RotationOptions): Promise<Rota
   }
   const findings = await store.unopened();
   if (findings.length > 0) throw errorOf(findings);
-  const { recipients = [], recoveryRecipient, valuesRevision } = sops;
+  const { recipients = [], valuesRevision } = sops;
   const own = (await keysOf(store)).map(({ recipient }) => recipient);
   const from = recipients.length === 0 ? own : own.filter((recipient) => recipients.includes(recipient));
   if (from.length === 0) {
@@ -112,13 +115,9 @@ async function begin(store: SecretStore, options: RotationOptions): Promise<Rota
       `${operation} ${own.join(", ")} is not one of its recipients ${recipients.join(", ")}. Put the identity of one of them into ${place}.`,
     );
   }
-  const stranger = without.find(
-    (recipient) => ![...recipients, recoveryRecipient].includes(recipient) || from.includes(recipient),
-  );
+  const others = everyRecipient(readersOf(config)).filter((recipient) => !from.includes(recipient));
+  const stranger = without.find((recipient) => !others.includes(recipient));
   if (stranger !== undefined) {
-    const others = [...recipients, ...(recoveryRecipient === undefined ? [] : [recoveryRecipient])].filter(
-      (recipient) => !from.includes(recipient),
-    );
     throw new Error(
       `${operation} ${stranger} is not another recipient of its secrets. Its other recipients: ${others.join(", ") || "none"}.`,
     );

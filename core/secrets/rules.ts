@@ -10,6 +10,9 @@ import { isEncrypted, recipientsOf } from "../../clients/sops/secret-file";
 /** The part of a Secret that SOPS encrypts: its values, and none of the fields that identify it. */
 export const encryptedRegex = "^(data|stringData)$";
 
+/** Other fields that a stack's own rule may set: they change the coverage of the MAC, not the recipients. */
+const extras: readonly string[] = ["mac_only_encrypted"];
+
 /** The recipients of the secrets of a stack. */
 export interface Readers {
   readonly stack: string;
@@ -78,7 +81,7 @@ export function renderRules(
   const rules = rulesIn(document);
   const isOwn = (rule: Rule) => isOwnPattern(tree, patternOf(rule));
   const without = (rule: Rule) =>
-    Object.fromEntries(Object.entries(rule).filter(([key]) => !extras().includes(key)));
+    Object.fromEntries(Object.entries(rule).filter(([key]) => !extras.includes(key)));
   if (isDeepStrictEqual(rules.filter(isOwn).map(without), wanted)) return before;
   const list = document.get("creation_rules");
   const items = isSeq(list) ? [...list.items] : [];
@@ -88,7 +91,7 @@ export function renderRules(
     const node = items[own.find(({ pattern }) => pattern === rule.path_regex)?.index ?? -1];
     if (!isMap(node)) return document.createNode(rule);
     if (!isDeepStrictEqual(without(node.toJS(document) as Rule), rule)) {
-      for (const { key } of [...node.items]) if (!extras().includes(String(key))) node.delete(key);
+      for (const { key } of [...node.items]) if (!extras.includes(String(key))) node.delete(key);
       for (const [key, value] of Object.entries(rule)) node.set(key, value);
     }
     return node;
@@ -112,16 +115,13 @@ export function parseRules(text: string): Document {
   const document = parseDocument(text);
   const [wrong] = document.errors;
   const [reason = ""] = (wrong?.message ?? "").split("\n");
-  const isRules =
-    document.contents === null || (isMap(document.contents) && isList(document.get("creation_rules")));
+  const { contents } = document;
+  const list = isMap(contents) ? (contents.get("creation_rules") ?? null) : contents;
+  const isRules = list === null || (isMap(contents) && isSeq(list));
   if (wrong === undefined && isRules) return document;
   const cause = wrong === undefined ? '"creation_rules" is not a list' : reason.replace(/:\s*$/, "");
   const message = `Reading .sops.yaml failed: ${sentence(cause)}`;
   throw errorOf([{ check: "secret-rules", message, remedy: "Correct it, or restore it from Git." }]);
-}
-
-function isList(value: unknown): boolean {
-  return value === undefined || value === null || isSeq(value);
 }
 
 function rulesIn(document: Document): Rule[] {
@@ -218,16 +218,12 @@ export async function checkRules(
 }
 
 /** The fields of a rule that have an effect on its files, except its pattern and `extras`. */
-function contentOf(rule: Rule): object {
-  const others = Object.entries(rule).filter(
+function contentOf({ encrypted_regex = null, age, ...others }: Rule): object {
+  const effective = Object.entries(others).filter(
     ([key, value]) =>
-      !["path_regex", "encrypted_regex", "age", ...extras()].includes(key) && !isNothing(value),
+      !["path_regex", ...extras].includes(key) && ![undefined, null, ""].includes(value as string | null),
   );
-  return {
-    encrypted_regex: rule.encrypted_regex ?? null,
-    age: recipientsIn(rule),
-    ...Object.fromEntries(others),
-  };
+  return { encrypted_regex, age: recipientsIn({ age }), ...Object.fromEntries(effective) };
 }
 
 /** Sorted. */
@@ -245,11 +241,6 @@ function patternOf({ path_regex: pattern }: Rule): string {
   return typeof pattern === "string" ? pattern : "";
 }
 
-/** Other fields that a stack's own rule may set: they change the coverage of the MAC, not the recipients. */
-function extras(): readonly string[] {
-  return ["mac_only_encrypted"];
-}
-
 /** The start of the rules for the files of a tree. */
 function clustersPattern(tree: string): string {
   return `^${escaped(below(tree, "clusters/"))}`;
@@ -264,10 +255,6 @@ function isOwnPattern(tree: string, pattern: string): boolean {
   const [start, end] = [clustersPattern(tree), "/.*\\.enc\\.yaml$"];
   const cluster = pattern.slice(start.length, -end.length);
   return pattern.startsWith(start) && pattern.endsWith(end) && /^[^/]+$/.test(cluster);
-}
-
-function isNothing(value: unknown): boolean {
-  return value === undefined || value === null || value === "";
 }
 
 function below(tree: string, path: string): string {

@@ -1,6 +1,6 @@
 import { readdir, readFile } from "node:fs/promises";
 import { homedir } from "node:os";
-import { isAbsolute, join, resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { parse } from "yaml";
 import type * as z from "zod";
 import type { RegistryLogin } from "../../clients/registry/login";
@@ -41,12 +41,7 @@ export function parseConfig(
   const schema = settings({
     stack,
     userConfig: env.XDG_CONFIG_HOME ?? join(homedir(), ".config"),
-    path: (value) =>
-      value.startsWith("~/")
-        ? join(homedir(), value.slice(2))
-        : isAbsolute(value)
-          ? value
-          : resolve(project, value),
+    path: (value) => (value.startsWith("~/") ? join(homedir(), value.slice(2)) : resolve(project, value)),
   });
   const input: Record<string, unknown> = {};
   const problems: Problem[] = [];
@@ -96,9 +91,7 @@ export async function readStackFile(stack: string, project: string): Promise<Rec
       const [reason = ""] = (error as Error).message.split("\n");
       throw new Error(
         `Reading Pulumi.${stack}.yaml failed: ${sentence(reason.replace(/:\s*$/, ""))} Correct the file.`,
-        {
-          cause: error,
-        },
+        { cause: error },
       );
     }
     throw new Error(
@@ -146,12 +139,8 @@ export function pullLoginOf(all: Readonly<Record<string, string>>): RegistryLogi
 
 /** Settings as Pulumi passes them to a program: every value except a text is JSON. */
 export function asPulumiConfig(settings: Readonly<Record<string, unknown>>): Record<string, string> {
-  return Object.fromEntries(
-    Object.entries(settings).map(([key, value]) => [
-      key,
-      typeof value === "string" ? value : JSON.stringify(value),
-    ]),
-  );
+  const asText = (value: unknown) => (typeof value === "string" ? value : JSON.stringify(value));
+  return Object.fromEntries(Object.entries(settings).map(([key, value]) => [key, asText(value)]));
 }
 
 /** `readStackFile` and `parseConfig` in one, for code outside of the program. */
@@ -160,17 +149,11 @@ export async function readStackConfig(
   project: string,
   env: NodeJS.ProcessEnv,
 ): Promise<PlatformConfig> {
-  return parseConfig(
-    stack,
-    asPulumiConfig(await readStackFile(stack, project)),
-    await contextOf(project, env),
-  );
+  const settings = asPulumiConfig(await readStackFile(stack, project));
+  return parseConfig(stack, settings, await contextOf(project, env));
 }
 
-/**
- * The context of the settings of a project's stacks. @param project absolute path of the directory that holds
- * Pulumi.yaml
- */
+/** The context of the settings of a project's stacks. @param project absolute path */
 export async function contextOf(
   project: string,
   env: NodeJS.ProcessEnv = process.env,
@@ -302,24 +285,16 @@ function nearest(name: string, names: readonly string[]): string | undefined {
 
 /** The optimal string alignment distance. Source: https://en.wikipedia.org/wiki/Damerau-Levenshtein_distance */
 function distance(a: string, b: string): number {
-  const rows = Array.from({ length: a.length + 1 }, (_, i) =>
-    Array.from({ length: b.length + 1 }, (_, j) => (i === 0 ? j : i)),
-  );
-  const at = (i: number, j: number) => rows[i]?.[j] ?? 0;
+  const rows: number[][] = [];
+  /** The distance of the first `i` letters of one to the first `j` letters of the other. */
+  const at = (i: number, j: number) => rows[i]?.[j] ?? Math.max(i, j);
   for (let i = 1; i <= a.length; i++) {
+    const row: number[] = (rows[i] = []);
     for (let j = 1; j <= b.length; j++) {
-      const same = a[i - 1] === b[j - 1] ? 0 : 1;
-      const swapped = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1];
-      rows[i]?.splice(
-        j,
-        1,
-        Math.min(
-          at(i - 1, j) + 1,
-          at(i, j - 1) + 1,
-          at(i - 1, j - 1) + same,
-          ...(swapped ? [at(i - 2, j - 2) + 1] : []),
-        ),
-      );
+      const changed = at(i - 1, j - 1) + (a[i - 1] === b[j - 1] ? 0 : 1);
+      const isSwapped = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1];
+      const swapped = isSwapped ? at(i - 2, j - 2) + 1 : Infinity;
+      row[j] = Math.min(at(i - 1, j) + 1, at(i, j - 1) + 1, changed, swapped);
     }
   }
   return at(a.length, b.length);

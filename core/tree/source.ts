@@ -72,7 +72,7 @@ async function lastCommit(
   commit?: string,
 ): Promise<{ readonly hash: string; readonly created: string } | undefined> {
   // A repository without commits has no HEAD.
-  const from = commit === undefined ? ["--ignore-missing", "HEAD"] : [commit];
+  const from = commit === undefined ? ["--ignore-missing", "HEAD"] : ["--end-of-options", commit];
   const printed = await askGit(tree, "log", "-1", "--format=%H %cI", ...from, "--", ".");
   const [hash = "", created = ""] = (printed ?? "").trim().split(" ");
   return hash === "" ? undefined : { hash, created };
@@ -103,7 +103,9 @@ export async function trackedFiles(tree: string): Promise<string[] | undefined> 
  * @throws Error with Git's message, when Git does not know the commit, or the commit has no such directory
  */
 export async function archiveCommit(tree: string, commit: string, archive: string): Promise<void> {
-  await run("git", ["archive", "--format=tar", `--output=${archive}`, commit], { cwd: tree });
+  await run("git", ["archive", "--format=tar", `--output=${archive}`, "--end-of-options", commit], {
+    cwd: tree,
+  });
 }
 
 /**

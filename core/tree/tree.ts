@@ -22,6 +22,8 @@ export interface Tree {
 export interface InspectedTree extends Tree {
   /** The parts that are not built here, or not exactly known; one sentence each. */
   readonly notes: readonly string[];
+  /** Path relative to the tree → content. */
+  readonly texts: ReadonlyMap<string, string>;
 }
 
 /**
@@ -61,7 +63,7 @@ export async function checkCluster(
   publicValues: readonly string[] = [],
 ): Promise<ClusterCheck> {
   try {
-    const built = await buildTree(source, cluster, checked());
+    const built = await buildTree(source, cluster, checked);
     return checkBuilt(built, cluster, publicValues);
   } catch (error) {
     return { findings: findingsOf(error, "build") };
@@ -69,9 +71,7 @@ export async function checkCluster(
 }
 
 /** The options of a build for checks: of the objects it needs only Secrets, which the result lists separately. */
-function checked(): BuildOptions {
-  return { given: [runtimeConfig()], only: [] };
-}
+const checked: BuildOptions = { given: [runtimeConfig()], only: [] };
 
 function checkBuilt(built: Built, cluster: string, publicValues: readonly string[]): ClusterCheck {
   const failures = failuresOf(built, cluster);
@@ -94,11 +94,12 @@ function checkBuilt(built: Built, cluster: string, publicValues: readonly string
  * @throws Error when the tree cannot be read
  */
 export async function inspectTree(source: TreeSource, cluster: string): Promise<InspectedTree> {
-  const built = await buildTree(source, cluster, { ...checked(), texts: true });
+  const built = await buildTree(source, cluster, { ...checked, texts: true });
   const { findings, ...read } = treeOf(built);
   return {
     ...read,
     findings: mergeFindings(findings, checkBuilt(built, cluster, read.publicValues).findings),
     notes: notesOf(built),
+    texts: new Map(built.files.map(({ path, text }) => [path, text])),
   };
 }

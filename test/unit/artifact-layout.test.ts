@@ -1,8 +1,17 @@
 import { deepEqual, equal, notDeepEqual, notEqual, rejects } from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { chmodSync, readdirSync, readFileSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  readdirSync,
+  readFileSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
+import { secretFilesIn } from "../../core/secrets/files";
 import { listTree, packTree } from "../../core/tree/build";
 import { renderCluster } from "../../core/tree/render";
 import { provenance, type Provenance, type TreeSource } from "../../core/tree/source";
@@ -168,6 +177,27 @@ describe("files of an artifact", () => {
     const clean = await packed({ tree, commit: "HEAD" });
     deepEqual([clean.artifact, clean.findings], [artifact, []]);
     equal((await packed(tree)).findings.length > 0, true);
+  });
+
+  it("are those of the commit for the check of secret files, too", async () => {
+    const { directory, tree } = repository();
+    const path = "clusters/x/own.enc.yaml";
+    writeFiles(directory, { ".git/info/exclude": `gitops/${path}\n`, [`gitops/${path}`]: secret });
+    writeFiles(tree, { "clusters/x/new.enc.yaml": secret });
+    const secretsOf = async (of: TreeSource) => [
+      ...(await secretFilesIn((await inspectTree(of, "x")).texts, "x")).keys(),
+    ];
+    const committed = "clusters/x/controllers/secret.enc.yaml";
+    deepEqual(await secretsOf(tree), [committed, "clusters/x/new.enc.yaml"]);
+    deepEqual(await secretsOf({ tree, commit: "HEAD" }), [committed]);
+  });
+
+  it("are those of a commit alone, where its name is an option of Git", async () => {
+    const { directory, tree } = repository();
+    const written = join(directory, "written");
+    await rejects(inspectTree({ tree, commit: `--output=${written}` }, "x"), /--output/);
+    await rejects(provenance({ tree, commit: `--output=${written}` }), /--output/);
+    equal(existsSync(written), false);
   });
 
   it("are those of an older commit, with the layers and the origin that it had", async () => {
