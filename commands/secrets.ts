@@ -222,7 +222,7 @@ function showRecoveryKey(key: string): void {
     writeSync(process.stdout.fd, `${key}\n`);
   } catch (error) {
     throw new Error(
-      `Showing the recovery key failed: standard output takes nothing (${(error as Error).message}). Nothing is encrypted for that key. Run the same command again.`,
+      `Showing the recovery key failed: writing to standard output is not possible (${(error as Error).message}). Nothing is encrypted for that key. Run the same command again.`,
       { cause: error },
     );
   }

@@ -4,6 +4,7 @@ import { clusterKindOf } from "../core/cluster/kinds";
 import { repositoryPath } from "../core/registry/names";
 import { statusOf, type Status } from "../core/release/status";
 import { readStackConfig, type PlatformConfig } from "../core/settings/config";
+import { sentence } from "../system/sentence";
 import { ensureTools } from "../tools/tools";
 import { outputOption, stackCommand, stackOf } from "./cli/command";
 import { project } from "./cli/project";
@@ -15,9 +16,16 @@ export const status = stackCommand("status", "Compares the cluster of a stack wi
     const { cluster, registry } = await readStackConfig(stack, project, process.env);
     const kind = clusterKindOf(cluster);
     await ensureTools(["crane", ...kind.tools], { report: console.error });
-    const api = new KubernetesClient(await kind.kubeconfig(cluster));
     const { repository, insecure } = repositoryOf(registry);
-    const found = await statusOf(api, new Crane(insecure), { repository, channel: stack });
+    const look = async () => {
+      const api = new KubernetesClient(await kind.kubeconfig(cluster));
+      return statusOf(api, new Crane(insecure), { repository, channel: stack });
+    };
+    const found = await look().catch((error: unknown): Status => {
+      const cause = sentence((error as Error).message);
+      const problem = `The cluster or the registry gives no status: ${cause} Run "npx platform doctor ${stack}", then "npx platform up ${stack}".`;
+      return { ready: false, revision: undefined, members: [], problem };
+    });
     if (output === "json") process.stdout.write(`${JSON.stringify({ stack, ...found })}\n`);
     else for (const line of linesOf(stack, found)) console.log(line);
     process.exitCode = found.ready ? 0 : 1;

@@ -126,7 +126,9 @@ export class LiveMocks implements runtime.Mocks {
     const provider = args.provider?.split("::").at(-1) ?? "";
     const kubeconfig = this.kubeconfigs.get(provider);
     if (kubeconfig === undefined) {
-      throw new Error(`Applying ${args.name} failed: it has no Kubernetes provider. Give it one.`);
+      throw new Error(
+        `Applying ${args.name} failed: the resource has no Kubernetes provider. Pass a provider in its options.`,
+      );
     }
     const object = inputs as unknown as Manifest;
     const fieldManager = object.metadata.annotations?.["pulumi.com/patchFieldManager"] ?? "pulumi";

@@ -330,7 +330,7 @@ async function checkDisk(): Promise<void> {
   if (bavail * bsize >= diskBytes) return;
   const mib = (bytes: number) => Math.floor(bytes / 1024 ** 2);
   throw new Error(
-    `Rehearsing failed: ${tmpdir()} has ${mib(bavail * bsize)} MiB free, ${mib(diskBytes)} MiB are needed. Free some, or set TMPDIR to a directory with room.`,
+    `Rehearsing failed: ${tmpdir()} has ${mib(bavail * bsize)} MiB free, ${mib(diskBytes)} MiB are needed. Free space, or set TMPDIR to a directory with room.`,
   );
 }
 

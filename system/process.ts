@@ -146,7 +146,7 @@ export class SupervisedProcess {
     const { pid } = this.#child;
     if (pid === undefined)
       throw new Error(
-        `Starting ${name}: this machine could not make a process. Free memory or end other processes.`,
+        `Starting ${name}: this machine could not start another process. Free memory or end other processes.`,
       );
     this.pid = pid;
   }

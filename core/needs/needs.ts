@@ -109,7 +109,7 @@ async function checkRegistry(
         check: "registry",
         message: `The registry ${registry} does not answer for ${repository}: ${sentence(reason)}`,
         remedy:
-          "Correct platform:registry.repository or platform:registry.insecure, or see why this machine does not reach it.",
+          "Correct platform:registry.repository or platform:registry.insecure, or find out why this machine cannot reach the registry.",
         rehearsable: true,
       },
     ];

@@ -49,7 +49,7 @@ export class ArtifactLifecycle {
       });
       if (digest === undefined) {
         throw new Error(
-          `Releasing ${tree} was refused: it changed after it was checked. Run again when it is at rest.`,
+          `Releasing ${tree} was refused: the tree changed during the run. Run again when no file of the tree changes any more.`,
         );
       }
       await this.registry.push(layout, inputs.repository, digest);

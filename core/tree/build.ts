@@ -154,7 +154,7 @@ async function askAbout(source: TreeSource, command: string, request: object): P
     await readdir(tree);
   } catch (error) {
     throw new Error(
-      `Reading the gitops tree failed: ${(error as Error).message}. Set platform:gitops.tree to the directory that holds it.`,
+      `Reading the gitops tree failed: ${(error as Error).message}. Set platform:gitops.tree to the directory of the tree.`,
       { cause: error },
     );
   }

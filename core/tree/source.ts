@@ -34,7 +34,7 @@ export async function releaseSource(tree: string, requireClean: boolean): Promis
   const [last, [change, ...others]] = await Promise.all([lastCommit(tree), changesIn(tree)]);
   if (last === undefined) {
     throw new Error(
-      `Reading the revision of ${tree} failed: no Git commit holds it. Commit it, or set platform:gitops.requireClean to false.`,
+      `Reading the revision of ${tree} failed: no Git commit contains the tree. Commit the tree, or set platform:gitops.requireClean to false.`,
     );
   }
   if (change !== undefined) {

@@ -375,7 +375,7 @@ describe("Artifact and Gate out of state", () => {
       /^Pushing sha256:[0-9a-f]{64} to 127\.0\.0\.1:\d+\/platform failed: .*connection refused/,
     );
     writeFileSync(join(String(inputs.tree), "clusters/x/controllers/secret.enc.yaml"), secretFile);
-    await refused(host.create(inputs), /was refused: it changed after it was checked\./);
+    await refused(host.create(inputs), /was refused: the tree changed during the run\./);
   });
 
   it("opens the gate when every layer is Ready at the digest, and sees when one is not any more", async () => {

@@ -109,7 +109,7 @@ describe("provenance of a tree", () => {
     const outside = temporaryDirectory();
     deepEqual(await provenance(outside), unknown);
     await rejects(releaseSource(outside, true), {
-      message: `Reading the revision of ${outside} failed: no Git commit holds it. Commit it, or set platform:gitops.requireClean to false.`,
+      message: `Reading the revision of ${outside} failed: no Git commit contains the tree. Commit the tree, or set platform:gitops.requireClean to false.`,
     });
     const empty = temporaryDirectory();
     execFileSync("git", ["init", "-q"], { cwd: empty });

@@ -82,7 +82,7 @@ describe("artifact", () => {
   it("is not pushed when the tree is not the one that was checked", async () => {
     const { tree, registry, inputs, lifecycle } = await artifact();
     writeFileSync(join(tree, "README.md"), "changed in the meantime\n");
-    await rejects(lifecycle.create(inputs), /was refused: it changed after it was checked\. Run again/);
+    await rejects(lifecycle.create(inputs), /was refused: the tree changed during the run\. Run again/);
     equal(registry.held.size, 0);
   });
 
@@ -187,7 +187,7 @@ describe("tree", () => {
     equal(existsSync("/no/such/tree"), false);
     await rejects(inspectTree("/no/such/tree", "x"), {
       message:
-        /^Reading the gitops tree failed: ENOENT.*\. Set platform:gitops\.tree to the directory that holds it\.$/,
+        /^Reading the gitops tree failed: ENOENT.*\. Set platform:gitops\.tree to the directory of the tree\.$/,
     });
   });
 });

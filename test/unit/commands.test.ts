@@ -1,11 +1,13 @@
 import { deepEqual, equal, match, ok } from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { Command } from "commander";
 import { candidates } from "../../commands/cli/completion";
 import { programOf } from "../../commands/main";
 import { linesOf } from "../../commands/status";
+import { cacheDirectory } from "../../system/cache";
+import { temporaryDirectory } from "./temporary";
 
 const project = join(__dirname, "..", "..");
 
@@ -14,11 +16,11 @@ function all(command: Command): Command[] {
 }
 
 /** Runs the program as `npx platform` does. */
-function run(args: readonly string[], script = 'exec "$0" "$@"') {
+function run(args: readonly string[], script = 'exec "$0" "$@"', env: NodeJS.ProcessEnv = {}) {
   const { status, stdout, stderr } = spawnSync(
     "/bin/sh",
     ["-c", script, join(project, "commands", "platform"), ...args],
-    { cwd: "/", encoding: "utf8" },
+    { cwd: "/", encoding: "utf8", env: { ...process.env, ...env } },
   );
   return { status, stdout, stderr };
 }
@@ -128,6 +130,20 @@ describe("completion", () => {
 });
 
 describe("what status prints", () => {
+  it("is one JSON document even if the cluster cannot be read", () => {
+    const home = temporaryDirectory();
+    const { status, stdout } = run(["status", "dev", "--output", "json"], undefined, {
+      HOME: home,
+      XDG_CACHE_HOME: dirname(cacheDirectory(process.env)),
+    });
+    const printed = JSON.parse(stdout) as { ready: boolean; problem: string };
+    deepEqual([status, printed.ready], [1, false]);
+    match(
+      printed.problem,
+      /^The cluster or the registry gives no status: .*dev\.yaml.* Run "npx platform doctor dev", /,
+    );
+  }).timeout(30_000);
+
   it("is one line for the stack, and one for each member", () => {
     const member = { objects: 3, message: "" };
     deepEqual(

@@ -279,7 +279,7 @@ describe("doctor", () => {
           '"crane ls ghcr.io/example/platform" failed: Error: reading tags for ghcr.io/example/platform: Get "https://ghcr.io/v2/": dial tcp: lookup ghcr.io: no such host',
         ),
       },
-      "The registry ghcr.io does not answer for ghcr.io/example/platform: dial tcp: lookup ghcr.io: no such host. Correct platform:registry.repository or platform:registry.insecure, or see why this machine does not reach it.",
+      "The registry ghcr.io does not answer for ghcr.io/example/platform: dial tcp: lookup ghcr.io: no such host. Correct platform:registry.repository or platform:registry.insecure, or find out why this machine cannot reach the registry.",
     ],
   ] as const) {
     it(`finds that a stack elsewhere lacks ${what}, with one sentence and a remedy`, async () => {

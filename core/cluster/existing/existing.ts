@@ -17,7 +17,7 @@ export const existingCluster = {
       return await readFile(kubeconfigFile, "utf8");
     } catch (error) {
       throw new Error(
-        `Reading the kubeconfig of the cluster failed: ${(error as Error).message}. Set platform:cluster.kubeconfigFile to it.`,
+        `Reading the kubeconfig of the cluster failed: ${(error as Error).message}. Set platform:cluster.kubeconfigFile to the path of the kubeconfig.`,
         { cause: error },
       );
     }
