@@ -118,7 +118,7 @@ const app = new Command("app")
   .option("--tree <directory>", "the gitops tree [default: gitops of this project]")
   .action(async (name: string, { image, tree }: { image?: string; tree?: string }) => {
     const directory = tree === undefined ? join(project, "gitops") : resolve(callDirectory, tree);
-    const written = await newApp({ tree: directory, name, ...(image === undefined ? {} : { image }) });
+    const written = await newApp({ tree: directory, name, image });
     for (const file of written) console.log(file);
     console.log(`App "${name}" is in every cluster. See docs/add-an-app.md for what to change in it.`);
   });

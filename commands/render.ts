@@ -91,10 +91,11 @@ export const render = stackCommand(
   .action(async (argument: string | undefined, options: RenderOptions) => {
     const stack = await stackOf(render, argument);
     const config = await readStackConfig(stack, project, process.env);
-    await ensureTools(["helm", "platform-tree"], { report: tell });
+    await ensureTools(["helm", "platform-tree"], { report: console.error });
     const { tree, cluster } = config.gitops;
-    const charts = localCharts(tell, options.pull);
-    const layers = await finalLayers(tree, cluster, presumedRuntime(config), charts, options.layer, tell);
+    const charts = localCharts(console.error, options.pull);
+    const runtime = presumedRuntime(config);
+    const layers = await finalLayers(tree, cluster, runtime, charts, options.layer, console.error);
     if (options.output === "json") {
       process.stdout.write(`${JSON.stringify({ stack, layers })}\n`);
       return;
@@ -112,8 +113,4 @@ interface RenderOptions {
   readonly layer?: string;
   readonly pull?: boolean;
   readonly output: string;
-}
-
-function tell(line: string): void {
-  process.stderr.write(`${line}\n`);
 }

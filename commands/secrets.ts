@@ -23,6 +23,8 @@ import { askForSecret, askForValues } from "./cli/prompt";
 import { releaseSecrets } from "./release";
 import { callDirectory, project } from "./cli/project";
 
+const tell = console.error;
+
 export const secrets = new Command("secrets").description(
   "Makes, changes, checks, rotates and recovers secrets.",
 );
@@ -178,10 +180,6 @@ function alone<T>(work: () => Promise<T>): Promise<T> {
   });
 }
 
-function tell(line: string): void {
-  process.stderr.write(`${line}\n`);
-}
-
 /** The store of a stack, with the identity from its settings if the command uses one. */
 async function openStore(stack: string, command: string): Promise<SecretStore> {
   const { "platform:sops": settings } = await readStackFile(stack, project);
@@ -190,10 +188,7 @@ async function openStore(stack: string, command: string): Promise<SecretStore> {
   const isFirst = generate === "none" && SOPS_AGE_KEY === "" && SOPS_AGE_KEY_FILE === "";
   const isUsed = ageKey !== undefined && isFirst && command !== "add" && command !== "recover";
   const key = isUsed ? await configSecret(stack, command) : undefined;
-  return new SecretStore({
-    ...{ stack, project, sops: new SopsCli(), env: process.env },
-    ...(key === undefined ? {} : { key }),
-  });
+  return new SecretStore({ stack, project, sops: new SopsCli(), env: process.env, key });
 }
 
 /** The secrets that only Pulumi can decrypt. `check` works without them, as on a fork. */
@@ -207,9 +202,7 @@ async function configSecret(stack: string, command: string): Promise<string | un
     if (command !== "check")
       throw new Error(
         `${message} Run "pulumi stack select --create ${stack}" with its login and passphrase, or set SOPS_AGE_KEY_FILE.`,
-        {
-          cause: error,
-        },
+        { cause: error },
       );
     tell(message);
     return undefined;

@@ -10,10 +10,7 @@ import { isSecretPath } from "../../clients/sops/secret-file";
 /** The recipients of the secrets of a stack, by its settings. */
 export function readersOf({ stack, gitops, sops }: PlatformConfig): Readers {
   const { generate, recipients = [], recoveryRecipient } = sops;
-  return {
-    ...{ stack, cluster: gitops.cluster, generate, recipients },
-    ...(recoveryRecipient === undefined ? {} : { recoveryRecipient }),
-  };
+  return { stack, cluster: gitops.cluster, generate, recipients, recoveryRecipient };
 }
 
 /**

@@ -33,10 +33,12 @@ export interface IdentityFile {
 export class SecretStore {
   readonly stack: string;
   readonly sops: Sops;
+  private readonly lifecycle: IdentityLifecycle;
 
   constructor(private readonly options: StoreOptions) {
     this.stack = options.stack;
     this.sops = options.sops;
+    this.lifecycle = new IdentityLifecycle(options.sops, options.env);
   }
 
   /** The stack's settings, as its file has them at this moment. */
@@ -51,17 +53,17 @@ export class SecretStore {
 
   /** The identity of the stack, without comments; undefined when there is none here. */
   async identity(): Promise<string | undefined> {
-    return this.lifecycle().load(await this.identityInputs());
+    return this.lifecycle.load(await this.identityInputs());
   }
 
   /** The source of the identity: a name of a variable or setting, or the path of a file. */
   async identityPlace(): Promise<string> {
-    return this.lifecycle().place(await this.identityInputs());
+    return this.lifecycle.place(await this.identityInputs());
   }
 
   /** One finding for each encrypted file that the identity does not open. */
   async unopened(): Promise<Finding[]> {
-    return this.lifecycle().check(await this.identityInputs());
+    return this.lifecycle.check(await this.identityInputs());
   }
 
   /** The identity file; undefined when there is none. */
@@ -202,21 +204,13 @@ export class SecretStore {
 
   /** Decrypts a file. @throws Error with a finding that says why the identity does not open it */
   async open(path: string, content: string, identity: string): Promise<string> {
-    return this.lifecycle().open(await this.identityInputs(), path, content, identity);
-  }
-
-  private lifecycle(): IdentityLifecycle {
-    return new IdentityLifecycle(this.sops, this.options.env);
+    return this.lifecycle.open(await this.identityInputs(), path, content, identity);
   }
 
   private async identityInputs(): Promise<IdentityInputs> {
     const { gitops, sops } = await this.config();
     const { key } = this.options;
-    return {
-      ...{ stack: this.stack, file: sops.identityFile, generate: sops.generate },
-      ...{ tree: gitops.tree, cluster: gitops.cluster },
-      ...(key === undefined ? {} : { key }),
-      ...(sops.ageKeyCommand === undefined ? {} : { command: sops.ageKeyCommand }),
-    };
+    const { identityFile: file, generate, ageKeyCommand: command } = sops;
+    return { stack: this.stack, file, generate, tree: gitops.tree, cluster: gitops.cluster, key, command };
   }
 }

@@ -41,7 +41,7 @@ export async function finalLayers(
   tell: (note: string) => void = () => undefined,
 ): Promise<FinalLayer[]> {
   const { layers, notes } = await renderCluster(source, cluster, { runtime, layer: only });
-  notes.forEach(tell);
+  for (const note of notes) tell(note);
   return Promise.all(
     inOrder(layers).map(async ({ name, manifests: concrete }) => {
       const releases = concrete.filter(({ kind }) => kind === "HelmRelease");
