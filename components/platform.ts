@@ -265,13 +265,9 @@ export class Platform extends ComponentResource {
     network: Network | undefined,
   ): Registry {
     if (config.kind === "local" && network !== undefined) {
-      const { port, mirrors, airGapped, retain, image } = config;
       return new LocalRegistry(
         `${name}-registry`,
-        {
-          ...{ containerName: registryName(stack), owner, port, path: repositoryPath, network },
-          ...{ mirrors, airGapped, retain, image },
-        },
+        { ...config, containerName: registryName(stack), owner, path: repositoryPath, network },
         { parent: this },
       );
     }

@@ -10,6 +10,7 @@ import { Container } from "./dynamic/container";
 import type { Network } from "./dynamic/network";
 import { ownerLabel } from "../clients/docker/ownership";
 import { internalPort, upstreams } from "../core/registry/hosts";
+import type { PlatformConfig } from "../core/settings/config";
 import { mirrorName } from "../core/registry/names";
 
 /** The repository of a stack's artifacts. Repositories have the form `host[:port]/path`. */
@@ -23,25 +24,18 @@ export interface Registry {
 }
 
 /** Arguments of `LocalRegistry`. */
-export interface LocalRegistryArgs {
+export interface LocalRegistryArgs extends Pick<
+  Extract<PlatformConfig["registry"], { kind: "local" }>,
+  "port" | "image" | "mirrors" | "airGapped" | "retain"
+> {
   /** Name of the container and its volume; the container's host name in the network. */
   readonly containerName: string;
   /** The owner of container and volume: `project/stack`. */
   readonly owner: string;
-  /** Port on 127.0.0.1, never on another address; mirrors take the ports that follow. */
-  readonly port: number;
   /** Path of the repository. */
   readonly path: string;
   /** The Docker network that the cluster's nodes are in. */
   readonly network: Network;
-  /** @default registry:3 */
-  readonly image?: string;
-  /** Registries whose images the volume keeps, by host: `ghcr.io`. @default none */
-  readonly mirrors?: readonly string[];
-  /** Mirrors serve only the images that they hold, and no request goes to any other registry. @default false */
-  readonly airGapped?: boolean;
-  /** Keep the volume when the stack is destroyed. @default false */
-  readonly retain?: boolean;
 }
 
 const storage = "/var/lib/registry";
@@ -60,16 +54,16 @@ export class LocalRegistry extends ComponentResource implements Registry {
 
   constructor(name: string, args: LocalRegistryArgs, opts?: ComponentResourceOptions) {
     super("platform:registry:LocalRegistry", name, {}, opts);
-    const { mirrors = [], airGapped = false } = args;
+    const { mirrors, airGapped } = args;
     // The network waits for everything that must hold before the run makes anything.
     const onHost = { parent: this, dependsOn: [args.network] };
     const volume = new Volume(
       `${name}-volume`,
       { name: args.containerName, labels: [{ label: ownerLabel, value: args.owner }] },
       // Docker cannot change a label, and another volume would be empty.
-      { ...onHost, retainOnDelete: args.retain ?? false, ignoreChanges: ["labels"] },
+      { ...onHost, retainOnDelete: args.retain, ignoreChanges: ["labels"] },
     );
-    const image = this.image(name, args.image ?? "registry:3", airGapped, args.network);
+    const image = this.image(name, args.image, airGapped, args.network);
     const container = (
       suffix: string,
       containerName: string,
@@ -97,20 +91,14 @@ export class LocalRegistry extends ComponentResource implements Registry {
         REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY: `${storage}/${host}`,
         ...(airGapped
           ? {}
-          : {
-              REGISTRY_PROXY_REMOTEURL: `https://${upstreams[host] ?? host}`,
-              REGISTRY_PROXY_TTL: "0s",
-            }),
+          : { REGISTRY_PROXY_REMOTEURL: `https://${upstreams[host] ?? host}`, REGISTRY_PROXY_TTL: "0s" }),
       }),
     );
     this.repository = interpolate`${registry.hostAddress}/${args.path}`;
     this.clusterAddress = registry.networkAddress;
     this.clusterRepository = interpolate`${this.clusterAddress}/${args.path}`;
-    this.registerOutputs({
-      repository: this.repository,
-      clusterRepository: this.clusterRepository,
-      clusterAddress: this.clusterAddress,
-    });
+    const { repository, clusterRepository, clusterAddress } = this;
+    this.registerOutputs({ repository, clusterRepository, clusterAddress });
   }
 
   /** The id of the image. Air-gapped, the name of the image, which the Docker Engine must hold already. */

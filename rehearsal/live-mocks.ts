@@ -17,8 +17,8 @@ export type StackState = Record<string, ResourceState>;
 export interface StandIn {
   /** The resource's type token. */
   readonly type: string;
-  /** The name for a person: "Kind cluster local". */
-  describe(inputs: Readonly<Record<string, unknown>>): string;
+  /** The name for a person, "Kind cluster local"; undefined for a resource that nobody misses. */
+  describe(inputs: Readonly<Record<string, unknown>>): string | undefined;
   /** The outputs of the resource; its id is "stand-in". */
   outputs(inputs: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>>;
 }
@@ -70,7 +70,7 @@ export class LiveMocks implements runtime.Mocks {
   ): Promise<{ id: string; state: Record<string, unknown> }> {
     const standIn = this.standIns.find(({ type }) => type === args.type);
     if (standIn !== undefined) {
-      this.simulated.push(standIn.describe(inputs));
+      this.simulated.push(...[standIn.describe(inputs)].filter((name) => name !== undefined));
       const kept = this.state[key];
       const keepers = (of: Readonly<Record<string, unknown>>) => JSON.stringify(of.keepers ?? {});
       // As in `@pulumi/random`, new keepers make a new value.

@@ -77,15 +77,11 @@ function standIns(request: ProgramRequest): StandIn[] {
 /** `@pulumi/random` runs without its plugin: a password is random characters, kept in the stack's state. */
 const password: StandIn = {
   type: "random:index/randomPassword:RandomPassword",
-  describe: () => "",
+  describe: () => undefined,
   outputs: ({ length }) => ({
     result: randomBytes(Number(length)).toString("hex").slice(0, Number(length)),
   }),
 };
-
-function named(simulated: readonly string[]): string[] {
-  return simulated.filter((what) => what !== "");
-}
 
 function send(message: ProgramMessage): void {
   process.send?.(message);
@@ -113,11 +109,11 @@ async function run(request: ProgramRequest, state: StackState): Promise<ProgramR
       digest: outputs.digest as string,
       ready: outputs.ready as boolean,
       layers: outputs.layers as LayerResult[],
-      simulated: named(mocks.simulated),
+      simulated: mocks.simulated,
     };
   } catch (error) {
     const { message } = mocks.failure ?? (error as Error);
-    return { kind: "failed", message, ...(mocks.started ? { simulated: named(mocks.simulated) } : {}) };
+    return { kind: "failed", message, simulated: mocks.started ? mocks.simulated : undefined };
   }
 }
 

@@ -235,39 +235,27 @@ export class Rehearsal {
     const { stack, timeoutSeconds = 120 } = this.options;
     const section = (key: string) => (this.settings[key] ?? {}) as Record<string, unknown>;
     const cluster = this.settings["platform:cluster"] as { kind: ClusterConfig["kind"] };
+    const { recipients, recoveryRecipient } = section("platform:sops");
+    const identityFile = join(this.directory, "rehearsal.agekey");
+    const registry = {
+      ...{ kind: "remote", repository: `${this.controlPlane.registry}/platform`, insecure: true },
+    };
     const rehearsed: Record<string, unknown> = {
       ...this.settings,
       "platform:gitops": { ...section("platform:gitops"), requireClean: false },
       ...(this.options.identity === true
         ? {}
-        : {
-            "platform:sops": {
-              recipients: section("platform:sops").recipients,
-              recoveryRecipient: section("platform:sops").recoveryRecipient,
-              generate: "all",
-              identityFile: join(this.directory, "rehearsal.agekey"),
-            },
-          }),
+        : { "platform:sops": { recipients, recoveryRecipient, generate: "all", identityFile } }),
       "platform:release": { timeoutSeconds },
       "platform:chartMirror": join(this.directory, "charts"),
       "platform:cluster": clusterKindOf(cluster).rehearsed(cluster, this.controlPlane.kubeconfigPath),
-      ...(section("platform:registry").kind === "remote"
-        ? {
-            "platform:registry": {
-              kind: "remote",
-              repository: `${this.controlPlane.registry}/platform`,
-              insecure: true,
-            },
-          }
-        : {}),
+      ...(section("platform:registry").kind === "remote" ? { "platform:registry": registry } : {}),
       ...config,
     };
+    const { kubeconfig, registry: address } = this.controlPlane;
     return {
-      stack,
-      config: asPulumiConfig(rehearsed),
-      state: this.state,
-      kubeconfig: this.controlPlane.kubeconfig,
-      registry: this.controlPlane.registry,
+      ...{ stack, config: asPulumiConfig(rehearsed), state: this.state },
+      ...{ kubeconfig, registry: address },
     };
   }
 }
@@ -364,15 +352,10 @@ async function prepareCharts(directory: string): Promise<string[]> {
   const operator = join(charts, "flux-operator");
   await mkdir(join(operator, "crds"), { recursive: true });
   await symlink((await upstreamChart("cilium")).directory, join(charts, "cilium"));
-  await writeFile(
-    join(operator, "Chart.yaml"),
-    stringify({ apiVersion: "v2", name: "flux-operator", version: "0.0.0" }),
-  );
-  const definitions = await upstreamCrds("flux-operator");
-  await writeFile(
-    join(operator, "crds", "crds.yaml"),
-    definitions.map((definition) => stringify(definition)).join("---\n"),
-  );
+  const manifest = { apiVersion: "v2", name: "flux-operator", version: "0.0.0" };
+  await writeFile(join(operator, "Chart.yaml"), stringify(manifest));
+  const definitions = (await upstreamCrds("flux-operator")).map((definition) => stringify(definition));
+  await writeFile(join(operator, "crds", "crds.yaml"), definitions.join("---\n"));
   return ["chart flux-operator (its CRDs alone)", "FluxInstance controllers' Deployments (local processes)"];
 }
 

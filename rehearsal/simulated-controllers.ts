@@ -246,23 +246,19 @@ export class SimulatedControllers {
 
   /** Makes the volume that a claim waits for, as the provisioner of its class would; the controller-manager binds it. */
   private async provision({ metadata, spec }: Manifest): Promise<void> {
-    const {
-      accessModes,
-      resources,
-      storageClassName,
-      volumeMode = "Filesystem",
-    } = spec as {
+    const wanted = spec as {
       accessModes: readonly string[];
       resources: { requests: { storage: string } };
       storageClassName?: string;
       volumeMode?: string;
     };
+    const { accessModes, resources, storageClassName, volumeMode = "Filesystem" } = wanted;
     const { name, namespace, uid } = metadata;
     const volume = {
       ...{ apiVersion: "v1", kind: "PersistentVolume", metadata: { name: `rehearsal-${uid ?? ""}` } },
       spec: {
-        ...{ accessModes, capacity: resources.requests, volumeMode, hostPath: { path: "/nonexistent" } },
-        ...(storageClassName === undefined ? {} : { storageClassName }),
+        ...{ accessModes, storageClassName, volumeMode, capacity: resources.requests },
+        hostPath: { path: "/nonexistent" },
         // With its uid, as a provisioner writes it, the controller binds the claim at once; else it may take 15 s.
         claimRef: { ...claims, name, namespace, uid },
       },
@@ -276,10 +272,8 @@ export class SimulatedControllers {
       chartRef?: { name: string; namespace?: string };
     };
     if (chart !== undefined) return chart.spec.chart;
-    const ref = {
-      ...{ apiVersion: sources.apiVersion, kind: sources.kind, name: chartRef?.name ?? "" },
-      namespace: chartRef?.namespace ?? release.metadata.namespace ?? "",
-    };
+    const namespace = chartRef?.namespace ?? release.metadata.namespace ?? "";
+    const ref = { ...sources, name: chartRef?.name ?? "", namespace };
     const source = await this.api.get(ref);
     // Flux may apply the source a moment later; a failed look is repeated.
     if (source === undefined) throw new Error(`${nameOf(refOf(release))} waits for ${nameOf(ref)}.`);
@@ -333,16 +327,12 @@ export class SimulatedControllers {
     const objects = [
       ...(await this.distribution(instance)),
       {
-        apiVersion: sources.apiVersion,
-        kind: sources.kind,
-        metadata,
+        ...{ ...sources, metadata },
         // The registry of a rehearsal speaks plain HTTP, even if the stack's own registry does not.
         spec: { interval: "1m", url: sync.url, ref: { tag: sync.ref }, insecure: true },
       },
       {
-        apiVersion: kustomizeApi,
-        kind: "Kustomization",
-        metadata,
+        ...{ apiVersion: kustomizeApi, kind: "Kustomization", metadata },
         spec: {
           ...{ interval: "10m", path: sync.path, prune: true },
           sourceRef: { kind: sync.kind, name: metadata.name },

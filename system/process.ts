@@ -122,7 +122,8 @@ export class SupervisedProcess {
     this.name = name;
     this.logPath = join(directory, `${name}.log`);
     const log = openSync(this.logPath, "a", 0o600);
-    this.#child = spawnShell(killGroupOnEof, [command, ...args], {
+    this.#child = spawn("/bin/sh", ["-c", killGroupOnEof, "sh", command, ...args], {
+      detached: true,
       stdio: ["ignore", log, log, "pipe"],
       cwd: directory,
       env: { ...inheritedEnvironment(), HOME: directory, TMPDIR: directory, ...env },
@@ -237,14 +238,6 @@ export function lastLines(path: string, count = 5): string {
 // A word on the pipe means "let it live"; end of file without a word means that this process is gone or done with it.
 const killGroupOnEof =
   '{ trap "" HUP INT TERM; read -r word || kill -KILL 0; } <&3 >/dev/null 2>&1 & exec "$@" 3<&-';
-
-function spawnShell(
-  script: string,
-  args: readonly string[],
-  options: Parameters<typeof spawn>[2],
-): ChildProcess {
-  return spawn("/bin/sh", ["-c", script, "sh", ...args], { ...options, detached: true });
-}
 
 /** Ends every process of a group; a missing group is no error. */
 export function killGroup(group: number): void {

@@ -73,7 +73,8 @@ export async function upstreamFiles(
 /** The CustomResourceDefinitions of a component. @throws as {@link upstreamFiles} does. */
 export async function upstreamCrds(component: CrdComponent): Promise<V1CustomResourceDefinition[]> {
   const parsed = await objects(modules[component], "crds", (path) => crdPaths[component].test(path));
-  return parsed.filter(isCrd);
+  const kind = "CustomResourceDefinition";
+  return parsed.filter((object): object is V1CustomResourceDefinition => object.kind === kind);
 }
 
 /**
@@ -95,15 +96,8 @@ export async function fluxDistribution(range: string): Promise<KubernetesObject[
         `Set "distribution.version" of the FluxInstance to one of them, or to a range such as "2.x".`,
     );
   const directory = `config/data/flux/v${version}/`;
-  const parts = [
-    "rbac",
-    "policies",
-    "source-controller",
-    "kustomize-controller",
-    "helm-controller",
-    "notification-controller",
-  ];
-  const wanted = new Set(parts.map((part) => `${directory}${part}.yaml`));
+  const controllers = ["source", "kustomize", "helm", "notification"].map((name) => `${name}-controller`);
+  const wanted = new Set(["rbac", "policies", ...controllers].map((part) => `${directory}${part}.yaml`));
   return objects(operator, `flux-${version}`, (path) => wanted.has(path));
 }
 
@@ -175,11 +169,10 @@ export async function upstreamChart(component: ChartComponent): Promise<Upstream
         "dependencies",
         dependencies.filter((dependency) => !absent.includes(dependency)),
       );
-      const encode = (text: string) => new TextEncoder().encode(text);
-      return new Map([
+      return new Map<string, Uint8Array | string>([
         ...files,
-        [manifest, encode(chart.toString())],
-        [absentFile, encode(JSON.stringify(absent))],
+        [manifest, chart.toString()],
+        [absentFile, JSON.stringify(absent)],
       ]);
     },
   );
@@ -189,12 +182,7 @@ export async function upstreamChart(component: ChartComponent): Promise<Upstream
 
 const absentFile = "absent.json";
 
-interface PinnedModule {
-  readonly goModule: GoModule;
-  readonly version: string;
-}
-
-function pinnedModule(module: string): PinnedModule {
+function pinnedModule(module: string): { goModule: GoModule; version: string } {
   for (const folder of ["upstream", "control-plane"]) {
     const goModule = readGoModule(join(__dirname, folder));
     const version = goModule.versions.get(module);
@@ -236,7 +224,8 @@ async function extracted(
   module: string,
   selection: string,
   select: (path: string) => boolean,
-  edit: (files: ReadonlyMap<string, Uint8Array>) => ReadonlyMap<string, Uint8Array> = (files) => files,
+  edit: (files: ReadonlyMap<string, Uint8Array>) => ReadonlyMap<string, Uint8Array | string> = (files) =>
+    files,
 ): Promise<string> {
   const directory = cachePath(module, pinnedModule(module).version, selection);
   if (existsSync(directory)) return directory;
@@ -285,12 +274,6 @@ async function readModule(
   return new Map(selected);
 }
 
-interface Download {
-  readonly Zip?: string;
-  readonly Sum?: string;
-  readonly Error?: string;
-}
-
 async function download(module: string, version: string, cwd: string): Promise<{ zip: string; sum: string }> {
   const run = promisify(execFile)("go", ["mod", "download", "-json", `${module}@${version}`], {
     cwd,
@@ -305,15 +288,11 @@ async function download(module: string, version: string, cwd: string): Promise<{
       return { stdout: stdout ?? "", message: stderr ? stderr : message };
     },
   );
-  const answer = stdout.trim() === "" ? {} : (JSON.parse(stdout) as Download);
+  const answer = JSON.parse(stdout.trim() || "{}") as { Zip?: string; Sum?: string; Error?: string };
   if (answer.Zip === undefined || answer.Sum === undefined)
     throw new Error(
       `Downloading module ${module} ${version}: ${(answer.Error ?? message).trim().split("\n").slice(-2).join(" ")}. ` +
         `Is Go installed, and may this machine reach proxy.golang.org or the GOPROXY you set?`,
     );
   return { zip: answer.Zip, sum: answer.Sum };
-}
-
-function isCrd(object: KubernetesObject): object is V1CustomResourceDefinition {
-  return object.kind === "CustomResourceDefinition";
 }

@@ -21,23 +21,20 @@ export async function examine(config: PlatformConfig, host: Host = thisHost): Pr
   const local = kind.onThisMachine || registry.kind === "local";
   const docker = local ? await checkDocker(host) : [];
   // Without Docker, the other questions to Docker make no sense.
+  const answers = docker.length === 0;
   const checks = [
     checkPulumi(host),
-    ...(local && docker.length === 0 ? [checkDisk(host)] : []),
-    ...(registry.kind === "local" && docker.length === 0
-      ? [checkVolume(host, registryName(stack), owner)]
-      : []),
-    ...(registry.kind === "remote" ? [checkRegistry(host, registry)] : []),
-    ...kind.needs(cluster, host, owner, docker.length === 0),
-    ...(registry.kind === "local"
-      ? [
-          registryName(stack),
-          ...registry.mirrors.map((mirror) => mirrorName(registryName(stack), mirror)),
-        ].map((container, index) =>
-          checkPort(host, registry.port + index, "platform:registry.port", container),
-        )
-      : []),
+    ...(local && answers ? [checkDisk(host)] : []),
+    ...kind.needs(cluster, host, owner, answers),
   ];
+  if (registry.kind === "remote") checks.push(checkRegistry(host, registry));
+  else {
+    const name = registryName(stack);
+    if (answers) checks.push(checkVolume(host, name, owner));
+    const containers = [name, ...registry.mirrors.map((mirror) => mirrorName(name, mirror))];
+    for (const [index, container] of containers.entries())
+      checks.push(checkPort(host, registry.port + index, "platform:registry.port", container));
+  }
   return [docker, ...(await Promise.all(checks))].flat();
 }
 
@@ -84,6 +81,9 @@ async function checkRegistry(
   { repository, insecure }: Extract<PlatformConfig["registry"], { kind: "remote" }>,
 ): Promise<Need[]> {
   const [registry = ""] = repository.split("/");
+  const finding = (message: string, remedy: string) => [
+    { check: "registry", message, remedy, rehearsable: true },
+  ];
   try {
     await host.crane(...(insecure ? ["--insecure"] : []), "ls", repository);
     return [];
@@ -94,25 +94,16 @@ async function checkRegistry(
     // The first release makes the repository.
     if (isUnknown(error)) return [];
     if (/UNAUTHORIZED|DENIED|401 Unauthorized|403 Forbidden/.test(message)) {
-      return [
-        {
-          check: "registry",
-          message: `The registry ${registry} refuses ${repository} to this user.`,
-          remedy: `Run "docker login ${registry}" with an account that may push to it, or set platform:registry.repository.`,
-          rehearsable: true,
-        },
-      ];
+      return finding(
+        `The registry ${registry} refuses ${repository} to this user.`,
+        `Run "docker login ${registry}" with an account that may push to it, or set platform:registry.repository.`,
+      );
     }
     const reason = /(?:Error|error): (?:.*?": )?(.*)$/.exec(message)?.[1] ?? message;
-    return [
-      {
-        check: "registry",
-        message: `The registry ${registry} does not answer for ${repository}: ${sentence(reason)}`,
-        remedy:
-          "Correct platform:registry.repository or platform:registry.insecure, or find out why this machine cannot reach the registry.",
-        rehearsable: true,
-      },
-    ];
+    return finding(
+      `The registry ${registry} does not answer for ${repository}: ${sentence(reason)}`,
+      "Correct platform:registry.repository or platform:registry.insecure, or find out why this machine cannot reach the registry.",
+    );
   }
 }
 
