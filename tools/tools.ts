@@ -52,9 +52,7 @@ const tools = {
   "kube-apiserver": kubernetes("kube-apiserver", 616),
   "kube-controller-manager": kubernetes("kube-controller-manager", 101),
   "kube-scheduler": kubernetes("kube-scheduler", 9),
-  "source-controller": {
-    ...{ module: "control-plane", package: "github.com/fluxcd/source-controller", cost: 61 },
-  },
+  "source-controller": { module: "control-plane", package: "github.com/fluxcd/source-controller", cost: 61 },
   "kustomize-controller": {
     ...{ module: "control-plane", package: "github.com/fluxcd/kustomize-controller", cost: 82 },
   },
@@ -150,7 +148,6 @@ export async function ensureTools<Name extends ToolName>(
   const pins = toolNames
     .filter((name) => (names as readonly ToolName[]).includes(name))
     .map((name) => pin(name, read));
-  const paths = () => Object.fromEntries(pins.map((tool) => [tool.name, installedPath(tool, env)]));
   const missing = () => pins.filter((tool) => !isInstalled(tool, env));
 
   if (missing().length > 0) {
@@ -162,7 +159,8 @@ export async function ensureTools<Name extends ToolName>(
   for (const tool of pins)
     for (const directory of [binDirectory(env), sharedBinDirectory(env)])
       link(installedPath(tool, env), join(directory, tool.name));
-  return paths() as Record<Name, string>;
+  const paths = pins.map((tool) => [tool.name, installedPath(tool, env)]);
+  return Object.fromEntries(paths) as Record<Name, string>;
 }
 
 interface PinnedTool extends Tool {
@@ -418,11 +416,7 @@ async function main(names: readonly string[]): Promise<void> {
       `Tools: no tool has the name ${unknown.join(", ")}. Choose from: ${toolNames.join(", ")}.`,
     );
   const wanted = names.length > 0 ? (names as ToolName[]) : toolNames;
-  const paths = await ensureTools(wanted, {
-    report: (line) => {
-      console.error(line);
-    },
-  });
+  const paths = await ensureTools(wanted, { report: console.error });
   for (const path of Object.values(paths)) console.log(path);
 }
 

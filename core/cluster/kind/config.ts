@@ -59,11 +59,8 @@ function apiServerPatches(): string[] {
   };
   const extraVolumes = [
     {
-      name: "platform",
-      hostPath: inNode.config,
-      mountPath: inNode.config,
-      readOnly: true,
-      pathType: "Directory",
+      ...{ name: "platform", hostPath: inNode.config, mountPath: inNode.config },
+      ...{ readOnly: true, pathType: "Directory" },
     },
     { name: "audit", hostPath: inNode.log, mountPath: inNode.log, pathType: "DirectoryOrCreate" },
   ];
