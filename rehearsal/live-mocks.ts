@@ -2,7 +2,6 @@ import Module from "node:module";
 import { join } from "node:path";
 import type { dynamic } from "@pulumi/pulumi";
 import { runtime } from "@pulumi/pulumi";
-import type { ClusterStandIn } from "../core/cluster/cluster-kind";
 import { KubernetesClient, type Manifest } from "../clients/kubernetes/client";
 
 /** A resource in the state of the last run. */
@@ -15,7 +14,9 @@ export interface ResourceState {
 export type StackState = Record<string, ResourceState>;
 
 /** The stand-in of a resource that cannot be made here. */
-export interface StandIn extends Pick<ClusterStandIn, "type"> {
+export interface StandIn {
+  /** The resource's type token. */
+  readonly type: string;
   /** The name for a person, "Kind cluster local"; undefined for a resource that nobody misses. */
   describe(inputs: Readonly<Record<string, unknown>>): string | undefined;
   /** The outputs of the resource; its id is "stand-in". */
