@@ -41,7 +41,7 @@ process.once("message", ({ stack, project, survived }: RotateRequest) => {
   const step = (line: string) => {
     const name = stepOf(line, settings);
     process.send?.({ kind: "step", step: name } satisfies RotateMessage);
-    if (!survived.includes(name) && !/rotated:|released:|going on/.test(name))
+    if (!survived.includes(name) && !/rotated:|released:|continuing:/.test(name))
       process.kill(process.pid, "SIGKILL");
   };
   const store = new SecretStore({ stack, project, sops: new SopsCli(), env: {} });

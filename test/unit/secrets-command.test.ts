@@ -596,7 +596,7 @@ describe("npx platform secrets, several at once", function () {
     for (const { code, stderr } of both) equal(code, 0, stderr);
     const said = both.map(({ stderr }) => stderr).join("");
     match(said, /^waiting for process \d+, which is changing the secrets of this project$/m);
-    equal(said.includes("going on"), false, said);
+    equal(said.includes("continuing"), false, said);
     const identity = of.read("../.config/platform/age/prod.agekey");
     equal(identity.includes("rotation"), false);
     const { config } = parse(of.read("Pulumi.prod.yaml")) as {
