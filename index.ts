@@ -24,13 +24,15 @@ async function main(examineStack: typeof examine): Promise<Record<string, unknow
 
   const { tree, cluster, requireClean } = config.gitops;
   const source = await releaseSource(tree, requireClean);
-  const [{ content, texts, findings: ofTree, notes }, ofKind, kubeconfig, pullLogin] = await Promise.all([
+  const [inspected, origin, ofKind, kubeconfig, pullLogin] = await Promise.all([
     inspectTree(source, cluster),
+    provenance(source),
     kind.checkTree(config.cluster, source, cluster),
     kind.exists ? kind.kubeconfig(config.cluster) : undefined,
     readPullLogin(config),
     examineStack(config).then(tellFindings),
   ]);
+  const { content, texts, findings: ofTree, notes } = inspected;
   const secretFiles = await secretFilesIn(texts, cluster).catch((error: unknown) => {
     // The tree's findings explain an unreadable file better.
     if (ofTree.length + ofKind.length === 0) throw error;
@@ -45,7 +47,7 @@ async function main(examineStack: typeof examine): Promise<Record<string, unknow
   const platform = new Platform("platform", {
     config,
     content,
-    provenance: await provenance(source),
+    provenance: origin,
     commit: partsOf(source).commit,
     generated: new Map([...secretFiles].filter(([, content]) => isGenerated(content, config.sops.generate))),
     ageKey: ageKeyOf(runtime.allConfig()),

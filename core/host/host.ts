@@ -28,7 +28,7 @@ export interface Host {
   crane(...args: string[]): Promise<string>;
 }
 
-/** Whether a port of this machine is free, or held by its own container. @param container the container of this project that may hold the port */
+/** Checks that a TCP port of 127.0.0.1 is free, or that its own container of this project holds it. */
 export async function checkPort(
   host: Host,
   port: number,
