@@ -20,7 +20,7 @@ import { Network } from "./dynamic/network";
 import { fieldManager, namespaceUidAnnotation, ownerAnnotation } from "../core/flux-system/claim";
 import { fluxNamespace } from "../clients/flux/finalizers";
 import { FluxNamespace } from "./dynamic/flux-namespace";
-import type { LayerResult } from "../core/release/gate";
+import type { LayerResult } from "../core/release/wait";
 import { dockerConfig, type RegistryLogin } from "../clients/registry/login";
 import { LocalRegistry, type Registry } from "./registry";
 import { registryName, repositoryPath } from "../core/registry/names";

@@ -1,7 +1,7 @@
 import { ComponentResource, type ComponentResourceOptions, type Output, type Resource } from "@pulumi/pulumi";
 import { Artifact, type ArtifactArgs } from "./dynamic/artifact";
 import { Gate, type GateArgs } from "./dynamic/gate";
-import type { LayerResult } from "../core/release/gate";
+import type { LayerResult } from "../core/release/wait";
 
 /** Arguments of `Release`. */
 export interface ReleaseArgs {

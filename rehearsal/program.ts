@@ -3,7 +3,7 @@ import { runtime } from "@pulumi/pulumi";
 import type { ClusterStandIn } from "../core/cluster/cluster-kind";
 import { clusterKinds } from "../core/cluster/kinds";
 import program from "../index";
-import type { LayerResult } from "../core/release/gate";
+import type { LayerResult } from "../core/release/wait";
 import { LiveMocks, type StackState, type StandIn } from "./live-mocks";
 
 /** The parent's request for a run of the program. */

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseAllDocuments, stringify } from "yaml";
 import { Helm } from "../clients/helm/chart";
-import type { LayerResult } from "../core/release/gate";
+import type { LayerResult } from "../core/release/wait";
 import type { Manifest } from "../clients/kubernetes/client";
 import { renderCluster } from "../core/tree/render";
 import { clusterKindOf, type ClusterConfig } from "../core/cluster/kinds";

@@ -2,7 +2,8 @@ import type { CustomResourceOptions, Output } from "@pulumi/pulumi";
 import { SystemClock } from "../../system/clock";
 import { KubernetesClient } from "../../clients/kubernetes/client";
 import { Crane } from "../../clients/registry/oci";
-import { GateLifecycle, type GateInputs, type GateOutputs, type LayerResult } from "../../core/release/gate";
+import { GateLifecycle, type GateInputs, type GateOutputs } from "../../core/release/gate";
+import type { LayerResult } from "../../core/release/wait";
 import { CheckedOutResource, providerOf, type Args } from "./provider";
 
 /** The provider that {@link CheckedOutResource} loads. */

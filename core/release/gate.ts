@@ -9,8 +9,6 @@ import { look, oneRevision, type Expected } from "./look";
 import { observe } from "./observe";
 import { Wait, type LayerResult } from "./wait";
 
-export type { LayerResult };
-
 /** A release: the artifact of a channel, its facts, and the cluster in which it must become Ready. */
 export interface GateInputs {
   readonly kubeconfig: string;
