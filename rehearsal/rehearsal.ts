@@ -1,25 +1,22 @@
 import { fork, type ChildProcess } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { mkdir, readdir, readFile, statfs, symlink, writeFile } from "node:fs/promises";
+import { readdir, readFile, statfs } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { parseAllDocuments, stringify } from "yaml";
-import { Helm } from "../clients/helm/chart";
+import { parseAllDocuments } from "yaml";
 import type { LayerResult } from "../core/release/wait";
 import type { Manifest } from "../clients/kubernetes/client";
 import { renderCluster } from "../core/tree/render";
 import { clusterKindOf, type ClusterConfig } from "../core/cluster/kinds";
 import { asPulumiConfig, contextOf, parseConfig, readStackFile } from "../core/settings/config";
 import { ScratchDirectory } from "../system/scratch-directory";
-import { ensureTools, findOptional } from "../tools/tools";
-import { ControlPlane, controlPlaneTools } from "./control-plane";
+import { ensureTools } from "../tools/tools";
+import { chartsIn, RehearsedCluster } from "./cluster";
+import { controlPlaneTools, type ControlPlane } from "./control-plane";
 import type { StackState } from "./live-mocks";
 import type { ProgramMessage, ProgramRequest } from "./program";
 import { killGroup } from "../system/process";
-import { serveRealCharts } from "./real-charts";
-import { SimulatedControllers } from "./simulated-controllers";
 import { directLoopback } from "../system/proxy";
-import { upstreamChart, upstreamCrds } from "../tools/upstream";
 
 /** Options of a rehearsal. */
 export interface RehearsalOptions {
@@ -70,11 +67,8 @@ export class Rehearsal {
     private readonly options: RehearsalOptions,
     private readonly settings: Readonly<Record<string, unknown>>,
     private readonly scratch: ScratchDirectory,
-    readonly controlPlane: ControlPlane,
-    private readonly simulation: SimulatedControllers,
+    private readonly cluster: RehearsedCluster,
     program: ChildProcess,
-    /** Aborted, with the reason, when a controller that the platform needs does not start. */
-    private readonly broken: AbortSignal,
   ) {
     this.program = program;
   }
@@ -99,47 +93,24 @@ export class Rehearsal {
     const directory = scratch.path;
     // The program loads while the control plane starts.
     const program = forkProgram(directory);
-    const broken = new AbortController();
     const failed = new AbortController();
-    const starting = ControlPlane.start({
-      ...{ directory: join(directory, "control-plane"), tools: paths, report: options.report },
-      ...{ signal: failed.signal, audit: options.audit },
+    const starting = RehearsedCluster.start({
+      ...{ directory, tools: paths, chartMirror, definitions, signal: failed.signal },
+      ...{ report: options.report, audit: options.audit },
     });
     try {
-      const [controlPlane, standInCharts] = await Promise.all([starting, prepareCharts(directory)]);
-      void controlPlane.broken.then((error) => {
-        broken.abort(error);
-      });
-      const helm = findOptional("helm-controller") !== undefined;
-      if (helm) await serveRealCharts(controlPlane.kubeconfig, directory, controlPlane.registry);
-      const simulation = new SimulatedControllers({
-        kubeconfig: controlPlane.kubeconfig,
-        startFlux: async (flags) => {
-          try {
-            await controlPlane.startFlux(flags);
-          } catch (error) {
-            broken.abort(error);
-          }
-        },
-        helm,
-        notification: findOptional("notification-controller") !== undefined,
-        charts: new Helm(chartMirror),
-        definitions,
-        report: options.report,
-      });
-      standInCharts.forEach((chart) => simulation.simulated.add(chart));
-      simulation.start();
-      return new Rehearsal(options, settings, scratch, controlPlane, simulation, program, broken.signal);
+      return new Rehearsal(options, settings, scratch, await starting, program);
     } catch (error) {
       failed.abort();
-      const stopped = starting.then(
-        (controlPlane) => controlPlane.stop(),
-        () => undefined,
-      );
-      await Promise.all([stopped, endProgram(program)]);
+      await endProgram(program);
       await scratch.remove();
       throw error;
     }
+  }
+
+  /** The control plane that stands in for a cluster. */
+  get controlPlane(): ControlPlane {
+    return this.cluster.controlPlane;
   }
 
   /** Absolute path of the directory of all files of the rehearsal. */
@@ -149,7 +120,7 @@ export class Rehearsal {
 
   /** Every object simulated so far, by name. */
   get simulated(): string[] {
-    return ["pods and nodes (KWOK)", "volumes", ...this.simulation.simulated].sort();
+    return ["pods and nodes (KWOK)", "volumes", ...this.cluster.simulation.simulated].sort();
   }
 
   /**
@@ -164,12 +135,12 @@ export class Rehearsal {
     this.program = undefined;
     this.running = child;
     const request = this.request(config);
-    this.simulation.use(() => this.objects(request));
+    this.cluster.simulation.use(() => this.objects(request));
     const [message] = await Promise.all([this.run(child, request), this.controlPlane.ready()]);
     this.state = message.state;
     const simulated = [...new Set([...this.simulated, ...(message.simulated ?? [])])].sort();
     if (message.kind !== "done") {
-      const explained = [message.message, this.simulation.explain(message.message)];
+      const explained = [message.message, this.cluster.simulation.explain(message.message)];
       const named = message.simulated === undefined ? "" : `Simulated: ${byKind(simulated)}.`;
       throw new Error([...explained, named].filter((line) => line !== "").join("\n"));
     }
@@ -186,14 +157,13 @@ export class Rehearsal {
 
   /** Applies the definitions that a run left out because no object waits for them. */
   async completeCrds(): Promise<void> {
-    await this.simulation.completeCrds();
+    await this.cluster.simulation.completeCrds();
   }
 
   /** Ends every process and removes every file; safe to call twice. */
   async stop(): Promise<void> {
-    this.simulation.stop();
     await Promise.all([endProgram(this.program), endProgram(this.running)]);
-    await this.controlPlane.stop();
+    await this.cluster.stop();
     await this.scratch.remove();
   }
 
@@ -222,11 +192,11 @@ export class Rehearsal {
         reject(new Error(`Running the program failed: it ended with ${signal ?? `exit code ${code ?? 0}`}.`));
       });
       const end = () => {
-        reject(this.broken.reason as Error);
+        reject(this.cluster.broken.reason as Error);
         void endProgram(child);
       };
-      if (this.broken.aborted) end();
-      else this.broken.addEventListener("abort", end, { once: true });
+      if (this.cluster.broken.aborted) end();
+      else this.cluster.broken.addEventListener("abort", end, { once: true });
       child.send(request);
     });
   }
@@ -247,7 +217,7 @@ export class Rehearsal {
         ? {}
         : { "platform:sops": { recipients, recoveryRecipient, generate: "all", identityFile } }),
       "platform:release": { timeoutSeconds },
-      "platform:chartMirror": join(this.directory, "charts"),
+      "platform:chartMirror": chartsIn(this.directory),
       "platform:cluster": clusterKindOf(cluster).rehearsed(cluster, this.controlPlane.kubeconfigPath),
       ...(section("platform:registry").kind === "remote" ? { "platform:registry": registry } : {}),
       ...config,
@@ -340,23 +310,6 @@ function forkProgram(directory: string): ChildProcess {
   process.once("exit", end);
   program.once("exit", () => process.off("exit", end));
   return program;
-}
-
-/**
- * The charts of the seeds in one directory, by name.
- *
- * @returns the names of the stand-in charts: no Go module has the Flux Operator's chart, only its CRDs
- */
-async function prepareCharts(directory: string): Promise<string[]> {
-  const charts = join(directory, "charts");
-  const operator = join(charts, "flux-operator");
-  await mkdir(join(operator, "crds"), { recursive: true });
-  await symlink((await upstreamChart("cilium")).directory, join(charts, "cilium"));
-  const manifest = { apiVersion: "v2", name: "flux-operator", version: "0.0.0" };
-  await writeFile(join(operator, "Chart.yaml"), stringify(manifest));
-  const definitions = (await upstreamCrds("flux-operator")).map((definition) => stringify(definition));
-  await writeFile(join(operator, "crds", "crds.yaml"), definitions.join("---\n"));
-  return ["chart flux-operator (its CRDs alone)", "FluxInstance controllers' Deployments (local processes)"];
 }
 
 /** Ends a program and the tools that it runs, so that nothing writes any more. */
