@@ -1,6 +1,6 @@
 import { execFileSync } from "node:child_process";
 import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
-import { mkdir, readdir, readFile, rm } from "node:fs/promises";
+import { readdir, readFile, rm } from "node:fs/promises";
 import { homedir, hostname } from "node:os";
 import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -35,7 +35,7 @@ export interface PulumiEnvironment {
 }
 
 /**
- * The environment of Pulumi. The directory of its file backend exists afterwards.
+ * The environment of Pulumi.
  *
  * @param project absolute path of the directory that holds Pulumi.yaml
  */
@@ -43,10 +43,11 @@ export async function pulumiEnvironment(env: NodeJS.ProcessEnv, project: string)
   const chosen = await chosenBackend(env, project);
   // Node keeps compiled code: the program and its providers start 0.5 s sooner.
   const compiled = { NODE_COMPILE_CACHE: join(cacheDirectory(env), "node") };
-  const complete: NodeJS.ProcessEnv = { ...compiled, ...env, ...pulumiDefaults(env, chosen) };
-  const directory = directoryOf(chosen ?? complete.PULUMI_BACKEND_URL ?? "", project);
-  if (directory !== undefined) await mkdir(directory, { recursive: true, mode: 0o700 });
-  return { env: complete, stateDirectory: directory };
+  const complete: NodeJS.ProcessEnv = {
+    ...{ ...compiled, ...env, ...pulumiDefaults(env, chosen) },
+    ...(chosen === undefined ? {} : absoluteBackend(chosen, project)),
+  };
+  return { env: complete, stateDirectory: directoryOf(chosen ?? complete.PULUMI_BACKEND_URL ?? "", project) };
 }
 
 /**
@@ -69,6 +70,12 @@ function loggedInTo(env: NodeJS.ProcessEnv): string | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** The variable that names a file backend with a relative path from every directory. */
+function absoluteBackend(backend: string, base: string): Record<string, string> {
+  const [, path] = /^file:\/\/([^/~].*)$/.exec(backend) ?? [];
+  return path === undefined ? {} : { PULUMI_BACKEND_URL: `${pathToFileURL(base).href}/${path}` };
 }
 
 /**

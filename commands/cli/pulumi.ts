@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { existsSync, realpathSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
 import { delimiter, dirname, join } from "node:path";
 import { Command } from "commander";
 import { contextOf, stateDirectory } from "../../core/settings/config";
@@ -9,6 +10,7 @@ import { onTerminal } from "../../system/terminal";
 import { pulumiEnvironment, removeStaleLocks } from "./backend";
 import { stackOf, UsageError } from "./command";
 import { project } from "./project";
+import { copySettings, emptyBackend, hasStack, isListed } from "./stack";
 
 /**
  * A command of Pulumi for one stack. The arguments after the stack go to Pulumi.
@@ -42,11 +44,13 @@ export function pulumiCommand(
   return command;
 }
 
-/** Commands of Pulumi that this project runs, and whether they hold the stack's lock. */
+/** Commands of Pulumi that this project runs. */
 type PulumiCommand = "up" | "preview" | "destroy";
 
 /**
- * Runs a command of Pulumi on a stack. A command that changes the stack first removes the lock of a killed run.
+ * Runs a command of Pulumi on a stack. The checkout stays as it is: Pulumi reads a copy of the stack's settings, which
+ * takes what Pulumi writes, and keeps the salt of its secrets in the stack's state. A preview also leaves the backend as
+ * it is. The other commands first remove the lock of a killed run; only `up` makes a stack.
  *
  * @param options of Pulumi, without the stack
  * @returns Pulumi's exit code
@@ -56,26 +60,55 @@ export async function runPulumi(
   stack: string,
   options: readonly string[],
 ): Promise<number> {
-  const { env, stateDirectory: directory } = await pulumiEnvironment(process.env, project);
-  if (command !== "preview" && directory !== undefined) {
-    const { name } = await contextOf(project);
-    for (const line of await removeStaleLocks(directory, name, stack)) process.stderr.write(`${line}\n`);
+  const { env: own, stateDirectory: backend } = await pulumiEnvironment(process.env, project);
+  const { name } = await contextOf(project);
+  if (command !== "preview" && backend !== undefined) {
+    for (const line of await removeStaleLocks(backend, name, stack)) process.stderr.write(`${line}\n`);
   }
-  const program = await pulumiProgram(env);
+  const program = await pulumiProgram(own);
   const scratch = new ScratchDirectory(join(stateDirectory(process.env), "tmp", randomUUID()));
   try {
-    // Pulumi's Kubernetes plugin writes the kubeconfig into a temporary file and does not remove it.
-    const inScratch = {
-      cwd: project,
-      env: { ...directLoopback(env), PATH: program.path, TMPDIR: scratch.path },
-      onStart: (pid: number) => {
-        scratch.usedBy(pid);
-      },
+    const env = {
+      ...{ ...directLoopback(own), PATH: program.path },
+      // Pulumi's Kubernetes plugin writes the kubeconfig into a temporary file and does not remove it.
+      TMPDIR: scratch.path,
+      // The settings need no salt: the state has it.
+      PULUMI_FALLBACK_TO_STATE_SECRETS_MANAGER: "true",
     };
-    const selected = await onTerminal(program.file, ["stack", "select", "--create", stack], inScratch);
-    return selected === 0
-      ? await onTerminal(program.file, [command, "--stack", stack, ...options], inScratch)
-      : selected;
+    const onStart = (pid: number) => {
+      scratch.usedBy(pid);
+    };
+    const pulumi = (args: readonly string[], at: { cwd: string; env: NodeJS.ProcessEnv }) =>
+      onTerminal(program.file, args, { ...at, onStart });
+    const exists =
+      backend === undefined ? await isListed(program.file, env, stack) : await hasStack(backend, name, stack);
+    if (!exists && command === "destroy") {
+      throw new Error(
+        `Destroying stack "${stack}" failed: Pulumi's backend has no such stack, so nothing is known to delete. If its state was lost, run "npx platform up ${stack}", which adopts the stack's objects, and destroy it then. Otherwise choose the backend that has the stack with PULUMI_BACKEND_URL or "pulumi login".`,
+      );
+    }
+    const settings = await copySettings(stack, scratch.path);
+    const place =
+      exists || command === "up" ? env : { ...env, ...(await emptyBackend(scratch.path, env, settings)) };
+    if (!exists) {
+      if (command === "preview") {
+        process.stderr.write(
+          `Stack "${stack}" does not exist yet: the preview starts from an empty state and keeps nothing.\n`,
+        );
+      } else if (backend !== undefined) await mkdir(backend, { recursive: true, mode: 0o700 });
+      const made = await pulumi(["stack", "init", "--no-select", "--stack", stack], {
+        cwd: scratch.path,
+        env: place,
+      });
+      if (made !== 0) return made;
+      // The new stack may have written to the copy.
+      await copySettings(stack, scratch.path);
+    }
+    return await pulumi(
+      // Pulumi downloads the plugins that the run uses, when it uses them.
+      [command, "--stack", stack, "--config-file", settings.file, "--skip-plugin-pre-install", ...options],
+      { cwd: project, env: place },
+    );
   } finally {
     await scratch.remove();
   }

@@ -1,9 +1,10 @@
 import { deepEqual, equal, match, rejects } from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
-import { copyFileSync, existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { copyFileSync, existsSync, readdirSync, readFileSync } from "node:fs";
 import { homedir, hostname } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
 import { pulumiDefaults, pulumiEnvironment, removeStaleLocks } from "../../commands/cli/backend";
 import { temporaryDirectory, withEnvironment, writeFiles } from "./temporary";
 
@@ -68,7 +69,7 @@ function projectWith(backend?: string): string {
 }
 
 describe("pulumiEnvironment", () => {
-  it("makes the directory of the state, for this user alone", async () => {
+  it("names the files of this user, and makes none of them", async () => {
     const home = temporaryDirectory();
     const env = { XDG_STATE_HOME: join(home, "state"), PULUMI_HOME: home, XDG_CACHE_HOME: "/cache" };
     const directory = join(home, "state", "platform");
@@ -81,7 +82,7 @@ describe("pulumiEnvironment", () => {
       },
       stateDirectory: directory,
     });
-    equal(statSync(directory).mode & 0o777, 0o700);
+    deepEqual(readdirSync(home), []);
   });
 
   it("is that of the user who logged in", async () => {
@@ -107,6 +108,8 @@ describe("pulumiEnvironment", () => {
     const project = projectWith("file://./state");
     const { env, stateDirectory } = await pulumiEnvironment({ PULUMI_HOME: home }, project);
     equal(stateDirectory, join(project, "state"));
+    // A stack is made in another directory.
+    equal(fileURLToPath(env.PULUMI_BACKEND_URL ?? ""), join(project, "state"));
     equal("PULUMI_CONFIG_PASSPHRASE" in env, false);
   });
 
@@ -116,7 +119,6 @@ describe("pulumiEnvironment", () => {
     const env = { PULUMI_HOME: home, PULUMI_BACKEND_URL: `file://${home}/my%20own?no_tmp_dir=true` };
     const { stateDirectory } = await pulumiEnvironment(env, projectWith("s3://other"));
     equal(stateDirectory, join(home, "my own"));
-    deepEqual(readdirSync(home).sort(), ["credentials.json", "my own"]);
   });
 
   for (const [what, credentials] of [

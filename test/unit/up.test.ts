@@ -1,7 +1,16 @@
 import { deepEqual, equal, match } from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from "node:fs";
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+} from "node:fs";
 import { delimiter, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { splitConsent } from "../../commands/up";
@@ -18,9 +27,36 @@ function surroundings(home: string, pulumi: string) {
   return { ...process.env, HOME: home, ...fakeTools({ pulumi, crane: "exit 0" }) };
 }
 
-/** Runs the command with a `pulumi` that is this script; `calls` are that one's arguments, each in brackets. */
-async function up(args: readonly string[], pulumi = "", command = "up") {
+/** A run of the command. */
+interface Run {
+  readonly status: number | null;
+  readonly stderr: string;
+  /** Arguments of each call of `pulumi`, each in brackets; the scratch directory of the run is "…". */
+  readonly calls: readonly string[];
+  /** The directory that HOME was. */
+  readonly home: string;
+}
+
+/** A stack "dev" in the file backend below this directory. */
+const existing: Readonly<Record<string, string>> = { "state/.pulumi/stacks/platform/dev.json": "{}" };
+
+/**
+ * Runs the command with a `pulumi` that is this script.
+ *
+ * @param files that are there, path below HOME → content
+ */
+async function up(
+  args: readonly string[],
+  {
+    pulumi = "",
+    command = "up",
+    files = existing,
+    backend = (home: string) => `file://${home}/state`,
+    env = {},
+  } = {},
+): Promise<Run> {
   const home = temporaryDirectory();
+  writeFiles(home, files);
   const calls = join(home, "calls");
   const script = `{ printf '[%s]' "$@"; echo; } >> ${calls}; ${pulumi}`;
   const child = spawn(
@@ -28,14 +64,15 @@ async function up(args: readonly string[], pulumi = "", command = "up") {
     ["-r", "ts-node/register/transpile-only", join("commands", "main.ts"), command, ...args],
     {
       ...{ cwd: project, stdio: ["ignore", "ignore", "pipe"] },
-      env: { ...surroundings(home, script), PULUMI_BACKEND_URL: `file://${home}/state` },
+      env: { ...surroundings(home, script), PULUMI_BACKEND_URL: backend(home), ...env },
     },
   );
   let stderr = "";
   child.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
   const [status] = (await once(child, "close")) as [number | null];
-  const called = existsSync(calls) ? readFileSync(calls, "utf8").trimEnd().split("\n") : [];
-  return { status, stderr, calls: called };
+  const said = existsSync(calls) ? readFileSync(calls, "utf8") : "";
+  const called = said.replaceAll(/\[[^\]]*\/tmp\/[0-9a-f-]{36}\//g, "[…/").trimEnd();
+  return { status, stderr, calls: called === "" ? [] : called.split("\n"), home };
 }
 
 /** A copy of this project without npm's programs, of which "pulumi" would come before the fake one. */
@@ -56,12 +93,14 @@ function withoutPrograms(home: string): string {
   return copy;
 }
 
-/** What Pulumi is asked for. */
-const calls = (options: string) => [
-  "[version]",
-  "[stack][select][--create][dev]",
-  `[up][--stack][dev]${options}`,
-];
+/** The call of Pulumi for a command. */
+const call = (options: string, command = "up") =>
+  `[${command}][--stack][dev][--config-file][…/Pulumi.dev.yaml][--skip-plugin-pre-install]${options}`;
+
+/** The calls of Pulumi for a stack that exists. */
+const calls = (options: string) => ["[version]", call(options)];
+
+const made = "[stack][init][--no-select][--stack][dev]";
 
 describe("npx platform up", function () {
   this.timeout(60_000);
@@ -85,10 +124,10 @@ describe("npx platform up", function () {
     [["--message", "a b", "--stack", "dev", "-c", "a=b"], "[--message][a b][-c][a=b]"],
   ] as const) {
     it(`with ${args.join(" ")} hands Pulumi the stack once, and the rest as it is`, async () => {
-      const { status, stderr, calls: made } = await up(args);
+      const { status, stderr, calls: called } = await up(args);
       equal(stderr, "");
       equal(status, 0);
-      deepEqual(made, calls(options));
+      deepEqual(called, calls(options));
     });
   }
 
@@ -97,46 +136,147 @@ describe("npx platform up", function () {
     deepEqual(splitConsent(["--stack", "dev", "--replace"]), { consent: true, options: ["--stack", "dev"] });
     const own = ["--stack", "dev", "--replace", "urn:pulumi:dev::a"];
     deepEqual(splitConsent(own), { consent: false, options: own });
-    const { status, calls: made } = await up(
-      ["--stack", "dev", "--replace"],
-      '[ "$1" != up ] || exit "$([ "$PLATFORM_ALLOW_REPLACE" = true ]; echo $?)"',
-    );
+    const { status, calls: called } = await up(["--stack", "dev", "--replace"], {
+      pulumi: '[ "$1" != up ] || exit "$([ "$PLATFORM_ALLOW_REPLACE" = true ]; echo $?)"',
+    });
     equal(status, 0);
-    deepEqual(made, calls(""));
+    deepEqual(called, calls(""));
   });
 
   it("previews with what only Pulumi's command differs in", async () => {
-    const { status, stderr, calls: made } = await up(["dev", "--diff"], "", "preview");
+    const { status, stderr, calls: called } = await up(["dev", "--diff"], { command: "preview" });
     equal(stderr, "");
     equal(status, 0);
-    deepEqual(made, [...calls("").slice(0, 2), "[preview][--stack][dev][--diff]"]);
+    deepEqual(called, ["[version]", call("[--diff]", "preview")]);
   });
 
   it("previews nothing without Pulumi's CLI, and says so with one sentence", async () => {
-    const { status, stderr, calls: made } = await up(["dev"], "exit 1", "preview");
+    const { status, stderr, calls: called } = await up(["dev"], { pulumi: "exit 1", command: "preview" });
     match(stderr, /^The Pulumi CLI is not available: [^\n]* Install it from [^\n]*\n$/);
-    deepEqual([status, made], [1, ["[version]"]]);
+    deepEqual([status, called], [1, ["[version]"]]);
   });
 
   it("updates nothing where the cluster is out of reach", async () => {
     const answers = api.override;
     api.override = () => ({ status: 401, body: JSON.stringify({ message: "Unauthorized" }) });
     try {
-      const { status, stderr, calls: made } = await up(["--stack", "dev"]);
+      const { status, stderr, calls: called } = await up(["--stack", "dev"]);
       match(stderr, /^The cluster of kubeconfig \S+dev\.yaml is out of reach: Unauthorized\. [^\n]*\n$/);
-      deepEqual([status, made], [1, ["[version]"]]);
+      deepEqual([status, called], [1, ["[version]"]]);
     } finally {
       api.override = answers;
     }
   });
 
-  it("ends with Pulumi's exit code, and does not update a stack that cannot be selected", async () => {
-    const failed = await up(["--stack", "dev"], '[ "$1" != up ] || exit 3');
+  it("ends with Pulumi's exit code, and does not update a stack that cannot be made", async () => {
+    const failed = await up(["--stack", "dev"], { pulumi: '[ "$1" != up ] || exit 3' });
     equal(failed.status, 3);
     deepEqual(failed.calls, calls(""));
-    const refused = await up(["--stack", "dev"], '[ "$1" != stack ] || exit 4');
+    const refused = await up(["--stack", "dev"], { pulumi: '[ "$1" != stack ] || exit 4', files: {} });
     equal(refused.status, 4);
-    deepEqual(refused.calls, calls("").slice(0, 2));
+    deepEqual(refused.calls, ["[version]", made]);
+  });
+
+  /** Writes where Pulumi writes: the salt of a new stack, and the state of its backend. */
+  const writing = `
+case "$1" in
+  stack) file=Pulumi.dev.yaml; mkdir "\${PULUMI_BACKEND_URL#file://}/.pulumi" || exit 9 ;;
+  version) exit ;;
+  *) file=$5 ;;
+esac
+echo "$PWD $PULUMI_FALLBACK_TO_STATE_SECRETS_MANAGER <\${PULUMI_CONFIG_PASSPHRASE-none}>" >> "$HOME/places"
+grep -c encryptionsalt "$file" >> "$HOME/salts"
+echo "encryptionsalt: v1:salt" >> "$file"`;
+  const settings = () => readFileSync(join(project, "Pulumi.dev.yaml"), "utf8");
+  const lines = (home: string, file: string) => readFileSync(join(home, file), "utf8").trimEnd().split("\n");
+
+  for (const [what, files, own] of [
+    ["", existing, []],
+    [" that does not exist yet", {}, [made]],
+  ] as const) {
+    it(`leaves the checkout of a stack${what} as it is`, async () => {
+      const before = settings();
+      const { status, stderr, calls: called, home } = await up(["dev"], { pulumi: writing, files });
+      deepEqual([status, stderr, called], [0, "", ["[version]", ...own, call("")]]);
+      equal(settings(), before);
+      // Each call reads the settings of the checkout: Pulumi finds the salt of the state itself.
+      deepEqual(lines(home, "salts"), [...own, ""].fill("0"));
+      deepEqual(lines(home, "places").at(-1), `${project} true <none>`);
+      equal(statSync(join(home, "state")).isDirectory(), true);
+    });
+  }
+
+  it("previews a stack that does not exist yet, and leaves nothing", async () => {
+    const before = settings();
+    const run = await up(["dev"], { command: "preview", pulumi: writing, files: {} });
+    equal(
+      run.stderr,
+      'Stack "dev" does not exist yet: the preview starts from an empty state and keeps nothing.\n',
+    );
+    deepEqual([run.status, run.calls], [0, ["[version]", made, call("", "preview")]]);
+    equal(settings(), before);
+    // The scratch directory of the run was here.
+    deepEqual(readdirSync(join(run.home, ".local", "state", "platform")), ["tmp"]);
+    deepEqual(readdirSync(join(run.home, ".local", "state", "platform", "tmp")), []);
+    equal(existsSync(join(run.home, "state")), false);
+  });
+
+  for (const [what, env, passphrase] of [
+    ["the passphrase of the user", { PULUMI_CONFIG_PASSPHRASE: "own" }, "own"],
+    ["an empty passphrase if the user has none", {}, ""],
+  ] as const) {
+    it(`previews a new stack with ${what}`, async () => {
+      const { home } = await up(["dev"], { command: "preview", pulumi: writing, files: {}, env });
+      deepEqual(lines(home, "places").at(-1), `${project} true <${passphrase}>`);
+    });
+  }
+
+  it("refuses to destroy a stack that does not exist, and makes none", async () => {
+    const { status, stderr, calls: called, home } = await up(["dev"], { command: "destroy", files: {} });
+    match(stderr, /^Destroying stack "dev" failed: [^\n]* run "npx platform up dev", [^\n]*\n$/);
+    deepEqual([status, called], [1, []]);
+    equal(existsSync(join(home, "state")), false);
+  });
+
+  describe("with a backend that is not in files", () => {
+    const backend = () => "s3://bucket";
+    const listed = "[stack][ls][--json][--non-interactive]";
+    const listing = (...names: readonly string[]) =>
+      `[ "$1 $2" != "stack ls" ] || echo '${JSON.stringify(names.map((name) => ({ name })))}'`;
+
+    for (const [what, names, own] of [
+      ["does not make a stack that it lists", ["dev", "prod"], []],
+      ["makes a stack that it does not list", ["prod"], [made]],
+    ] as const) {
+      it(what, async () => {
+        const { status, calls: called } = await up(["dev"], {
+          backend,
+          pulumi: listing(...names),
+          files: {},
+        });
+        deepEqual([status, called], [0, ["[version]", listed, ...own, call("")]]);
+      });
+    }
+
+    it("previews a stack that it does not list in files that are thrown away", async () => {
+      const seen = `${listing()}; [ "$1" != preview ] || echo "$PULUMI_BACKEND_URL" > "$HOME/seen"`;
+      const options = { backend, command: "preview", pulumi: seen, files: {} };
+      const { status, calls: called, home } = await up(["dev"], options);
+      deepEqual([status, called], [0, ["[version]", listed, made, call("", "preview")]]);
+      const [url = ""] = lines(home, "seen");
+      match(url, /^file:\/\/\/.*\/tmp\/[0-9a-f-]{36}\/state$/);
+      equal(existsSync(url.slice("file://".length)), false);
+    });
+
+    it("says why it cannot list", async () => {
+      const pulumi = '[ "$1" != stack ] || { echo "error: no login" >&2; exit 255; }';
+      const { status, stderr, calls: called } = await up(["dev"], { backend, pulumi, files: {} });
+      match(
+        stderr,
+        /^Looking for stack "dev" in Pulumi's backend failed: no login\. Run "pulumi login", [^\n]*\n$/,
+      );
+      deepEqual([status, called], [1, ["[version]", listed]]);
+    });
   });
 
   it("leaves no temporary file of Pulumi, even when it is killed, and lets nothing dump its core", async () => {
@@ -256,10 +396,10 @@ describe("npx platform up", function () {
     [["--stack", "staging"], 1, /no Pulumi\.staging\.yaml\. Stacks here are [^\n]*\n$/],
   ] as const) {
     it(`says what is wrong with "${args.join(" ")}", and runs nothing`, async () => {
-      const { status, stderr, calls: made } = await up(args);
+      const { status, stderr, calls: called } = await up(args);
       match(stderr, said);
       equal(status, code);
-      deepEqual(made, []);
+      deepEqual(called, []);
     });
   }
 });
