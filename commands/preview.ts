@@ -10,8 +10,7 @@ export const preview = pulumiCommand(
   'Shows the changes that "up" would make.',
   async (stack, args) => {
     const options = takeConsent(args);
-    await readStackConfig(stack, project, process.env);
-    const missing = await checkPulumi();
+    const missing = await checkPulumi(await readStackConfig(stack, project, process.env));
     for (const finding of missing) process.stderr.write(`${textOf(finding)}\n`);
     // The program itself warns of other missing requirements.
     return missing.length > 0 ? 1 : runPulumi("preview", stack, options);

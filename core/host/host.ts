@@ -3,7 +3,9 @@ import { ownerLabel, type Labels } from "../../clients/docker/ownership";
 import { KubernetesClient } from "../../clients/kubernetes/client";
 import { run } from "../../tools/command";
 import { isPortTaken } from "../../system/port";
+import { isReachable } from "../../system/reach";
 import type { Finding } from "../findings/finding";
+import { isInstalled, pluginOf, type Plugin } from "./plugins";
 
 /** A requirement of a stack that this machine does not meet. */
 export interface Need extends Finding {
@@ -24,6 +26,12 @@ export interface Host {
   freeBytes(path: string): Promise<number>;
   /** The API server behind a kubeconfig. */
   readonly kubernetes: (kubeconfig: string) => Pick<KubernetesClient, "ready" | "allows">;
+  /** Whether Pulumi's engine finds the plugin that an installed SDK asks for. @param name such as `kubernetes` */
+  plugin(name: string): Promise<Plugin & { readonly isInstalled: boolean }>;
+  /** Whether port 443 of a host answers, also through a proxy. */
+  isReachable(host: string): Promise<boolean>;
+  /** The user's variables. */
+  readonly env: NodeJS.ProcessEnv;
   /** Runs `crane`, which reaches a registry in the same way as a release. @throws as `run` does */
   crane(...args: string[]): Promise<string>;
 }
@@ -68,5 +76,11 @@ export const thisHost: Host = {
     return bavail * bsize;
   },
   kubernetes: (kubeconfig) => new KubernetesClient(kubeconfig),
+  plugin: async (name) => {
+    const plugin = await pluginOf(name);
+    return { ...plugin, isInstalled: await isInstalled(plugin, process.env) };
+  },
+  isReachable: (host) => isReachable(host, process.env),
+  env: process.env,
   crane: (...args) => run("crane", args, { timeout: 60_000 }),
 };

@@ -5,6 +5,7 @@ import { clusterKindOf } from "../cluster/kinds";
 import { checkPort, labelled, thisHost, type Host, type Need } from "../host/host";
 import { mirrorName, registryName } from "../registry/names";
 import type { PlatformConfig } from "../settings/config";
+import { checkPlugins } from "./plugins";
 
 /** Node image, container images of every layer, and room to work. */
 const diskBytes = 12 * 1024 ** 3;
@@ -23,7 +24,7 @@ export async function examine(config: PlatformConfig, host: Host = thisHost): Pr
   // Without Docker, the other questions to Docker make no sense.
   const answers = docker.length === 0;
   const checks = [
-    checkPulumi(host),
+    checkPulumi(config, host),
     ...(local && answers ? [checkDisk(host)] : []),
     ...kind.needs(cluster, host, owner, answers),
   ];
@@ -38,8 +39,12 @@ export async function examine(config: PlatformConfig, host: Host = thisHost): Pr
   return [docker, ...(await Promise.all(checks))].flat();
 }
 
-/** Whether the Pulumi CLI is installed. */
-export async function checkPulumi(host: Host = thisHost): Promise<Need[]> {
+/** Pulumi itself: its CLI, and the plugins that the stack uses. */
+export async function checkPulumi(config: PlatformConfig, host: Host = thisHost): Promise<Need[]> {
+  return (await Promise.all([checkCli(host), checkPlugins(config, host)])).flat();
+}
+
+async function checkCli(host: Host): Promise<Need[]> {
   try {
     await host.run("pulumi", "version");
     return [];

@@ -70,6 +70,11 @@ function host(lacks: {
   /** `verb resource` that the user of the kubeconfig may not. */
   readonly forbidden?: readonly string[];
   readonly crane?: Error;
+  /** Plugins of Pulumi that are not installed. */
+  readonly plugins?: readonly string[];
+  /** Hosts that answer. @default every host */
+  readonly reachable?: readonly string[];
+  readonly env?: NodeJS.ProcessEnv;
 }): Host {
   const commands: Record<string, string | Error> = {
     "pulumi version": "v3.259.0",
@@ -117,6 +122,10 @@ function host(lacks: {
             : lacks.forbidden?.includes(`${verb} ${resource}`) !== true,
         ),
     }),
+    plugin: (name) =>
+      Promise.resolve({ name, version: "1.2.3", isInstalled: lacks.plugins?.includes(name) !== true }),
+    isReachable: (name) => Promise.resolve(lacks.reachable?.includes(name) ?? true),
+    env: lacks.env ?? {},
     crane: (...args) =>
       lacks.crane === undefined && args.join(" ") === "ls ghcr.io/example/platform"
         ? Promise.resolve("")
@@ -135,6 +144,67 @@ const noCommand = (name: string) =>
 describe("doctor", () => {
   it("finds nothing on a machine that has everything", async () => {
     deepEqual(await examine(local, host({})), []);
+  });
+
+  describe("of a machine without plugins", () => {
+    const plugins = ["kubernetes", "docker", "random", "command"];
+    const offline = { plugins, reachable: [] };
+    /** The plugins that are told. */
+    const missing = async (config: PlatformConfig, lacks: Parameters<typeof host>[0]) =>
+      (await examine(config, host(lacks))).map(
+        ({ check, message }) => `${check} ${/\((.*)\)/.exec(message)?.[1] ?? message}`,
+      );
+
+    it("says nothing where Pulumi can download them, from either source", async () => {
+      for (const reachable of [["github.com"], ["get.pulumi.com"]]) {
+        deepEqual(await examine(local, host({ plugins, reachable })), []);
+      }
+    });
+
+    it("names them, the reason and the ways to get them where Pulumi cannot", async () => {
+      const docker = { ...offline, plugins: ["docker", "random"] };
+      deepEqual(told(await examine(local, host(docker))), [
+        [
+          "plugins",
+          'Plugins of Pulumi are missing (docker 1.2.3, random 1.2.3), and this machine cannot download them: neither github.com nor get.pulumi.com answers. Connect this machine to the internet, or set HTTPS_PROXY. Without the internet, run "pulumi plugin install resource docker 1.2.3 && pulumi plugin install resource random 1.2.3" on another machine and copy its ~/.pulumi/plugins to this one.',
+          true,
+        ],
+      ]);
+    });
+
+    for (const [what, config, names] of [
+      ["a local stack", local, "kubernetes 1.2.3, docker 1.2.3, random 1.2.3"],
+      [
+        "a stack with nothing on this machine",
+        { ...prod, sops: { ...prod.sops, generate: "none" } },
+        "kubernetes 1.2.3",
+      ],
+      [
+        "a stack with hooks",
+        { ...prod, hooks: { afterReady: ["true"] } },
+        "kubernetes 1.2.3, random 1.2.3, command 1.2.3",
+      ],
+    ] as const) {
+      it(`names those that ${what} uses`, async () => {
+        deepEqual(await missing(config, offline), [`plugins ${names}`]);
+      });
+    }
+
+    it("asks for them where Pulumi may not download, whatever answers", async () => {
+      const env = { PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION: "true" };
+      deepEqual(told(await examine(local, host({ plugins: ["docker"], env }))), [
+        [
+          "plugins",
+          'Plugins of Pulumi are missing (docker 1.2.3), and PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION forbids to download them. Unset that variable, or run "pulumi plugin install resource docker 1.2.3".',
+          true,
+        ],
+      ]);
+    });
+
+    it("leaves a mirror of the user's own to Pulumi", async () => {
+      const env = { PULUMI_PLUGIN_DOWNLOAD_URL_OVERRIDES: "^github=https://mirror.lan" };
+      deepEqual(await examine(local, host({ ...offline, env })), []);
+    });
   });
 
   it("asks nothing of Docker and the kernel where cluster and registry are elsewhere", async () => {

@@ -24,7 +24,11 @@ let api: FakeApiServer;
 /** The surroundings of a stack "dev" that has all it needs: its cluster answers, and so does its registry. */
 function surroundings(home: string, pulumi: string) {
   writeFiles(home, { ".kube/dev.yaml": api.kubeconfig });
-  return { ...process.env, HOME: home, ...fakeTools({ pulumi, crane: "exit 0" }) };
+  return {
+    ...process.env,
+    HOME: home,
+    ...fakeTools({ pulumi, crane: "exit 0", "pulumi-resource-kubernetes": "" }),
+  };
 }
 
 /** A run of the command. */

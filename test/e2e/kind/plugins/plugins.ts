@@ -1,6 +1,7 @@
-import { access, constants, mkdir, readdir, readFile, writeFile } from "node:fs/promises";
-import { userInfo } from "node:os";
+import { existsSync } from "node:fs";
+import { mkdir, writeFile } from "node:fs/promises";
 import { delimiter, join } from "node:path";
+import { isInstalled, pluginOf } from "../../../../core/host/plugins";
 
 const project = join(__dirname, "..", "..", "..", "..");
 
@@ -28,12 +29,15 @@ export async function providePlugins(home: string, env: NodeJS.ProcessEnv): Prom
   const standIns: string[] = [];
   const missing: string[] = [];
   const bin = join(home, "bin");
+  // The stand-ins of an earlier call do not count.
+  const others = (env.PATH ?? "").split(delimiter).filter((directory) => directory !== bin);
+  const own = { ...env, PATH: others.join(delimiter) };
   await mkdir(bin, { recursive: true });
-  for (const plugin of await wanted()) {
-    if (await isInstalled(plugin, env, bin)) continue;
+  for (const plugin of await Promise.all(["command", "docker", "kubernetes", "random"].map(pluginOf))) {
+    if (await isInstalled(plugin, own)) continue;
     const source = join(__dirname, `${plugin.name}.ts`);
     const label = `${plugin.name} ${plugin.version}`;
-    if (await is(source, constants.R_OK)) {
+    if (existsSync(source)) {
       await writeFile(join(bin, `pulumi-resource-${plugin.name}`), launcher(source), { mode: 0o755 });
       standIns.push(label);
     } else {
@@ -42,53 +46,6 @@ export async function providePlugins(home: string, env: NodeJS.ProcessEnv): Prom
   }
   const path = [...(standIns.length > 0 ? [bin] : []), env.PATH ?? ""].join(delimiter);
   return { env: { PATH: path, PULUMI_IGNORE_AMBIENT_PLUGINS: "false" }, standIns, missing };
-}
-
-interface Plugin {
-  readonly name: string;
-  readonly version: string;
-}
-
-/** The plugin that each installed SDK asks for. */
-async function wanted(): Promise<Plugin[]> {
-  const scope = join(project, "node_modules", "@pulumi");
-  const manifests = (await readdir(scope)).sort().map(async (directory) => {
-    const manifest = await readFile(join(scope, directory, "package.json"), "utf8");
-    return (JSON.parse(manifest) as { pulumi?: Partial<Plugin> & { resource?: boolean } }).pulumi;
-  });
-  return (await Promise.all(manifests)).flatMap((pulumi) =>
-    pulumi?.resource === true && pulumi.name !== undefined && pulumi.version !== undefined
-      ? [{ name: pulumi.name, version: pulumi.version }]
-      : [],
-  );
-}
-
-/** Looks where the engine looks, but for the stand-ins of an earlier call. */
-async function isInstalled(
-  { name, version }: Plugin,
-  env: NodeJS.ProcessEnv,
-  standIns: string,
-): Promise<boolean> {
-  const file = `pulumi-resource-${name}`;
-  for (const directory of (env.PATH ?? "").split(delimiter)) {
-    if (directory !== "" && directory !== standIns && (await is(join(directory, file), constants.X_OK)))
-      return true;
-  }
-  // The CLI asks the user database for the home directory, not HOME.
-  const plugins = join(env.PULUMI_HOME || join(userInfo().homedir, ".pulumi"), "plugins");
-  const installed = join(plugins, `resource-${name}-v${version}`);
-  return (
-    (await is(join(installed, file), constants.X_OK)) && !(await is(`${installed}.partial`, constants.F_OK))
-  );
-}
-
-async function is(path: string, mode: number): Promise<boolean> {
-  try {
-    await access(path, mode);
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 /** The program runs in the stack's directory; ts-node wants this project's. */
