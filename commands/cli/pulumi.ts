@@ -88,18 +88,16 @@ export async function runPulumi(
       );
     }
     const settings = await copySettings(stack, scratch.path);
-    const place =
-      exists || command === "up" ? env : { ...env, ...(await emptyBackend(scratch.path, env, settings)) };
-    if (!exists) {
-      if (command === "preview") {
-        process.stderr.write(
-          `Stack "${stack}" does not exist yet: the preview starts from an empty state and keeps nothing.\n`,
-        );
-      } else if (backend !== undefined) await mkdir(backend, { recursive: true, mode: 0o700 });
-      const made = await pulumi(["stack", "init", "--no-select", "--stack", stack], {
-        cwd: scratch.path,
-        env: place,
-      });
+    let place: NodeJS.ProcessEnv = env;
+    if (!exists && command === "preview") {
+      process.stderr.write(
+        `Stack "${stack}" does not exist yet: the preview starts from an empty state and keeps nothing.\n`,
+      );
+      place = { ...env, ...(await emptyBackend(scratch.path, [name, stack], env, settings)) };
+    } else if (!exists) {
+      if (backend !== undefined) await mkdir(backend, { recursive: true, mode: 0o700 });
+      const init = ["stack", "init", "--no-select", "--stack", stack];
+      const made = await pulumi(init, { cwd: scratch.path, env });
       if (made !== 0) return made;
       // The new stack may have written to the copy.
       await copySettings(stack, scratch.path);

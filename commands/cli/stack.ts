@@ -78,21 +78,27 @@ export async function copySettings(stack: string, directory: string): Promise<Se
 }
 
 /**
- * Makes an empty file backend.
+ * Makes a file backend that has a stack without any state. Pulumi's own command would ask for a passphrase, and say that
+ * it made a stack.
  *
  * @param directory its parent, absolute
  * @returns the variables that choose it
  */
 export async function emptyBackend(
   directory: string,
+  [projectName, stack]: readonly [project: string, stack: string],
   { PULUMI_CONFIG_PASSPHRASE: passphrase, PULUMI_CONFIG_PASSPHRASE_FILE: file }: NodeJS.ProcessEnv,
   { isSalted }: SettingsCopy,
 ): Promise<Record<string, string>> {
-  const path = join(directory, "state");
-  await mkdir(path, { mode: 0o700 });
+  const backend = join(directory, "state");
+  const stacks = join(backend, ".pulumi", "stacks", projectName);
+  await mkdir(stacks, { recursive: true, mode: 0o700 });
+  // Source: `CheckpointV3` in pulumi/pulumi, sdk/go/common/apitype/stacks.go
+  const checkpoint = { version: 3, checkpoint: { stack: `organization/${projectName}/${stack}` } };
+  await writeFile(join(stacks, `${stack}.json`), JSON.stringify(checkpoint));
   const needsPassphrase = isSalted || passphrase !== undefined || file !== undefined;
   return {
-    PULUMI_BACKEND_URL: pathToFileURL(path).href,
+    PULUMI_BACKEND_URL: pathToFileURL(backend).href,
     ...(needsPassphrase ? {} : { PULUMI_CONFIG_PASSPHRASE: "" }),
   };
 }
