@@ -1,5 +1,6 @@
 import { isAbsolute, join } from "node:path";
 import { parseAllDocuments, stringify } from "yaml";
+import { sentence } from "../../system/sentence";
 import { run } from "../../tools/command";
 import type { Manifest } from "../kubernetes/client";
 
@@ -95,8 +96,25 @@ export function chartOf(release: Manifest, manifests: readonly Manifest[]): Char
 export class Helm implements ChartRenderer {
   constructor(private readonly mirror: string | undefined) {}
 
-  template(chart: Chart): Promise<Manifest[]> {
-    return helmTemplate(chart, this.locate(chart));
+  async template(chart: Chart): Promise<Manifest[]> {
+    const located = this.locate(chart);
+    try {
+      return await helmTemplate(chart, located);
+    } catch (error) {
+      const { message } = error as Error;
+      // An error of a template or of values names its file.
+      if (!/\b(FetchReference|dial tcp|cannot be reached|Get "https?:)|path "[^"]*" not found/.test(message))
+        throw error;
+      const reason = sentence(message.replace(/^.*?" failed: (Error: )?/, ""));
+      const remedy =
+        this.mirror === undefined
+          ? "Let this machine reach that address, also through HTTPS_PROXY, or set platform:chartMirror to a registry or a directory that has the chart."
+          : "Put the chart there, or correct platform:chartMirror.";
+      throw new Error(
+        `Fetching chart ${chart.name} ${chart.version} from ${addressIn(located)} failed: ${reason} ${remedy}`,
+        { cause: error },
+      );
+    }
   }
 
   private locate({ repository, name, version }: Chart): string[] {
@@ -110,6 +128,12 @@ export class Helm implements ChartRenderer {
       ? [`${base}/${name}`, "--version", version]
       : [name, "--repo", base, "--version", version];
   }
+}
+
+/** The address among Helm's arguments for a chart. */
+function addressIn(located: readonly string[]): string {
+  const repository = located.indexOf("--repo") + 1;
+  return located[repository] ?? "";
 }
 
 /**

@@ -2,7 +2,13 @@ import { hash } from "node:crypto";
 import { kustomizationLabel } from "../../clients/flux/kinds";
 import type { Clock } from "../../system/clock";
 import type { Manifest } from "../../clients/kubernetes/client";
-import { throwUnlessOwn, refOf, type KubernetesApi, type ManifestRef } from "../../clients/kubernetes/client";
+import {
+  nameOf,
+  throwUnlessOwn,
+  refOf,
+  type KubernetesApi,
+  type ManifestRef,
+} from "../../clients/kubernetes/client";
 import { applyInOrder } from "../../clients/kubernetes/apply";
 import { renderCluster } from "../tree/render";
 import { refuseOtherNetwork, type NetworkSetting } from "../cluster/existing/network";
@@ -150,11 +156,39 @@ export class SeedLifecycle {
         `Seeding ${kind} ${namespace}/${name} failed: layer "${seedLayer}" of cluster "${inputs.cluster}" does not hold it. Add it there.`,
       );
     }
-    if (kind !== "HelmRelease") return { namespace, objects: [object] };
+    if (kind !== "HelmRelease") {
+      checkSource(object, inputs.variables);
+      return { namespace, objects: [object] };
+    }
 
     const chart = chartOf(object, manifests);
     const objects = await this.charts.template(chart);
     return { namespace: chart.namespace, objects: objects.map((rendered) => helmOwned(rendered, chart)) };
+  }
+}
+
+/**
+ * Checks that the instance of Flux follows the repository and the channel of the release; the run would wait in vain for
+ * any other one.
+ *
+ * @throws Error that names both
+ */
+export function checkSource(
+  instance: Manifest,
+  { artifact_repository: repository, channel }: SeedInputs["variables"],
+): void {
+  const { sync } = (instance.spec ?? {}) as { sync?: { url?: string; ref?: string } };
+  const operation = `Seeding ${nameOf(refOf(instance))} failed: its "spec.sync`;
+  const url = `oci://${repository ?? ""}`;
+  if (sync?.url !== undefined && repository !== undefined && sync.url !== url) {
+    throw new Error(
+      `${operation}.url" is ${sync.url}, but the stack releases to ${url}. Set it to "oci://\${artifact_repository}", and choose the registry with platform:registry.`,
+    );
+  }
+  if (sync?.ref !== undefined && channel !== undefined && sync.ref !== channel) {
+    throw new Error(
+      `${operation}.ref" is ${sync.ref}, but the stack releases to tag ${channel}. Set it to "\${channel}".`,
+    );
   }
 }
 

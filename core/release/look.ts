@@ -25,6 +25,7 @@ export interface Observed {
 export interface FluxObject extends Manifest {
   readonly spec?: {
     readonly url?: string;
+    readonly ref?: { readonly tag?: string };
     readonly suspend?: boolean;
     readonly sourceRef?: { readonly kind?: string; readonly name?: string; readonly namespace?: string };
     readonly dependsOn?: readonly { readonly name: string; readonly namespace?: string }[];
@@ -135,7 +136,7 @@ export function look(observed: Observed, expected: Expected): Look | undefined {
     ready: complete && members.every(({ ready }) => ready),
     settled: complete && members.every(({ settled }) => settled),
     strays: follows ? [] : all.filter(({ layer }) => layer),
-    source: sourceTrouble(source, follows ? undefined : expected.url),
+    source: sourceTrouble(source, expected, follows),
   };
 }
 
@@ -247,17 +248,30 @@ function verdictOf(object: FluxObject, failing: boolean): Trouble["verdict"] {
 /**
  * The reason why a source serves nothing new; messages of registries and TLS that no waiting changes are `suspected`.
  */
-function sourceTrouble(source: FluxObject, wanted: string | undefined): Trouble {
+function sourceTrouble(source: FluxObject, { url, revision }: Expected, follows: boolean): Trouble {
   const name = nameOf(refOf(source));
   const trouble = { handled: handledOf(source), verdict: "passing" } as const;
   if (source.spec?.suspend === true) {
     const remedy = `Resume it with "flux resume source oci ${source.metadata.name}"`;
     return { ...trouble, verdict: "final", message: `${name}: it is suspended. ${remedy}` };
   }
-  if (wanted !== undefined) {
-    return { ...trouble, message: `${name} follows ${source.spec?.url ?? ""}, not ${wanted}` };
+  const set = (field: string, variable: string) =>
+    `Set "spec.sync.${field}" of the FluxInstance to "${variable}"`;
+  if (!follows) {
+    const remedy = set("url", "oci://${artifact_repository}");
+    const message = `${name} follows ${source.spec?.url ?? ""}, but the stack releases to ${url ?? ""}. ${remedy}`;
+    return { ...trouble, message };
   }
   const ready = condition(source, "Ready");
+  const tag = source.spec?.ref?.tag;
+  const channel = revision.slice(0, revision.indexOf("@"));
+  if (tag !== undefined && tag !== channel) {
+    const remedy = set("ref", "${channel}");
+    return {
+      ...trouble,
+      message: `${name} follows tag ${tag}, but the stack releases to ${channel}. ${remedy}`,
+    };
+  }
   if (ready?.status !== "False" || ready.message === undefined) {
     return { ...trouble, message: `${name} does not serve it` };
   }

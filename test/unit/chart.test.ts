@@ -1,4 +1,4 @@
-import { deepEqual, equal, throws } from "node:assert/strict";
+import { deepEqual, equal, rejects, throws } from "node:assert/strict";
 import { chartOf, Helm, type Chart } from "../../clients/helm/chart";
 import type { Manifest } from "../../clients/kubernetes/client";
 import { fakeTools, withEnvironment } from "./temporary";
@@ -116,6 +116,47 @@ describe("Helm", () => {
       });
     });
   }
+
+  for (const [what, mirror, says, message] of [
+    [
+      "its own address",
+      undefined,
+      'failed to perform "FetchReference" on source: Get "https://ghcr.io/v2/": dial tcp: no such host',
+      'Fetching chart web 1.2.3 from oci://ghcr.io/apps/web failed: failed to perform "FetchReference" on source: Get "https://ghcr.io/v2/": dial tcp: no such host. Let this machine reach that address, also through HTTPS_PROXY, or set platform:chartMirror to a registry or a directory that has the chart.',
+    ],
+    [
+      "a mirror",
+      "/charts",
+      'path "/charts/web" not found',
+      'Fetching chart web 1.2.3 from /charts/web failed: path "/charts/web" not found. Put the chart there, or correct platform:chartMirror.',
+    ],
+    [
+      "a template that does not render, as Helm says it",
+      "/charts",
+      "execution error at (web/templates/a.yaml:1:2): set replicas",
+      '"helm template web" failed: Error: execution error at (web/templates/a.yaml:1:2): set replicas',
+    ],
+  ] as const) {
+    it(`names the remedy for ${what}`, async () => {
+      const failing = fakeTools({ helm: `cat > /dev/null; echo 'Error: ${says}' >&2; exit 1` });
+      await rejects(
+        withEnvironment(failing, () => new Helm(mirror).template(chart)),
+        { message },
+      );
+    });
+  }
+
+  it("names the address of a repository that is no registry", async () => {
+    const failing = fakeTools({ helm: "cat > /dev/null; echo 'Error: x cannot be reached' >&2; exit 1" });
+    const repository = "https://charts.example.com";
+    await rejects(
+      withEnvironment(failing, () => new Helm(undefined).template({ ...chart, repository })),
+      {
+        message:
+          /^Fetching chart web 1\.2\.3 from https:\/\/charts\.example\.com failed: x cannot be reached\. /,
+      },
+    );
+  });
 
   for (const [what, mirror, reference] of [
     ["its own address", undefined, "web --repo https://charts.example.com/stable --version 1.2.3"],

@@ -713,7 +713,7 @@ describe("facts of a release", () => {
     const moved = { ...inputs, variables: { ...inputs.variables, artifact_repository: "registry/other" } };
     await rejects(
       lifecycle.create(moved, outputs),
-      /OCIRepository flux-system\/flux-system follows oci:\/\/registry\/platform, not oci:\/\/registry\/other/,
+      /OCIRepository flux-system\/flux-system follows oci:\/\/registry\/platform, but the stack releases to oci:\/\/registry\/other\. Set "spec\.sync\.url" of the FluxInstance to "oci:\/\/\$\{artifact_repository\}"\./,
     );
     flux.onReconcile = ({ name }) => {
       if (name === "controllers") flux.url = "oci://registry/other";

@@ -135,4 +135,20 @@ describe("a look with one revision", () => {
     equal(of({ name: "flux-system", kind: "GitRepository" }, "flux-system"), undefined);
     equal(of({ name: "other" }, "flux-system"), undefined);
   });
+
+  it("names the tag that the source follows, and the channel, if they differ", () => {
+    const { source } = observed(root);
+    const follows = (tag: string) => ({
+      ...observed(root),
+      source: source && { ...source, spec: { ...source.spec, ref: { tag } } },
+    });
+    equal(
+      look(follows("main"), oneRevision("local@other"))?.source.message,
+      'OCIRepository flux-system/flux-system follows tag main, but the stack releases to local. Set "spec.sync.ref" of the FluxInstance to "${channel}"',
+    );
+    equal(
+      look(follows("local"), oneRevision("local@other"))?.source.message,
+      "OCIRepository flux-system/flux-system does not serve it",
+    );
+  });
 });

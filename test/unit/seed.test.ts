@@ -1,9 +1,9 @@
-import { deepEqual, equal, match, rejects } from "node:assert/strict";
+import { deepEqual, equal, match, rejects, throws } from "node:assert/strict";
 import type { KubernetesApi, Manifest, ManifestRef } from "../../clients/kubernetes/client";
 import type { Chart, ChartRenderer } from "../../clients/helm/chart";
 import { textOf } from "../../core/findings/finding";
 import { findSecondNetwork } from "../../core/cluster/existing/network";
-import { SeedLifecycle, type SeedInputs } from "../../core/flux-system/seed";
+import { checkSource, SeedLifecycle, type SeedInputs } from "../../core/flux-system/seed";
 import { ensureTools } from "../../tools/tools";
 import { FakeClock } from "./clock";
 import { smallTree } from "./small-tree";
@@ -369,5 +369,41 @@ spec: {}
     deepEqual((await findSecondNetwork(tree, "x")).map(textOf), [
       'Checking the network of cluster "x" failed: platform:cluster.cni is "existing", and layer "controllers" brings HelmRelease kube-system/cilium. Take Cilium out of the layer (see docs/platform.md), or set "cilium".',
     ]);
+  });
+});
+
+describe("the source of a seeded FluxInstance", () => {
+  const variables = { artifact_repository: "registry:5000/platform", channel: "local" };
+  const instance = (sync?: object): Manifest => ({
+    ...{ apiVersion: "fluxcd.controlplane.io/v1", kind: "FluxInstance" },
+    ...{ metadata: { name: "flux", namespace: "flux-system" }, spec: { sync } },
+  });
+  const own = { url: "oci://registry:5000/platform", ref: "local" };
+
+  for (const [what, sync, message] of [
+    [
+      "another registry",
+      { ...own, url: "oci://ghcr.io/example/platform" },
+      'Seeding FluxInstance flux-system/flux failed: its "spec.sync.url" is oci://ghcr.io/example/platform, but the stack releases to oci://registry:5000/platform. Set it to "oci://${artifact_repository}", and choose the registry with platform:registry.',
+    ],
+    [
+      "another channel",
+      { ...own, ref: "main" },
+      'Seeding FluxInstance flux-system/flux failed: its "spec.sync.ref" is main, but the stack releases to tag local. Set it to "${channel}".',
+    ],
+  ] as const) {
+    it(`is refused if it is ${what} than the release's`, () => {
+      throws(
+        () => {
+          checkSource(instance(sync), variables);
+        },
+        { message },
+      );
+    });
+  }
+
+  it("may be the release's, or set elsewhere", () => {
+    checkSource(instance(own), variables);
+    checkSource(instance(), variables);
   });
 });
