@@ -7,6 +7,7 @@ import { clusterKindOf } from "./core/cluster/kinds";
 import { isGenerated, secretFilesIn } from "./core/secrets/files";
 import { checkForms } from "./core/secrets/place";
 import { ageKeyOf, parseConfig, pullLoginOf, type PlatformConfig } from "./core/settings/config";
+import { messageOf } from "./system/file-error";
 import { refuseOldNode } from "./system/node-version";
 import { ensureTools } from "./tools/tools";
 import { examine } from "./core/needs/needs";
@@ -85,5 +86,5 @@ async function readPullLogin({ registry }: PlatformConfig): Promise<RegistryLogi
  */
 export = (examineStack = examine): Promise<Record<string, unknown>> =>
   main(examineStack).catch((error: unknown) => {
-    throw Object.assign(new RunError((error as Error).message), { stack: undefined });
+    throw Object.assign(new RunError(messageOf(error)), { stack: undefined });
   });

@@ -9,6 +9,7 @@ import type { Manifest } from "../clients/kubernetes/client";
 import { renderCluster } from "../core/tree/render";
 import { clusterKindOf, type ClusterConfig } from "../core/cluster/kinds";
 import { asPulumiConfig, contextOf, parseConfig, readStackFile } from "../core/settings/config";
+import { causeOf } from "../system/file-error";
 import { ScratchDirectory } from "../system/scratch-directory";
 import { ensureTools } from "../tools/tools";
 import { chartsIn, RehearsedCluster } from "./cluster";
@@ -236,7 +237,7 @@ function temporaryDirectory(): ScratchDirectory {
     return new ScratchDirectory(join(tmpdir(), `platform-rehearsal-${randomBytes(4).toString("hex")}`));
   } catch (error) {
     throw new Error(
-      `Rehearsing failed: nothing can be written to ${tmpdir()} (${(error as Error).message}). Set TMPDIR to a directory of yours.`,
+      `Rehearsing failed: nothing can be written to ${tmpdir()} (${causeOf(error, tmpdir())}). Set TMPDIR to a directory of yours.`,
       { cause: error },
     );
   }
@@ -257,7 +258,7 @@ export function byKind(simulated: readonly string[]): string {
 export async function readDefinitions(directory: string): Promise<Manifest[]> {
   const operation = `Reading the definitions of "platform:rehearsal.definitions" failed:`;
   const names = await readdir(directory, { recursive: true }).catch((error: unknown) => {
-    throw new Error(`${operation} ${(error as Error).message}. Set it to a directory.`, { cause: error });
+    throw new Error(`${operation} ${causeOf(error, directory)}. Set it to a directory.`, { cause: error });
   });
   const files = names.filter((name) => /\.ya?ml$/.test(name)).sort();
   const found = await Promise.all(
@@ -281,7 +282,7 @@ const diskBytes = 512 * 1024 ** 2;
 async function checkDisk(): Promise<void> {
   const { bavail, bsize } = await statfs(tmpdir()).catch((error: unknown) => {
     throw new Error(
-      `Rehearsing failed: ${tmpdir()} cannot be used (${(error as Error).message}). Set TMPDIR to a directory.`,
+      `Rehearsing failed: ${tmpdir()} cannot be used (${causeOf(error, tmpdir())}). Set TMPDIR to a directory.`,
       { cause: error },
     );
   });

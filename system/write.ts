@@ -1,5 +1,5 @@
 import { open, readFile, realpath, rename, rm } from "node:fs/promises";
-import { sentence } from "./sentence";
+import { causeOf } from "./file-error";
 
 /**
  * Writes a file as a whole: a reader finds the old content or the new content, after a kill too. A kill may leave
@@ -39,9 +39,8 @@ export async function readIfThere(path: string, operation: string): Promise<stri
   try {
     return await readFile(path, "utf8");
   } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code === "ENOENT") return undefined;
-    throw new Error(`${operation} failed: ${sentence(message)} Make ${path} readable for this user.`, {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw new Error(`${operation} failed: ${causeOf(error, path)}. Make ${path} readable for this user.`, {
       cause: error,
     });
   }
@@ -49,11 +48,13 @@ export async function readIfThere(path: string, operation: string): Promise<stri
 
 /** The sentence for a user whose file cannot be written. */
 export function notWritten(path: string, error: Error): Error {
-  const [reason = ""] = error.message.split(", ");
   const { code } = error as NodeJS.ErrnoException;
   const isFull = code === "ENOSPC" || code === "EDQUOT";
   const remedy = isFull ? "Free some space on its disk" : "Make its directory writable for this user";
-  return new Error(`Writing ${path} failed: ${sentence(reason)} ${remedy}, and run the same command again.`, {
-    cause: error,
-  });
+  return new Error(
+    `Writing ${path} failed: ${causeOf(error, path)}. ${remedy}, and run the same command again.`,
+    {
+      cause: error,
+    },
+  );
 }

@@ -4,8 +4,7 @@ import { readdir, readFile, rm } from "node:fs/promises";
 import { homedir, hostname } from "node:os";
 import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { parse } from "yaml";
-import { stateDirectory } from "../../core/settings/config";
+import { readProjectFile, stateDirectory } from "../../core/settings/config";
 import { cacheDirectory } from "../../system/cache";
 
 /**
@@ -56,9 +55,7 @@ export async function pulumiEnvironment(env: NodeJS.ProcessEnv, project: string)
  * Source: `GetCurrentCloudURL` in pulumi/pulumi, pkg/workspace/creds.go
  */
 async function chosenBackend(env: NodeJS.ProcessEnv, project: string): Promise<string | undefined> {
-  const { backend } = parse(await readFile(join(project, "Pulumi.yaml"), "utf8")) as {
-    backend?: { url?: string };
-  };
+  const { backend } = await readProjectFile(project);
   return [env.PULUMI_BACKEND_URL, backend?.url, loggedInTo(env)].find((url) => (url ?? "") !== "");
 }
 

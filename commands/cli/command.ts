@@ -1,5 +1,6 @@
 import { Command, Option, type CommanderError } from "commander";
 import { stacksOf } from "../../core/settings/config";
+import { messageOf } from "../../system/file-error";
 import { sentence } from "../../system/sentence";
 import { project } from "./project";
 
@@ -90,7 +91,7 @@ export function exitWith(command: Promise<number>): void {
     process.stdout.write("", () => process.exit(code));
   };
   command.then(exit, (error: unknown) => {
-    process.stderr.write(`${(error as Error).message}\n`);
+    process.stderr.write(`${messageOf(error)}\n`);
     exit(error instanceof UsageError ? exitCodes.usage : exitCodes.failed);
   });
 }

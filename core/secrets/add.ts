@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import { basename, join, normalize, resolve } from "node:path";
 import { isSeq, parseDocument } from "yaml";
-import { sentence } from "../../system/sentence";
+import { causeOf } from "../../system/file-error";
 import { readersOf } from "./place";
 import { everyRecipient, needsRule } from "./rules";
 import { namespacesIn } from "../tree/namespaces";
@@ -206,8 +206,9 @@ export async function readValues(named: readonly string[], directory: string): P
     try {
       values.set(key, await readFile(resolve(directory, path)));
     } catch (error) {
-      const [reason = ""] = (error as Error).message.split(", ");
-      throw new Error(`${operation} ${sentence(reason)} Write --from-file <key>=<path>.`, { cause: error });
+      throw new Error(`${operation} ${causeOf(error, path)}. Write --from-file <key>=<path>.`, {
+        cause: error,
+      });
     }
   }
   return Object.fromEntries(values);

@@ -1,5 +1,6 @@
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { causeOf } from "../../system/file-error";
 import { sentence } from "../../system/sentence";
 import { errorOf, type Finding } from "../findings/finding";
 import { isEncrypted, isSecretPath, secretKeys } from "../../clients/sops/secret-file";
@@ -39,7 +40,7 @@ async function readEach(
       if (secretKeys(content).length === 0) throw new Error("it holds no Secret with keys");
       files.set(file, content);
     } catch (error) {
-      const [reason = ""] = (error as Error).message.split("\n");
+      const [reason = ""] = causeOf(error, file).split("\n");
       const message = `Reading secret ${file} failed: ${sentence(reason)}`;
       throw errorOf([{ check: "secret-form", file, message, remedy: "Restore it from Git." }], error);
     }

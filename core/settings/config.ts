@@ -4,6 +4,7 @@ import { join, resolve } from "node:path";
 import { parse } from "yaml";
 import type * as z from "zod";
 import type { RegistryLogin } from "../../clients/registry/login";
+import { causeOf } from "../../system/file-error";
 import { sentence } from "../../system/sentence";
 import type { ReadonlyDeep } from "../fields/fields";
 import { settings } from "./schema";
@@ -88,7 +89,7 @@ export async function readStackFile(stack: string, project: string): Promise<Rec
     return config as Record<string, unknown>;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "ENOENT") {
-      const [reason = ""] = (error as Error).message.split("\n");
+      const [reason = ""] = causeOf(error, `Pulumi.${stack}.yaml`).split("\n");
       throw new Error(
         `Reading Pulumi.${stack}.yaml failed: ${sentence(reason.replace(/:\s*$/, ""))} Correct the file.`,
         { cause: error },
@@ -158,8 +159,33 @@ export async function contextOf(
   project: string,
   env: NodeJS.ProcessEnv = process.env,
 ): Promise<ConfigContext> {
-  const { name } = parse(await readFile(join(project, "Pulumi.yaml"), "utf8")) as { name: string };
+  const { name } = await readProjectFile(project);
   return { name, project, env };
+}
+
+/** The fields of Pulumi.yaml that this project uses. */
+export interface ProjectFile {
+  readonly name: string;
+  /** The backend that the project chooses. */
+  readonly backend?: { readonly url?: string };
+}
+
+/** Reads Pulumi.yaml. @param project absolute path of its directory @throws Error when it is no map with a name */
+export async function readProjectFile(project: string): Promise<ProjectFile> {
+  try {
+    const read = parse(await readFile(join(project, "Pulumi.yaml"), "utf8")) as Partial<ProjectFile> | null;
+    const { name, backend } = read ?? {};
+    if (typeof name !== "string") throw new Error('it has no "name"');
+    return { name, ...(backend === undefined ? {} : { backend }) };
+  } catch (error) {
+    const [reason = ""] = causeOf(error, "Pulumi.yaml").split("\n");
+    throw new Error(
+      `Reading Pulumi.yaml failed: ${sentence(reason.replace(/:\s*$/, ""))} Restore it from Git.`,
+      {
+        cause: error,
+      },
+    );
+  }
 }
 
 /** Absolute path of the files that the stacks of this user leave on the machine. */

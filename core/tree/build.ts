@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { run } from "../../tools/command";
 import type { Manifest } from "../../clients/kubernetes/client";
+import { causeOf } from "../../system/file-error";
 import { sentence } from "../../system/sentence";
 import { archiveCommit, partsOf, trackedFiles, type Provenance, type TreeSource } from "./source";
 
@@ -154,7 +155,7 @@ async function askAbout(source: TreeSource, command: string, request: object): P
     await readdir(tree);
   } catch (error) {
     throw new Error(
-      `Reading the gitops tree failed: ${(error as Error).message}. Set platform:gitops.tree to the directory of the tree.`,
+      `Reading the gitops tree failed: ${causeOf(error, tree)}. Set platform:gitops.tree to the directory of the tree.`,
       { cause: error },
     );
   }

@@ -187,7 +187,7 @@ describe("tree", () => {
     equal(existsSync("/no/such/tree"), false);
     await rejects(inspectTree("/no/such/tree", "x"), {
       message:
-        /^Reading the gitops tree failed: ENOENT.*\. Set platform:gitops\.tree to the directory of the tree\.$/,
+        /^Reading the gitops tree failed: \S+ does not exist\. Set platform:gitops\.tree to the directory of the tree\.$/,
     });
   });
 });

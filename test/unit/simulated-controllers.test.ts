@@ -208,7 +208,7 @@ describe("simulated controllers", function () {
     );
     await rejects(
       readDefinitions(join(directory, "none")),
-      /"platform:rehearsal\.definitions" failed: ENOENT/,
+      /"platform:rehearsal\.definitions" failed: \S+ does not exist\. Set it to a directory\./,
     );
   });
 

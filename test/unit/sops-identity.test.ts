@@ -229,7 +229,7 @@ describe("age identity", () => {
     await rejects(lifecycle.check(inputs), (error: Error) => {
       match(
         error.message,
-        /^Reading the age identity of stack "dev" failed: EISDIR.*\. Make .*dev\.agekey readable for this user\.$/,
+        /^Reading the age identity of stack "dev" failed: \S+dev\.agekey is a directory\. Make .*dev\.agekey readable for this user\.$/,
       );
       return true;
     });

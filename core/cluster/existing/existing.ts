@@ -1,4 +1,5 @@
 import { readFile } from "node:fs/promises";
+import { causeOf } from "../../../system/file-error";
 import type { ClusterKind } from "../cluster-kind";
 import { checkCluster } from "./needs";
 import { findSecondNetwork } from "./network";
@@ -17,7 +18,7 @@ export const existingCluster = {
       return await readFile(kubeconfigFile, "utf8");
     } catch (error) {
       throw new Error(
-        `Reading the kubeconfig of the cluster failed: ${(error as Error).message}. Set platform:cluster.kubeconfigFile to the path of the kubeconfig.`,
+        `Reading the kubeconfig of the cluster failed: ${causeOf(error, kubeconfigFile)}. Set platform:cluster.kubeconfigFile to the path of the kubeconfig.`,
         { cause: error },
       );
     }
