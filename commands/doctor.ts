@@ -3,6 +3,7 @@ import { examine } from "../core/needs/needs";
 import { readStackConfig } from "../core/settings/config";
 import { ensureTools } from "../tools/tools";
 import { outputOption, stackCommand, stackOf } from "./cli/command";
+import { installPulumi } from "./cli/program";
 import { project } from "./cli/project";
 
 export const doctor = stackCommand(
@@ -14,6 +15,7 @@ export const doctor = stackCommand(
     const stack = await stackOf(doctor, argument);
     const config = await readStackConfig(stack, project, process.env);
     if (config.registry.kind === "remote") await ensureTools(["crane"], { report: console.error });
+    await installPulumi(process.env);
     const findings = await examine(config);
     if (output === "json") process.stdout.write(`${JSON.stringify({ stack, findings })}\n`);
     else if (findings.length === 0) console.log(`Stack "${stack}" has everything that it needs.`);

@@ -1,6 +1,7 @@
 import { textOf } from "../core/findings/finding";
 import { checkPulumi } from "../core/needs/needs";
 import { readStackConfig } from "../core/settings/config";
+import { installPulumi } from "./cli/program";
 import { project } from "./cli/project";
 import { pulumiCommand, runPulumi } from "./cli/pulumi";
 import { takeConsent } from "./up";
@@ -10,7 +11,9 @@ export const preview = pulumiCommand(
   'Shows the changes that "up" would make.',
   async (stack, args) => {
     const options = takeConsent(args);
-    const missing = await checkPulumi(await readStackConfig(stack, project, process.env));
+    const config = await readStackConfig(stack, project, process.env);
+    await installPulumi(process.env);
+    const missing = await checkPulumi(config);
     for (const finding of missing) process.stderr.write(`${textOf(finding)}\n`);
     // The program itself warns of other missing requirements.
     return missing.length > 0 ? 1 : runPulumi("preview", stack, options);

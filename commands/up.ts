@@ -1,6 +1,7 @@
 import { textOf } from "../core/findings/finding";
 import { readStackConfig } from "../core/settings/config";
 import { examine } from "../core/needs/needs";
+import { installPulumi } from "./cli/program";
 import { project } from "./cli/project";
 import { pulumiCommand, runPulumi } from "./cli/pulumi";
 
@@ -9,7 +10,9 @@ export const up = pulumiCommand(
   "Brings a stack to every layer Ready, whatever is left of it.",
   async (stack, args) => {
     const options = takeConsent(args);
-    const findings = await examine(await readStackConfig(stack, project, process.env));
+    const config = await readStackConfig(stack, project, process.env);
+    await installPulumi(process.env);
+    const findings = await examine(config);
     for (const finding of findings) process.stderr.write(`${textOf(finding)}\n`);
     return findings.length > 0 ? 1 : runPulumi("up", stack, options);
   },

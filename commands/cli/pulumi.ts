@@ -1,7 +1,6 @@
 import { randomUUID } from "node:crypto";
-import { existsSync, realpathSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
-import { delimiter, dirname, join } from "node:path";
+import { join } from "node:path";
 import { Command } from "commander";
 import { contextOf, stateDirectory } from "../../core/settings/config";
 import { directLoopback } from "../../system/proxy";
@@ -9,6 +8,7 @@ import { ScratchDirectory } from "../../system/scratch-directory";
 import { onTerminal } from "../../system/terminal";
 import { pulumiEnvironment, removeStaleLocks } from "./backend";
 import { stackOf, UsageError } from "./command";
+import { pulumiProgram } from "./program";
 import { project } from "./project";
 import { copySettings, emptyBackend, hasStack, isListed } from "./stack";
 
@@ -60,16 +60,16 @@ export async function runPulumi(
   stack: string,
   options: readonly string[],
 ): Promise<number> {
-  const { env: own, stateDirectory: backend } = await pulumiEnvironment(process.env, project);
+  const { env: complete, stateDirectory: backend } = await pulumiEnvironment(process.env, project);
   const { name } = await contextOf(project);
   if (command !== "preview" && backend !== undefined) {
     for (const line of await removeStaleLocks(backend, name, stack)) process.stderr.write(`${line}\n`);
   }
-  const program = await pulumiProgram(own);
+  const program = await pulumiProgram(complete);
   const scratch = new ScratchDirectory(join(stateDirectory(process.env), "tmp", randomUUID()));
   try {
     const env = {
-      ...{ ...directLoopback(own), PATH: program.path },
+      ...{ ...directLoopback(complete), PATH: program.path },
       // Pulumi's Kubernetes plugin writes the kubeconfig into a temporary file and does not remove it.
       TMPDIR: scratch.path,
       // The settings need no salt: the state has it.
@@ -102,38 +102,11 @@ export async function runPulumi(
       // The new stack may have written to the copy.
       await copySettings(stack, scratch.path);
     }
-    return await pulumi(
-      // Pulumi downloads the plugins that the run uses, when it uses them.
-      [command, "--stack", stack, "--config-file", settings.file, "--skip-plugin-pre-install", ...options],
-      { cwd: project, env: place },
-    );
+    // Pulumi downloads the plugins that the run uses, when it uses them. Old versions of the CLI lack this option.
+    const own = program.isPinned ? ["--skip-plugin-pre-install"] : [];
+    const args = [command, "--stack", stack, "--config-file", settings.file, ...own, ...options];
+    return await pulumi(args, { cwd: project, env: place });
   } finally {
     await scratch.remove();
   }
-}
-
-/**
- * The Pulumi CLI, and the PATH on which it finds its language hosts.
- *
- * npm puts a script of its package "pulumi" first on PATH. That script passes no signal to the CLI and ends before the
- * CLI, so this function runs the program behind the script instead.
- *
- * @throws Error when that package cannot install the CLI
- */
-async function pulumiProgram({ PATH = "" }: NodeJS.ProcessEnv): Promise<{ file: string; path: string }> {
-  const found = PATH.split(delimiter)
-    .map((directory) => join(directory, "pulumi"))
-    .find((file) => existsSync(file));
-  if (found === undefined || realpathSync(found) !== require.resolve("pulumi/run.js")) {
-    return { file: "pulumi", path: PATH };
-  }
-  // eslint-disable-next-line @typescript-eslint/no-require-imports -- the package has no types
-  const { resolve } = require("pulumi/lib/resolve") as { resolve: () => Promise<string> };
-  const file = await resolve().catch((error: unknown) => {
-    throw new Error(
-      `Running Pulumi failed: the npm package "pulumi" could not install its CLI (${(error as Error).message}). Install it from https://www.pulumi.com/docs/install/.`,
-      { cause: error },
-    );
-  });
-  return { file, path: [dirname(file), PATH].join(delimiter) };
 }

@@ -6,6 +6,7 @@ import { isPortTaken } from "../../system/port";
 import { isReachable } from "../../system/reach";
 import type { Finding } from "../findings/finding";
 import { isInstalled, pluginOf, type Plugin } from "./plugins";
+import { programsNamed } from "./programs";
 
 /** A requirement of a stack that this machine does not meet. */
 export interface Need extends Finding {
@@ -26,6 +27,8 @@ export interface Host {
   freeBytes(path: string): Promise<number>;
   /** The API server behind a kubeconfig. */
   readonly kubernetes: (kubeconfig: string) => Pick<KubernetesClient, "ready" | "allows">;
+  /** The programs of a name on PATH, absolute. */
+  programs(name: string): readonly string[];
   /** Whether Pulumi's engine finds the plugin that an installed SDK asks for. @param name such as `kubernetes` */
   plugin(name: string): Promise<Plugin & { readonly isInstalled: boolean }>;
   /** Whether port 443 of a host answers, also through a proxy. */
@@ -76,6 +79,7 @@ export const thisHost: Host = {
     return bavail * bsize;
   },
   kubernetes: (kubeconfig) => new KubernetesClient(kubeconfig),
+  programs: (name) => programsNamed(name, process.env.PATH ?? ""),
   plugin: async (name) => {
     const plugin = await pluginOf(name);
     return { ...plugin, isInstalled: await isInstalled(plugin, process.env) };

@@ -1,6 +1,7 @@
 import { access, constants, readFile } from "node:fs/promises";
 import { userInfo } from "node:os";
-import { delimiter, join } from "node:path";
+import { join } from "node:path";
+import { programsNamed } from "./programs";
 
 /** A resource plugin of Pulumi, in the version of its installed SDK. */
 export interface Plugin {
@@ -26,10 +27,8 @@ export async function pluginOf(name: string): Promise<Plugin> {
  */
 export async function isInstalled({ name, version }: Plugin, env: NodeJS.ProcessEnv): Promise<boolean> {
   const file = `pulumi-resource-${name}`;
-  const ambient = isTrue(env.PULUMI_IGNORE_AMBIENT_PLUGINS) ? [] : (env.PATH ?? "").split(delimiter);
-  for (const directory of ambient) {
-    if (directory !== "" && (await is(join(directory, file), constants.X_OK))) return true;
-  }
+  const ambient = isTrue(env.PULUMI_IGNORE_AMBIENT_PLUGINS) ? [] : programsNamed(file, env.PATH ?? "");
+  if (ambient.length > 0) return true;
   // The engine asks the user database for the home directory, not HOME.
   const plugins = join(env.PULUMI_HOME || join(userInfo().homedir, ".pulumi"), "plugins");
   const installed = join(plugins, `resource-${name}-v${version}`);

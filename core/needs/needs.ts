@@ -45,20 +45,34 @@ export async function checkPulumi(config: PlatformConfig, host: Host = thisHost)
 }
 
 async function checkCli(host: Host): Promise<Need[]> {
-  try {
-    await host.run("pulumi", "version");
-    return [];
-  } catch {
+  // The first one may be npm's, which cannot install its CLI without the internet; `pulumiProgram` takes the next one.
+  for (const program of ["pulumi", ...host.programs("pulumi").slice(1)]) {
+    const answers = await host.run(program, "version").then(
+      () => true,
+      () => false,
+    );
+    if (answers) return [];
+  }
+  const finding = { check: "pulumi", rehearsable: true };
+  const remedy = "nstall it from https://www.pulumi.com/docs/install/.";
+  if (await host.isReachable("get.pulumi.com")) {
     return [
       {
-        check: "pulumi",
+        ...finding,
         message:
           'The Pulumi CLI is not available: "pulumi version" fails, and the npm package "pulumi" could not install it.',
-        remedy: "Install it from https://www.pulumi.com/docs/install/.",
-        rehearsable: true,
+        remedy: `I${remedy}`,
       },
     ];
   }
+  return [
+    {
+      ...finding,
+      message:
+        "The Pulumi CLI is missing, and this machine cannot download it: get.pulumi.com does not answer.",
+      remedy: `Connect this machine to the internet, set HTTPS_PROXY, or i${remedy}`,
+    },
+  ];
 }
 
 async function checkDocker(host: Host): Promise<Need[]> {

@@ -75,6 +75,8 @@ function host(lacks: {
   /** Hosts that answer. @default every host */
   readonly reachable?: readonly string[];
   readonly env?: NodeJS.ProcessEnv;
+  /** The programs "pulumi" on PATH. */
+  readonly programs?: readonly string[];
 }): Host {
   const commands: Record<string, string | Error> = {
     "pulumi version": "v3.259.0",
@@ -124,6 +126,7 @@ function host(lacks: {
     }),
     plugin: (name) =>
       Promise.resolve({ name, version: "1.2.3", isInstalled: lacks.plugins?.includes(name) !== true }),
+    programs: (name) => lacks.programs ?? [`/bin/${name}`],
     isReachable: (name) => Promise.resolve(lacks.reachable?.includes(name) ?? true),
     env: lacks.env ?? {},
     crane: (...args) =>
@@ -144,6 +147,19 @@ const noCommand = (name: string) =>
 describe("doctor", () => {
   it("finds nothing on a machine that has everything", async () => {
     deepEqual(await examine(local, host({})), []);
+  });
+
+  it("takes the CLI behind the one of npm, which installs none without the internet", async () => {
+    const commands = { "pulumi version": new Error("fetch failed"), "/opt/pulumi version": "v3.200.0" };
+    const programs = ["/npm/pulumi", "/opt/pulumi"];
+    deepEqual(await examine(local, host({ commands, programs })), []);
+    deepEqual(told(await examine(local, host({ commands, programs: ["/npm/pulumi"], reachable: [] }))), [
+      [
+        "pulumi",
+        "The Pulumi CLI is missing, and this machine cannot download it: get.pulumi.com does not answer. Connect this machine to the internet, set HTTPS_PROXY, or install it from https://www.pulumi.com/docs/install/.",
+        true,
+      ],
+    ]);
   });
 
   describe("of a machine without plugins", () => {

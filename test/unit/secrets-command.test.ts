@@ -423,7 +423,7 @@ describe("npx platform secrets rotate and recover, of a stack that is released f
 [ "$1" != up ] || { git status --porcelain -- gitops Pulumi.prod.yaml .sops.yaml >> ../calls; [ ! -e ../failing ]; }`;
   const up = [
     "stack init --no-select --stack prod",
-    "up --stack prod --config-file …/Pulumi.prod.yaml --skip-plugin-pre-install --yes",
+    "up --stack prod --config-file …/Pulumi.prod.yaml --yes",
   ];
   const changes = [".sops.yaml", "Pulumi.prod.yaml", `${apps}/db.enc.yaml`];
 

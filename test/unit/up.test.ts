@@ -99,7 +99,7 @@ function withoutPrograms(home: string): string {
 
 /** The call of Pulumi for a command. */
 const call = (options: string, command = "up") =>
-  `[${command}][--stack][dev][--config-file][…/Pulumi.dev.yaml][--skip-plugin-pre-install]${options}`;
+  `[${command}][--stack][dev][--config-file][…/Pulumi.dev.yaml]${options}`;
 
 /** The calls of Pulumi for a stack that exists. */
 const calls = (options: string) => ["[version]", call(options)];
@@ -156,7 +156,7 @@ describe("npx platform up", function () {
 
   it("previews nothing without Pulumi's CLI, and says so with one sentence", async () => {
     const { status, stderr, calls: called } = await up(["dev"], { pulumi: "exit 1", command: "preview" });
-    match(stderr, /^The Pulumi CLI is not available: [^\n]* Install it from [^\n]*\n$/);
+    match(stderr, /^The Pulumi CLI is (not available|missing)[^\n]* install it from [^\n]*\n$/i);
     deepEqual([status, called], [1, ["[version]"]]);
   });
 
@@ -362,7 +362,7 @@ echo "encryptionsalt: v1:salt" >> "$file"`;
     const cli = join(home, "versions", version, "bin", "pulumi");
     writeFiles(home, {
       [join("versions", version, "bin", "pulumi")]:
-        `#!/bin/sh\necho "$1 $PPID $(command -v pulumi)" >> ${home}/calls\n`,
+        `#!/bin/sh\necho "$1 $PPID $(command -v pulumi) \${6-}" >> ${home}/calls\n`,
     });
     chmodSync(cli, 0o755);
     const around = surroundings(home, "exit 1");
@@ -386,7 +386,7 @@ echo "encryptionsalt: v1:salt" >> "$file"`;
         .trim()
         .split("\n")
         .filter((call) => !call.startsWith("version ")),
-      [`stack ${pid} ${cli}`, `up ${pid} ${cli}`],
+      [`stack ${pid} ${cli} `, `up ${pid} ${cli} --skip-plugin-pre-install`],
     );
   }).timeout(30_000);
 
