@@ -10,6 +10,8 @@ export interface LockOptions {
   readonly onWait?: (pid: number) => void;
   /** Milliseconds between two checks of a held lock. @default 200 */
   readonly interval?: number;
+  /** Ends the wait. @default never */
+  readonly signal?: AbortSignal;
 }
 
 /**
@@ -22,7 +24,7 @@ export interface LockOptions {
 export async function withLock<T>(
   directory: string,
   work: () => Promise<T>,
-  { onWait, interval = 200 }: LockOptions = {},
+  { onWait, interval = 200, signal }: LockOptions = {},
 ): Promise<T> {
   mkdirSync(directory, { recursive: true });
   for (let told = false; ;) {
@@ -31,7 +33,7 @@ export async function withLock<T>(
     if (holder && isRunning(holder)) {
       if (!told) onWait?.(holder.pid);
       told = true;
-      await sleep(interval);
+      await sleep(interval, undefined, { signal });
       continue;
     }
     const mine = last + 1;

@@ -4,6 +4,7 @@ import { get } from "node:http";
 import { join } from "node:path";
 import type { Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
+import { slowdown } from "./load";
 import { directLoopback } from "./proxy";
 import { ScratchDirectory } from "./scratch-directory";
 
@@ -23,7 +24,7 @@ export type Probe = () => Promise<boolean>;
 
 /** Options of {@link SupervisedProcess.ready}. */
 export interface ReadyOptions {
-  /** Milliseconds until it must be ready; a busy machine takes minutes. @default 180000 */
+  /** Milliseconds until it must be ready. @default 180000, and longer on a busy machine ({@link slowdown}) */
   readonly deadline?: number;
   /** Milliseconds between two probes. @default 20 */
   readonly interval?: number;
@@ -122,15 +123,12 @@ export class SupervisedProcess {
     this.name = name;
     this.logPath = join(directory, `${name}.log`);
     const log = openSync(this.logPath, "a", 0o600);
-    this.#child = spawn("/bin/sh", ["-c", killGroupOnEof, "sh", command, ...args], {
-      detached: true,
-      stdio: ["ignore", log, log, "pipe"],
-      cwd: directory,
+    this.#child = spawnInGroup(command, args, {
+      ...{ output: log, cwd: directory },
       env: { ...inheritedEnvironment(), HOME: directory, TMPDIR: directory, ...env },
     });
     closeSync(log);
     this.#lifeline = this.#child.stdio[3] as Writable;
-    this.#lifeline.on("error", () => undefined); // its other end is gone already
     this.ended = new Promise((resolve) => {
       const settle = (how: string) => {
         this.#end = how;
@@ -157,7 +155,10 @@ export class SupervisedProcess {
    * @throws {ProcessDied} as soon as the process ends, with its last output.
    * @throws when the deadline passes first.
    */
-  async ready(probe: Probe, { deadline = 180_000, interval = 20 }: ReadyOptions = {}): Promise<void> {
+  async ready(
+    probe: Probe,
+    { deadline = 180_000 * slowdown(), interval = 20 }: ReadyOptions = {},
+  ): Promise<void> {
     const end = Date.now() + deadline;
     while (!(await isSatisfied(probe))) {
       if (this.#end !== undefined) {
@@ -169,7 +170,7 @@ export class SupervisedProcess {
       }
       if (Date.now() > end)
         throw new Error(
-          `Starting ${this.name}: not ready after ${deadline / 1000} s. Is the machine short of CPU or memory? ` +
+          `Starting ${this.name}: not ready after ${Math.round(deadline / 1000)} s. Is the machine short of CPU or memory? ` +
             `Its last output: ${lastLines(this.logPath) || "none"}`,
         );
       await sleep(interval);
@@ -197,6 +198,29 @@ export class SupervisedProcess {
       clearTimeout(timer);
     }
   }
+}
+
+/** Options of {@link spawnInGroup}. */
+interface GroupOptions {
+  readonly cwd: string;
+  readonly env: NodeJS.ProcessEnv;
+  /** Receives standard output and standard error: a file, or a pipe each. */
+  readonly output: number | "pipe";
+}
+
+/**
+ * Starts a program in a process group of its own. The group ends when this process ends, even after a SIGKILL, and when
+ * the fourth stream of `stdio` is destroyed, which is due when the program has ended.
+ *
+ * @returns the program; a missing program ends with code 127
+ */
+export function spawnInGroup(command: string, args: readonly string[], options: GroupOptions): ChildProcess {
+  const { output, ...place } = options;
+  const child = spawn("/bin/sh", ["-c", killGroupOnEof, "sh", command, ...args], {
+    ...{ ...place, detached: true, stdio: ["ignore", output, output, "pipe"] },
+  });
+  child.stdio[3]?.on("error", () => undefined); // its other end is gone already
+  return child;
 }
 
 /**

@@ -5,13 +5,13 @@ import { cacheDirectory } from "../system/cache";
 import { readGoModule } from "./go-module";
 
 /**
- * Hash of every go.mod of this folder, 12 hex digits: checkouts with different pins have separate tools.
+ * Hash of every go.mod of this folder and the folders in it, 12 hex digits: checkouts with different pins have separate tools.
  * Providers keep it in state, as text.
  */
 const pins = pinsOfModules();
 
 function pinsOfModules(): string {
-  const modules = readdirSync(__dirname)
+  const modules = [".", ...readdirSync(__dirname)]
     .map((name) => join(__dirname, name))
     .filter((path) => existsSync(join(path, "go.mod")));
   const hashes = modules.sort().map((path) => readGoModule(path).hash);

@@ -1,8 +1,8 @@
 import { createHash } from "node:crypto";
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
-/** A `go.mod` of this folder, with its `go.sum`: the only place that pins a version. */
+/** A `go.mod` of this folder or below it, with its `go.sum`: the only place that pins a version. */
 export interface GoModule {
   /** Absolute path of the directory that holds both files. */
   readonly directory: string;
@@ -12,7 +12,9 @@ export interface GoModule {
   readonly versions: ReadonlyMap<string, string>;
   /** Checksum (`h1:…`) by `<module path> <version>`. */
   readonly sums: ReadonlyMap<string, string>;
-  /** Hash of both files and of the source files next to them, 64 hex digits. */
+  /** Hash of both files, 64 hex digits. */
+  readonly pins: string;
+  /** Hash of both files and of the source of the programs below the directory, 64 hex digits. */
   readonly hash: string;
 }
 
@@ -25,19 +27,26 @@ export function readGoModule(directory: string): GoModule {
     go: /^go (\S+)/m.exec(mod)?.[1] ?? "1.26",
     versions: parseVersions(mod).set(/^module (\S+)/m.exec(mod)?.[1] ?? "", ownVersion),
     sums: parseSums(sum),
-    hash: createHash("sha256")
-      .update([mod, sum, ...programOf(directory)].join(""))
-      .digest("hex"),
+    pins: sha256([mod, sum]),
+    hash: sha256([mod, sum, ...sourcesIn(directory)]),
   };
 }
 
 /** The version of a program whose source is in this folder: the hash of the source. */
-const ownVersion = "v0.0.0";
+export const ownVersion = "v0.0.0";
 
-/** The Go files of a directory, without tests, and the files that they embed. */
-function programOf(directory: string): string[] {
-  const names = readdirSync(directory).filter((name) => /(?<!_test)\.go$|\.toml$/.test(name));
-  return names.sort().map((name) => readFileSync(join(directory, name), "utf8"));
+/** The Go files below a directory, without tests and other modules, and the files that they embed. */
+function sourcesIn(directory: string): string[] {
+  const entries = readdirSync(directory, { withFileTypes: true }).sort((a, b) => (a.name < b.name ? -1 : 1));
+  return entries.flatMap((entry) => {
+    const path = join(directory, entry.name);
+    if (entry.isDirectory()) return existsSync(join(path, "go.mod")) ? [] : sourcesIn(path);
+    return /(?<!_test)\.go$|\.toml$/.test(entry.name) ? [readFileSync(path, "utf8")] : [];
+  });
+}
+
+function sha256(parts: readonly string[]): string {
+  return createHash("sha256").update(parts.join("")).digest("hex");
 }
 
 /** The version of the module that a package belongs to: the module with the longest matching path. */

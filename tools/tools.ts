@@ -1,34 +1,38 @@
-import { execFile, spawn } from "node:child_process";
+import { execFile } from "node:child_process";
 import { hash } from "node:crypto";
 import {
   accessSync,
   constants,
   lstatSync,
   mkdirSync,
+  readFileSync,
   readlinkSync,
   realpathSync,
   renameSync,
   rmSync,
   statSync,
   symlinkSync,
+  writeFileSync,
 } from "node:fs";
-import { availableParallelism } from "node:os";
 import { delimiter, dirname, join, sep } from "node:path";
-import { environmentOf, goEnvironment } from "./command";
-import { binDirectory, sharedBinDirectory } from "./bin";
 import { cacheDirectory } from "../system/cache";
-import { readGoModule, versionOf, type GoModule } from "./go-module";
 import { withLock } from "../system/lock";
+import { binDirectory, sharedBinDirectory } from "./bin";
+import { environmentOf } from "./command";
+import { goBuild, GoBuildError } from "./go-build";
+import { ownVersion, readGoModule, versionOf, type GoModule } from "./go-module";
+import { downloadOfficial, isOffered, type DownloadOptions, type Publisher } from "./official";
+import { duration, plainProgress, type ProgressReceiver, type ToolProgress } from "./progress";
 
 interface Tool {
-  /** Folder of the go.mod that pins the tool. */
-  readonly module: "cli" | "control-plane" | "monitoring" | "policies" | "tree";
+  /** Folder of the go.mod that pins the tool. @default this folder */
+  readonly module?: "cli" | "monitoring" | "policies";
   /** The Go package of the tool. */
   readonly package: string;
-  /** CPU seconds of a first build, after the tools above it (measured, Go 1.26). */
-  readonly cost: number;
   /** Build tags that leave unused parts out. @default none */
   readonly tags?: readonly string[];
+  /** Who offers it as a program. @default nobody in this project's list */
+  readonly publisher?: Publisher;
   /** Arguments that print its version; without them, a tool on PATH cannot be recognised and is not used. */
   readonly versionArgs?: readonly string[];
   /** Go variable that the linker sets to the version, as upstream's own build does. */
@@ -38,67 +42,58 @@ interface Tool {
 const versionFlag = ["--version"];
 const versionCommand = ["version"];
 const prometheusVersion = "github.com/prometheus/common/version.Version";
-const controlPlane = { module: "control-plane", versionArgs: versionFlag } as const;
 
 /** A component of Kubernetes. */
-const kubernetes = (name: string, cost: number) => ({
-  ...controlPlane,
-  ...{ package: `k8s.io/kubernetes/cmd/${name}`, cost },
-  versionVariable: "k8s.io/component-base/version.gitVersion",
+const kubernetes = (name: string): Tool => ({
+  ...{ package: `k8s.io/kubernetes/cmd/${name}`, publisher: "kubernetes" },
+  ...{ versionArgs: versionFlag, versionVariable: "k8s.io/component-base/version.gitVersion" },
 });
 
+/** Every tool, in the order in which a rehearsal needs them. */
 const tools = {
-  etcd: { ...controlPlane, package: "go.etcd.io/etcd/server/v3", cost: 42 },
-  "kube-apiserver": kubernetes("kube-apiserver", 616),
-  "kube-controller-manager": kubernetes("kube-controller-manager", 101),
-  "kube-scheduler": kubernetes("kube-scheduler", 9),
-  "source-controller": { module: "control-plane", package: "github.com/fluxcd/source-controller", cost: 61 },
-  "kustomize-controller": {
-    ...{ module: "control-plane", package: "github.com/fluxcd/kustomize-controller", cost: 82 },
-  },
-  kwok: { ...controlPlane, package: "sigs.k8s.io/kwok/cmd/kwok", cost: 179 },
-  registry: { ...controlPlane, package: "github.com/distribution/distribution/v3/cmd/registry", cost: 150 },
-  "platform-tree": { module: "tree", package: "platform/tools/tree", cost: 90 },
+  etcd: { package: "go.etcd.io/etcd/server/v3", versionArgs: versionFlag, publisher: "etcd" },
+  "kube-apiserver": kubernetes("kube-apiserver"),
+  registry: { package: "github.com/distribution/distribution/v3/cmd/registry", versionArgs: versionFlag },
+  "kube-controller-manager": kubernetes("kube-controller-manager"),
+  "kube-scheduler": kubernetes("kube-scheduler"),
+  kwok: { package: "sigs.k8s.io/kwok/cmd/kwok", versionArgs: versionFlag },
+  "platform-tree": { package: "platform/tools/tree" },
+  "age-keygen": { package: "filippo.io/age/cmd/age-keygen", versionArgs: versionFlag },
+  crane: { package: "github.com/google/go-containerregistry/cmd/crane", versionArgs: versionCommand },
   helm: {
-    ...{ module: "cli", package: "helm.sh/helm/v4/cmd/helm", cost: 175 },
+    package: "helm.sh/helm/v4/cmd/helm",
     versionArgs: ["version", "--short"],
     versionVariable: "helm.sh/helm/v4/internal/version.version",
   },
-  kustomize: {
-    ...{ module: "cli", package: "sigs.k8s.io/kustomize/kustomize/v5", cost: 23 },
-    versionArgs: versionCommand,
-  },
+  "kustomize-controller": { package: "github.com/fluxcd/kustomize-controller" },
   sops: {
-    ...{ module: "cli", package: "github.com/getsops/sops/v3/cmd/sops", cost: 148 },
+    package: "github.com/getsops/sops/v3/cmd/sops",
     versionArgs: ["--disable-version-check", "--version"],
   },
-  "age-keygen": {
-    ...{ module: "cli", package: "filippo.io/age/cmd/age-keygen", cost: 7 },
-    versionArgs: versionFlag,
-  },
-  crane: {
-    ...{ module: "cli", package: "github.com/google/go-containerregistry/cmd/crane", cost: 12 },
+  "source-controller": { package: "github.com/fluxcd/source-controller" },
+  kind: { module: "cli", package: "sigs.k8s.io/kind", versionArgs: versionCommand },
+  kustomize: {
+    ...{ module: "cli", package: "sigs.k8s.io/kustomize/kustomize/v5" },
     versionArgs: versionCommand,
   },
-  kind: { module: "cli", package: "sigs.k8s.io/kind", cost: 9, versionArgs: versionCommand },
   kyverno: {
-    ...{ module: "policies", package: "github.com/kyverno/kyverno/cmd/cli/kubectl-kyverno", cost: 406 },
+    ...{ module: "policies", package: "github.com/kyverno/kyverno/cmd/cli/kubectl-kyverno" },
     versionArgs: versionCommand,
   },
   prometheus: {
-    ...{ module: "monitoring", package: "github.com/prometheus/prometheus/cmd/prometheus", cost: 194 },
+    ...{ module: "monitoring", package: "github.com/prometheus/prometheus/cmd/prometheus" },
     tags: ["remove_all_sd"],
   },
   promtool: {
-    ...{ module: "monitoring", package: "github.com/prometheus/prometheus/cmd/promtool", cost: 83 },
+    ...{ module: "monitoring", package: "github.com/prometheus/prometheus/cmd/promtool" },
     tags: ["remove_all_sd"],
   },
   "kube-state-metrics": {
-    ...{ module: "monitoring", package: "k8s.io/kube-state-metrics/v2", cost: 98 },
+    ...{ module: "monitoring", package: "k8s.io/kube-state-metrics/v2" },
     ...{ versionArgs: versionCommand, versionVariable: prometheusVersion },
   },
   amtool: {
-    ...{ module: "monitoring", package: "github.com/prometheus/alertmanager/cmd/amtool", cost: 30 },
+    ...{ module: "monitoring", package: "github.com/prometheus/alertmanager/cmd/amtool" },
     ...{ versionArgs: versionFlag, versionVariable: prometheusVersion },
   },
 } as const satisfies Record<string, Tool>;
@@ -109,6 +104,15 @@ export type ToolName = keyof typeof tools;
 /** Every tool, in the order of the builds. */
 export const toolNames = Object.keys(tools) as readonly ToolName[];
 
+/** The tools that the platform's program runs, besides those of its kind of cluster. */
+export const programTools = [
+  "age-keygen",
+  "crane",
+  "helm",
+  "platform-tree",
+  "sops",
+] as const satisfies ToolName[];
+
 /** A controller that no Go module offers: used if it is installed. */
 export type OptionalToolName = "helm-controller" | "notification-controller" | "reloader";
 
@@ -116,8 +120,27 @@ export type OptionalToolName = "helm-controller" | "notification-controller" | "
 export interface EnsureToolsOptions {
   /** Receives a line of progress. @default nothing is reported */
   readonly report?: (line: string) => void;
-  /** Gives `PATH`, `HOME` and `XDG_CACHE_HOME`, and the variables that Go needs. @default process.env */
+  /** Receives every change of the progress. @default `report` receives a line now and then */
+  readonly progress?: ProgressReceiver;
+  /**
+   * Gives `PATH`, `HOME` and `XDG_CACHE_HOME`, and the variables that Go and downloads need. With
+   * `PLATFORM_BUILD_TOOLS=true`, no official program is downloaded.
+   *
+   * @default process.env
+   */
   readonly env?: NodeJS.ProcessEnv;
+  /** The publishers of official programs. @default their own addresses */
+  readonly publishers?: Pick<DownloadOptions, "origins" | "ca" | "patience">;
+  /** Ends every build and download. @default never */
+  readonly signal?: AbortSignal;
+}
+
+/** Tools that become available one after another. */
+export interface Installation<Name extends ToolName> {
+  /** The absolute path of each tool, as soon as it is there. */
+  readonly paths: Readonly<Record<Name, Promise<string>>>;
+  /** The absolute paths of all of them. */
+  readonly all: Promise<Record<Name, string>>;
 }
 
 /** The version that this project pins, such as `v4.3.1`. */
@@ -135,41 +158,143 @@ export function findOptional(
 
 /**
  * Makes the pinned version of each tool available and returns its absolute path by name. A tool on PATH that reports
- * the pinned version is used as it is. Any other tool is built with Go, once for all of the user's checkouts. If
- * everything is built already, the call reads a few files and starts no process.
+ * the pinned version is used as it is. Any other tool is downloaded from its publisher or built with Go, once for all of
+ * the user's checkouts. If everything is there already, the call reads a few files and starts no process.
  *
  * @throws when a tool cannot be built: Go is missing or too old, a download is refused, the disk is full.
  */
 export async function ensureTools<Name extends ToolName>(
   names: readonly Name[],
-  { report = () => undefined, env = process.env }: EnsureToolsOptions = {},
+  options: EnsureToolsOptions = {},
 ): Promise<Record<Name, string>> {
+  return await installTools(names, options).all;
+}
+
+/** As {@link ensureTools}, for a caller that needs some tools before the others. */
+export function installTools<Name extends ToolName>(
+  names: readonly Name[],
+  { report = () => undefined, env = process.env, ...options }: EnsureToolsOptions = {},
+): Installation<Name> {
   const read = moduleReader();
   const pins = toolNames
     .filter((name) => (names as readonly ToolName[]).includes(name))
     .map((name) => pin(name, read));
-  const missing = () => pins.filter((tool) => !isInstalled(tool, env));
-
-  if (missing().length > 0) {
-    const onWait = (pid: number) => {
-      report(`waiting for process ${pid}, which is building tools`);
-    };
-    await withLock(join(cacheDirectory(env), "tools"), () => install(missing(), report, env), { onWait });
-  }
-  for (const tool of pins)
+  const waiting = new Map(pins.map((tool) => [tool, Promise.withResolvers<string>()]));
+  const installed = (tool: PinnedTool) => {
+    const path = installedPath(tool, env);
     for (const directory of [binDirectory(env), sharedBinDirectory(env)])
-      link(installedPath(tool, env), join(directory, tool.name));
-  const paths = pins.map((tool) => [tool.name, installedPath(tool, env)]);
-  return Object.fromEntries(paths) as Record<Name, string>;
+      link(path, join(directory, tool.name));
+    waiting.get(tool)?.resolve(path);
+  };
+  const progress = options.progress ?? plainProgress(report);
+  const all = untilInstalled(pins, { ...options, report, env, progress, installed }).then(
+    () => {
+      const paths = pins.map((tool) => [tool.name, installedPath(tool, env)]);
+      return Object.fromEntries(paths) as Record<Name, string>;
+    },
+    (error: unknown) => {
+      for (const { reject } of waiting.values()) reject(error);
+      throw error;
+    },
+  );
+  const paths = pins.map((tool) => [tool.name, waiting.get(tool)?.promise] as const);
+  // Whoever waits for a tool gets the failure; a caller may wait for some of them only.
+  for (const promise of [all, ...paths.map(([, path]) => path)]) promise?.catch(() => undefined);
+  return { paths: Object.fromEntries(paths) as Record<Name, Promise<string>>, all };
+}
+
+/** The options of the work under the lock. */
+interface Work extends EnsureToolsOptions {
+  readonly report: (line: string) => void;
+  readonly progress: ProgressReceiver;
+  readonly env: NodeJS.ProcessEnv;
+  /** Takes each tool that is in its place. */
+  readonly installed: (tool: PinnedTool) => void;
+}
+
+async function untilInstalled(pins: readonly PinnedTool[], work: Work): Promise<void> {
+  const { env, installed, signal } = work;
+  const take = () => {
+    const [there, missing] = [[] as PinnedTool[], [] as PinnedTool[]];
+    for (const tool of pins) (isInstalled(tool, env) ? there : missing).push(tool);
+    there.forEach(installed);
+    return missing;
+  };
+  if (take().length === 0) return;
+  const directory = toolsDirectory(env);
+  const follower = new Follower(directory, work);
+  try {
+    await withLock(
+      directory,
+      async () => {
+        follower.end();
+        const missing = take();
+        if (missing.length > 0) await install(missing, work);
+      },
+      {
+        onWait: (pid) => {
+          follower.begin(pid);
+        },
+        ...{ signal },
+      },
+    );
+  } finally {
+    follower.end();
+  }
+}
+
+/** Tells the progress of the process that holds the lock. */
+class Follower {
+  #timer: NodeJS.Timeout | undefined;
+  #last = "";
+
+  constructor(
+    private readonly directory: string,
+    private readonly work: Work,
+  ) {}
+
+  begin(pid: number): void {
+    this.work.report(`waiting for process ${pid}, which is getting the tools ready`);
+    this.#timer = setInterval(() => {
+      const told = readProgress(this.directory);
+      if (told === undefined || told === this.#last) return;
+      this.#last = told;
+      this.work.progress({ ...(JSON.parse(told) as ToolProgress), pid });
+    }, 1_000);
+  }
+
+  end(): void {
+    if (this.#timer !== undefined) this.work.progress(undefined);
+    clearInterval(this.#timer);
+    this.#timer = undefined;
+  }
+}
+
+/** The progress as the holder of the lock writes it; undefined before the first, and in the moment of a change. */
+function readProgress(directory: string): string | undefined {
+  try {
+    return readFileSync(join(directory, buildDirectory, progressFile), "utf8") || undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Holds what is half made; the caller of {@link install} has it for itself. */
+const buildDirectory = "building";
+const progressFile = "progress.json";
+
+function toolsDirectory(env: NodeJS.ProcessEnv): string {
+  return join(cacheDirectory(env), "tools");
 }
 
 interface PinnedTool extends Tool {
+  readonly linkerFlags: readonly string[];
   readonly name: ToolName;
   readonly version: string;
   readonly goModule: GoModule;
 }
 
-type ModuleReader = (name: Tool["module"]) => GoModule;
+type ModuleReader = (name: string) => GoModule;
 
 function moduleReader(): ModuleReader {
   const known = new Map<string, GoModule>();
@@ -182,22 +307,26 @@ function moduleReader(): ModuleReader {
 
 function pin(name: ToolName, read: ModuleReader): PinnedTool {
   const tool: Tool = tools[name];
-  const goModule = read(tool.module);
+  const goModule = read(tool.module ?? ".");
   const version = versionOf(goModule, tool.package);
   if (version === undefined)
     throw new Error(
       `Tool "${name}": ${goModule.directory}/go.mod requires no module of ${tool.package}. ` +
         `Run \`go get -tool ${tool.package}\` there.`,
     );
-  return { ...tool, name, version, goModule };
+  const { versionVariable } = tool;
+  const linkerFlags = ["-s", "-w", ...(versionVariable ? ["-X", `${versionVariable}=${version}`] : [])];
+  return { ...tool, name, version, goModule, linkerFlags };
 }
 
 /** The path of a tool. All inputs of the binary are in the path, so an existing file never needs a check. */
 function installedPath(tool: PinnedTool, env: NodeJS.ProcessEnv): string {
-  const flags = [...linkerFlags(tool), ...(tool.tags ?? [])];
-  const recipe = [tool.goModule.hash, process.platform, process.arch, ...flags].join("\n");
+  const { pins, hash: sources } = tool.goModule;
+  const flags = [...tool.linkerFlags, ...(tool.tags ?? [])];
+  const source = tool.version === ownVersion ? sources : pins;
+  const recipe = [source, process.platform, process.arch, ...flags].join("\n");
   const key = hash("sha256", recipe).slice(0, 12);
-  return join(cacheDirectory(env), "tools", tool.name, `${tool.version}-${key}`, tool.name);
+  return join(toolsDirectory(env), tool.name, `${tool.version}-${key}`, tool.name);
 }
 
 function isInstalled(tool: PinnedTool, env: NodeJS.ProcessEnv): boolean {
@@ -209,19 +338,67 @@ function isInstalled(tool: PinnedTool, env: NodeJS.ProcessEnv): boolean {
   return !own.isSymbolicLink() || target.ctimeMs < own.mtimeMs;
 }
 
-async function install(
-  missing: readonly PinnedTool[],
-  report: (line: string) => void,
-  env: NodeJS.ProcessEnv,
-): Promise<void> {
-  const found = await Promise.all(missing.map((tool) => findPinned(tool, env)));
-  missing.forEach((tool, index) => {
-    const path = found[index];
-    if (path !== undefined) link(path, installedPath(tool, env));
-  });
-  const builds = missing.filter((_, index) => found[index] === undefined);
-  for (const [index, tool] of builds.entries())
-    await build(tool, `${index + 1} of ${builds.length}`, report, env);
+/** Puts tools in their places, from PATH, from their publishers, or built. The caller holds the lock. */
+async function install(missing: readonly PinnedTool[], work: Work): Promise<void> {
+  const { env, report } = work;
+  const scratch = join(toolsDirectory(env), buildDirectory);
+  // A caller may end this process at once, in a handler of its own.
+  const abandon = () => {
+    // Go, which was killed a moment ago, may still write.
+    rmSync(scratch, { recursive: true, force: true, maxRetries: 10, retryDelay: 20 });
+  };
+  const ended = new AbortController();
+  const interrupt = (signal: NodeJS.Signals) => {
+    ended.abort();
+    abandon();
+    process.off("SIGINT", interrupt).off("SIGTERM", interrupt);
+    process.kill(process.pid, signal);
+  };
+  const begin = Date.now();
+  abandon(); // what a killed process left there
+  mkdirSync(scratch, { recursive: true, mode: 0o700 });
+  process.on("SIGINT", interrupt).on("SIGTERM", interrupt).on("exit", abandon);
+  try {
+    const found = await Promise.all(missing.map((tool) => findPinned(tool, env)));
+    missing.forEach((tool, index) => {
+      const path = found[index];
+      if (path === undefined) return;
+      link(path, installedPath(tool, env));
+      work.installed(tool);
+    });
+    const wanted = missing.filter((_, index) => found[index] === undefined);
+    if (wanted.length === 0) return;
+    const signal = AbortSignal.any([ended.signal, ...(work.signal ? [work.signal] : [])]);
+    let changes = 0;
+    const share = shared(work.progress, scratch);
+    const progress: ProgressReceiver = (each) => {
+      changes++;
+      share(each);
+    };
+    const inner: Work = { ...work, signal, progress };
+    let isBuilding = true;
+    let bytes = 0;
+    const received = (count: number) => {
+      bytes += count;
+      if (!isBuilding) inner.progress({ step: "programs", done: bytes / 1e6 });
+    };
+    const downloads = await startDownloads(wanted, scratch, { ...inner, received });
+    const placed = placeDownloads(downloads, scratch, inner);
+    placed.catch(() => undefined);
+    await build(
+      wanted.filter((tool) => !downloads.has(tool)),
+      scratch,
+      inner,
+    );
+    isBuilding = false;
+    await build(await placed, scratch, inner);
+    if (changes === 0) return;
+    work.progress(undefined);
+    report(`the tools are ready after ${duration((Date.now() - begin) / 1000)}`);
+  } finally {
+    process.off("SIGINT", interrupt).off("SIGTERM", interrupt).off("exit", abandon);
+    abandon();
+  }
 }
 
 /** The real path of the tool on PATH, if it reports the pinned version. */
@@ -247,103 +424,107 @@ export function saysVersion(output: string, version: string): boolean {
   return new RegExp(`(?<![\\w.-])v?${digits}(?![\\w-]|\\.\\d)`).test(output);
 }
 
-/** Builds one tool next to its place and moves it there when it is complete. The caller holds the lock. */
-async function build(
-  tool: PinnedTool,
-  position: string,
-  report: (line: string) => void,
-  env: NodeJS.ProcessEnv,
-): Promise<void> {
-  const building = join(cacheDirectory(env), "tools", "building");
-  rmSync(building, { recursive: true, force: true }); // what a killed build left behind
-  try {
-    mkdirSync(building, { recursive: true });
-    const output = join(building, tool.name);
-    await goBuild(tool, output, building, position, report, env);
-    const path = installedPath(tool, env);
-    mkdirSync(dirname(path), { recursive: true });
-    renameSync(output, path);
-  } catch (error) {
-    throw (error as NodeJS.ErrnoException).code === "ENOSPC"
-      ? new Error(failure(tool, "no space left on device", env), { cause: error })
-      : error;
-  } finally {
-    rmSync(building, { recursive: true, force: true });
+/** For each tool whose publisher answers: nothing after its download, or the reason of its failure. */
+type Downloads = ReadonlyMap<PinnedTool, Promise<string | undefined>>;
+
+/** Begins the downloads of official programs. If a publisher does not answer, one line says so. */
+async function startDownloads(
+  wanted: readonly PinnedTool[],
+  scratch: string,
+  work: Work & { readonly received: (bytes: number) => void },
+): Promise<Downloads> {
+  const { env, publishers, signal, received } = work;
+  if (env.PLATFORM_BUILD_TOOLS === "true" || !isOffered()) return new Map();
+  const offered = Map.groupBy(
+    wanted.filter((tool) => tool.publisher !== undefined),
+    ({ publisher }) => publisher ?? "kubernetes",
+  );
+  const downloads = new Map<PinnedTool, Promise<string | undefined>>();
+  const failures = new Map<PinnedTool, string>();
+  await Promise.all(
+    [...offered].map(async ([publisher, tools]) => {
+      const options = { ...publishers, env, signal, received };
+      const begun = await downloadOfficial(publisher, tools, scratch, options);
+      tools.forEach((tool, index) => {
+        const download = typeof begun === "string" ? begun : begun[index];
+        if (typeof download === "string") failures.set(tool, download);
+        else if (download !== undefined) downloads.set(tool, download);
+      });
+    }),
+  );
+  tellFailures(failures, work);
+  return downloads;
+}
+
+/** Puts each downloaded tool in its place. @returns the tools whose download failed, which one line names */
+async function placeDownloads(downloads: Downloads, scratch: string, work: Work): Promise<PinnedTool[]> {
+  const failures = new Map<PinnedTool, string>();
+  await Promise.all(
+    [...downloads].map(async ([tool, download]) => {
+      const reason = await download;
+      if (reason === undefined) place(tool, join(scratch, tool.name), work);
+      else failures.set(tool, reason);
+    }),
+  );
+  tellFailures(failures, work);
+  return [...failures.keys()];
+}
+
+function tellFailures(failures: ReadonlyMap<PinnedTool, string>, { report }: Work): void {
+  if (failures.size === 0) return;
+  const reasons = [...Map.groupBy(failures, ([, reason]) => reason)].map(
+    ([reason, tools]) => `${tools.map(([{ name }]) => name).join(", ")} (${reason})`,
+  );
+  report(`no official program, so it is built here: ${reasons.join("; ")}`);
+}
+
+/** Puts a complete program in its place in one step. */
+function place(tool: PinnedTool, from: string, { env, installed }: Work): void {
+  const path = installedPath(tool, env);
+  mkdirSync(dirname(path), { recursive: true });
+  renameSync(from, path);
+  installed(tool);
+}
+
+/** Builds tools, those of one go.mod in one run. */
+async function build(tools: readonly PinnedTool[], scratch: string, work: Work): Promise<void> {
+  const { env, progress, signal } = work;
+  const runs = Map.groupBy(tools, ({ goModule, tags = [] }) => [goModule.directory, ...tags].join("\n"));
+  for (const programs of runs.values()) {
+    const [{ goModule: module, tags = [] }] = programs as [PinnedTool];
+    const built = (tool: PinnedTool, path: string) => {
+      place(tool, path, work);
+    };
+    try {
+      await goBuild({ module, tags, programs }, { scratch, env, progress, built, signal });
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      const output = code === "ENOSPC" ? "no space left on device" : undefined;
+      if (output === undefined && !(error instanceof GoBuildError)) throw error;
+      throw new Error(failure(programs, output ?? (error as GoBuildError).output, env), { cause: error });
+    }
   }
 }
 
-function goBuild(
-  tool: PinnedTool,
-  output: string,
-  scratch: string,
-  position: string,
-  report: (line: string) => void,
-  env: NodeJS.ProcessEnv,
-): Promise<void> {
-  const title = `building ${tool.name} ${tool.version} (${position})`;
-  report(`${title}, about ${duration(tool.cost / availableParallelism())} on first use`);
-  const started = Date.now();
-  return new Promise((resolve, reject) => {
-    const child = spawn(
-      "go",
-      [
-        ...["build", "-ldflags", linkerFlags(tool).join(" ")],
-        ...(tool.tags ? ["-tags", tool.tags.join(",")] : []),
-        ...["-o", output, tool.package],
-      ],
-      {
-        cwd: tool.goModule.directory,
-        env: { ...goEnvironment(env), CGO_ENABLED: "0", GOTMPDIR: scratch },
-        stdio: ["ignore", "ignore", "pipe"],
-      },
-    );
-    let stderr = "";
-    child.stderr.setEncoding("utf8").on("data", (chunk: string) => (stderr += chunk));
-
-    const ticker = setInterval(() => {
-      report(`${title}: ${duration((Date.now() - started) / 1000)}`);
-    }, 15_000);
-    // A caller may end this process at once, in a handler of its own.
-    const abandon = () => {
-      child.kill("SIGKILL");
-      rmSync(scratch, { recursive: true, force: true });
-    };
-    const interrupt = (signal: NodeJS.Signals) => {
-      abandon();
-      settle();
-      process.kill(process.pid, signal);
-    };
-    const settle = () => {
-      clearInterval(ticker);
-      process.off("SIGINT", interrupt).off("SIGTERM", interrupt).off("exit", abandon);
-    };
-    process.on("SIGINT", interrupt).on("SIGTERM", interrupt).on("exit", abandon);
-
-    child.on("error", (error) => {
-      settle();
-      reject(new Error(failure(tool, error.message, env), { cause: error }));
-    });
-    child.on("close", (code, signal) => {
-      settle();
-      if (code === 0) resolve();
-      else
-        reject(
-          new Error(failure(tool, stderr || `go was ended by ${signal ?? `code ${String(code)}`}`, env)),
-        );
-    });
-  });
-}
-
-function linkerFlags({ versionVariable, version }: PinnedTool): string[] {
-  return ["-s", "-w", ...(versionVariable ? ["-X", `${versionVariable}=${version}`] : [])];
+/** Passes the progress on, also to the processes that wait for the lock. */
+function shared(progress: ProgressReceiver, scratch: string): ProgressReceiver {
+  let written = 0;
+  return (each) => {
+    progress(each);
+    if (each === undefined || Date.now() - written < 1_000) return;
+    written = Date.now();
+    writeFileSync(join(scratch, progressFile), JSON.stringify(each));
+  };
 }
 
 /** Says in one sentence why a tool could not be built, and the remedy, from Go's output. */
-function failure(tool: PinnedTool, output: string, env: NodeJS.ProcessEnv): string {
-  const subject = `Building tool "${tool.name}" ${tool.version}`;
-  const { go } = tool.goModule;
-  const instead = tool.versionArgs ? `, or put ${tool.name} ${tool.version} on PATH` : "";
-  if (output.includes("spawn go ENOENT"))
+function failure(tools: readonly PinnedTool[], output: string, env: NodeJS.ProcessEnv): string {
+  const [{ name, version, versionArgs, goModule }] = tools as [PinnedTool];
+  const only = tools.length === 1;
+  const subject = only ? `Building tool "${name}" ${version}` : `Building ${tools.length} tools`;
+  const { go, directory } = goModule;
+  const instead = only && versionArgs ? `, or put ${name} ${version} on PATH` : "";
+  if (/\bgo: (command )?not found/.test(output))
     return `${subject}: Go is not installed. Install Go ${go} or newer from https://go.dev/dl${instead}.`;
 
   const old = /requires go >= \S+ \(running go (\S+?)[;)]|invalid go version|toolchain not available/.exec(
@@ -369,11 +550,7 @@ function failure(tool: PinnedTool, output: string, env: NodeJS.ProcessEnv): stri
       `${subject}: a download was refused or failed (${last}). Allow proxy.golang.org and sum.golang.org, ` +
       `or set GOPROXY to a mirror you may use, and run again.`
     );
-  return `${subject}: go build failed (${last}). Run it in ${tool.goModule.directory} to see all of its output.`;
-}
-
-function duration(seconds: number): string {
-  return seconds < 90 ? `${Math.max(1, Math.round(seconds))} s` : `${Math.round(seconds / 60)} min`;
+  return `${subject}: go build failed (${last}). Run it in ${directory} to see all of its output.`;
 }
 
 /** The directories of PATH, without directories in which this module put tools. */

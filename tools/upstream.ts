@@ -183,7 +183,7 @@ export async function upstreamChart(component: ChartComponent): Promise<Upstream
 const absentFile = "absent.json";
 
 function pinnedModule(module: string): { goModule: GoModule; version: string } {
-  for (const folder of ["upstream", "control-plane"]) {
+  for (const folder of ["upstream", "."]) {
     const goModule = readGoModule(join(__dirname, folder));
     const version = goModule.versions.get(module);
     if (version !== undefined) return { goModule, version };

@@ -7,18 +7,15 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { keep, stopKept } from "../../rehearsal/kept";
 import { Rehearsal } from "../../rehearsal/rehearsal";
-import { fakeTools, temporaryDirectory, withEnvironment } from "./temporary";
+import { fakeGo, fakeTools, temporaryDirectory, withEnvironment } from "./temporary";
 
 const project = join(__dirname, "..", "..");
 
 /** An environment in which every tool sleeps, and a Go that builds such tools and answers for modules as it is told. */
 function surroundings({ build = "", modules = "exec sleep 60" }) {
   const script = `if [ "$1" = mod ]; then ${modules}; fi
-${build}
-while [ "$1" != -o ]; do shift; done
-printf '#!/bin/sh\\nexec sleep 60\\n' > "$2"
-chmod +x "$2"`;
-  return { ...fakeTools({ go: script }), TMPDIR: temporaryDirectory() };
+${fakeGo("#!/bin/sh\\nexec sleep 60\\n", build)}`;
+  return { ...fakeTools({ go: script }), TMPDIR: temporaryDirectory(), PLATFORM_BUILD_TOOLS: "true" };
 }
 
 /** What is in a temporary directory, but for what Node keeps compiled. */
@@ -86,10 +83,10 @@ describe("rehearsal that is starting", function () {
       ),
     );
     deepEqual(leftIn(env.TMPDIR), []);
-    const commands = execFileSync("ps", ["-eo", "args="], { encoding: "utf8" }).split("\n");
-    deepEqual(
-      commands.filter((command) => command.includes(env.TMPDIR)),
-      [],
+    // The shell that watches the directory ends a moment later.
+    await until(
+      "without processes",
+      () => !execFileSync("ps", ["-eo", "args="], { encoding: "utf8" }).includes(env.TMPDIR),
     );
   });
 });
@@ -104,11 +101,7 @@ describe("rehearsals that are kept", function () {
     await mkdir(join(other, "gitops"));
     await withEnvironment(surroundings({ build: "exec sleep 60" }), async () => {
       const begin = (of: string) =>
-        keep(
-          { stack: "local", project: of },
-          () => undefined,
-          () => undefined,
-        ).then(
+        keep({ stack: "local", project: of }, { report: () => undefined }, () => undefined).then(
           () => "Ready",
           (error: unknown) => (error as Error).message,
         );

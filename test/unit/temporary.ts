@@ -46,6 +46,24 @@ export function fakeTools(scripts: Readonly<Record<string, string>>): {
   };
 }
 
+/**
+ * The script of a Go that has nothing to compile, and builds programs of this text.
+ *
+ * @param before commands of the shell that come before each build
+ */
+export function fakeGo(text: string, before = ""): string {
+  return `[ "$1" = build ] || exit 0
+${before}
+while [ "$1" != -o ]; do shift; done
+output=$2; shift 2
+for package; do
+  name=\${package##*/}
+  case $name in v[0-9]*) package=\${package%/*}; name=\${package##*/};; esac
+  printf '${text}' > "$output$name"
+  /bin/chmod +x "$output$name"
+done`;
+}
+
 /** Runs `action` with variables in the process's environment, and takes them back. */
 export async function withEnvironment<T>(
   variables: Readonly<Record<string, string>>,

@@ -21,7 +21,9 @@ import { readGoModule, versionOf } from "../../tools/go-module";
 import { withLock } from "../../system/lock";
 import { identify, isRunning } from "../../system/process-identity";
 import { binDirectory, sharedBinDirectory } from "../../tools/bin";
-import { ensureTools, findOptional, pinnedVersion, saysVersion } from "../../tools/tools";
+import type { ToolProgress } from "../../tools/progress";
+import { ensureTools, findOptional, installTools, pinnedVersion, saysVersion } from "../../tools/tools";
+import { fakeGo } from "./temporary";
 
 const root = join(__dirname, "../..");
 
@@ -32,7 +34,10 @@ describe("tools", () => {
   beforeEach(() => {
     directory = realpathSync(mkdtempSync(join(tmpdir(), "tools-test-")));
     mkdirSync(join(directory, "path"));
-    env = { PATH: join(directory, "path"), XDG_CACHE_HOME: join(directory, "cache") };
+    env = {
+      ...{ PATH: join(directory, "path"), XDG_CACHE_HOME: join(directory, "cache") },
+      PLATFORM_BUILD_TOOLS: "true",
+    };
   });
 
   afterEach(() => {
@@ -48,16 +53,9 @@ describe("tools", () => {
     return path;
   }
 
-  /** A Go that writes the file named after -o, and a line to a log for each call. */
-  function fakeGo(afterwards = ""): void {
-    program(
-      "go",
-      `echo "$PWD $*" >>"${directory}/go.log"
-while [ "$1" != -o ]; do shift; done
-echo built >"$2"
-/bin/chmod +x "$2"
-${afterwards}`,
-    );
+  /** A Go that builds "built", and writes a line to a log for each build. */
+  function installGo(afterwards = ""): void {
+    program("go", `${fakeGo("built\\n", `echo "$PWD $*" >>"${directory}/go.log"`)}\n${afterwards}`);
   }
 
   const goCalls = () => readFileSync(join(directory, "go.log"), "utf8").trim().split("\n");
@@ -88,7 +86,7 @@ ${afterwards}`,
     });
 
     it("come from the go.mod of the tool", () => {
-      const mod = readFileSync(join(root, "tools/control-plane/go.mod"), "utf8");
+      const mod = readFileSync(join(root, "tools/go.mod"), "utf8");
       equal(pinnedVersion("kube-apiserver"), /k8s\.io\/kubernetes (v\S+)/.exec(mod)?.[1]);
       equal(pinnedVersion("etcd"), /go\.etcd\.io\/etcd\/server\/v3 (v\S+)/.exec(mod)?.[1]);
     });
@@ -120,7 +118,7 @@ ${afterwards}`,
 
     it("is not used when it says another version", async () => {
       program("kustomize", "echo v0.0.1");
-      fakeGo();
+      installGo();
       const { kustomize } = await ensureTools(["kustomize"], { env });
       equal(readFileSync(kustomize, "utf8"), "built\n");
     });
@@ -148,30 +146,85 @@ ${afterwards}`,
   });
 
   describe("a tool that is built", () => {
-    it("is built once, in the directory of its go.mod, and linked into the bin directory", async () => {
-      fakeGo("/bin/sleep 0.2");
+    it("is built once, with the others of its go.mod, and linked into the bin directory", async () => {
+      installGo("/bin/sleep 0.2");
       const lines: string[] = [];
       const report = (line: string) => lines.push(line);
       const [first, second] = await Promise.all([
-        ensureTools(["kind", "crane"], { env, report }),
-        ensureTools(["kind", "crane"], { env, report: () => undefined }),
+        ensureTools(["kind", "crane", "etcd"], { env, report }),
+        ensureTools(["kind", "crane", "etcd"], { env, report: () => undefined }),
       ]);
       deepEqual(first, second);
-      equal(goCalls().length, 2);
-      ok(goCalls().every((call) => call.startsWith(join(root, "tools/cli"))));
+      const [ofTools = "", ofCli = "", ...more] = goCalls();
+      deepEqual(more, []);
+      match(ofTools, new RegExp(`^${join(root, "tools")} build .* go.etcd.io/etcd/server/v3 .*/crane$`));
+      match(ofCli, new RegExp(`^${join(root, "tools/cli")} build .* sigs.k8s.io/kind$`));
       equal(realpathSync(join(binDirectory(env), "kind")), first.kind);
       equal(building(), false);
-      deepEqual(
-        lines.filter((line) => line.startsWith("building")).map((line) => line.replace(/, about.*/, "")),
-        [
-          `building crane ${pinnedVersion("crane")} (1 of 2)`,
-          `building kind ${pinnedVersion("kind")} (2 of 2)`,
-        ],
+      // Nothing was to compile.
+      deepEqual(lines, []);
+    });
+
+    it("gives each tool as soon as it is there", async () => {
+      program(
+        "go",
+        `[ "$1" = build ] || exit 0
+while [ "$1" != -o ]; do shift; done
+echo built >"$2/server"
+while [ ! -e "${directory}/go on" ]; do /bin/sleep 0.05; done
+echo built >"$2/crane"`,
       );
+      const { paths, all } = installTools(["etcd", "crane"], { env });
+      equal(readFileSync(await paths.etcd, "utf8"), "built\n");
+      deepEqual(installed("crane"), []);
+      writeFileSync(join(directory, "go on"), "");
+      deepEqual(await all, { etcd: await paths.etcd, crane: await paths.crane });
+    });
+
+    it("is not compiled any more when the caller ends the build", async () => {
+      program("go", `[ "$1" = build ] || exit 0; echo $$ >"${directory}/pid"; exec /bin/sleep 60`);
+      const ended = new AbortController();
+      const { all } = installTools(["kind"], { env, signal: ended.signal });
+      while (!existsSync(join(directory, "pid"))) await sleep(20);
+      ended.abort(new Error("enough"));
+      await rejects(all, /^Error: enough$/);
+      equal(identify(Number(readFileSync(join(directory, "pid"), "utf8"))), undefined);
+      deepEqual(installed("kind"), []);
+      equal(building(), false);
+    });
+
+    it("tells a process that waits how far the other one is", async function () {
+      this.timeout(10_000);
+      program(
+        "go",
+        `if [ "$1" = list ]; then echo "example.com/x /nowhere x.go" | /usr/bin/tr " " "\\t"; exit; fi
+while [ "$1" != -o ]; do shift; done
+while [ ! -e "${directory}/go on" ]; do /bin/sleep 0.05; done
+echo built >"$2/kind"`,
+      );
+      const builds = ensureTools(["kind"], { env });
+      const told = Promise.withResolvers<ToolProgress>();
+      const lines: string[] = [];
+      const waits = ensureTools(["kind"], {
+        ...{
+          env,
+          progress: (each) => {
+            if (each) told.resolve(each);
+          },
+        },
+        report: (line) => lines.push(line),
+      });
+      equal((await told.promise).pid, process.pid);
+      match(
+        lines.join(),
+        new RegExp(`^waiting for process ${process.pid}, which is getting the tools ready$`),
+      );
+      writeFileSync(join(directory, "go on"), "");
+      deepEqual(await waits, await builds);
     });
 
     it("stays in its place while a checkout with other pins links its own", async () => {
-      fakeGo();
+      installGo();
       const { kustomize: own } = await ensureTools(["kustomize"], { env });
       const other = join(directory, "other");
       cpSync(join(root, "tools"), join(other, "tools"), { recursive: true });
@@ -195,9 +248,9 @@ ${afterwards}`,
       program(
         "go",
         `/usr/bin/env > "${directory}/go.env"
+[ "$1" = build ] || exit 0
 while [ "$1" != -o ]; do shift; done
-echo built >"$2"
-/bin/chmod +x "$2"`,
+echo built >"$2/kind"`,
       );
       const user = {
         GOPROXY: "https://proxy.example.com",
@@ -224,14 +277,14 @@ echo built >"$2"
     });
 
     it("is there the next time without any process", async () => {
-      fakeGo();
+      installGo();
       const first = await ensureTools(["kind", "helm", "etcd"], { env });
       rmSync(join(directory, "path"), { recursive: true });
       deepEqual(await ensureTools(["kind", "helm", "etcd"], { env }), first);
     });
 
     it("leaves nothing half made when the build fails", async () => {
-      fakeGo("exit 1");
+      installGo("exit 1");
       await rejects(ensureTools(["kind"], { env }), /go build failed/);
       deepEqual(installed("kind"), []);
       equal(building(), false);
@@ -239,7 +292,7 @@ echo built >"$2"
 
     it("leaves nothing half made after Ctrl-C", async function () {
       this.timeout(10_000);
-      fakeGo(`echo half >"${directory}/half"; exec /bin/sleep 60`);
+      installGo(`echo half >"${directory}/half"; exec /bin/sleep 60`);
       const script = `require(${JSON.stringify(join(root, "tools/tools"))}).ensureTools(["kind"])`;
       const child = spawn(process.execPath, ["-r", "ts-node/register/transpile-only", "-e", script], {
         cwd: root,

@@ -20,7 +20,12 @@ export interface GoBuild {
 export async function goBuild(build: GoBuild, output: string): Promise<void> {
   mkdirSync(output, { recursive: true });
   const variables = Object.entries(build.variables ?? {}).map(([name, value]) => `-X ${name}=${value}`);
-  const flags = ["-ldflags", ["-s", "-w", ...variables].join(" "), ...(build.args ?? [])];
+  const flags = [
+    "-gcflags=all=-dwarf=false",
+    "-ldflags",
+    ["-s", "-w", ...variables].join(" "),
+    ...(build.args ?? []),
+  ];
   await run("go", ["build", ...flags, "-o", join(output, "/"), ...build.packages], {
     cwd: build.directory,
     env: { CGO_ENABLED: "0", GOWORK: "off", ...build.env },

@@ -19,7 +19,7 @@ const installed = {
 };
 
 /**
- * Builds a Kind node with the Kubernetes of `tools/control-plane`, as `kind build node-image` would. Its images are
+ * Builds a Kind node with the Kubernetes of `tools/go.mod`, as `kind build node-image` would. Its images are
  * in containerd's store already, so that a cluster starts without pulling any.
  *
  * @param scratch a directory for what is needed meanwhile

@@ -20,7 +20,7 @@ export function worldPrograms(kubernetes: string): readonly GoBuild[] {
   const pinned = versions.get("k8s.io/kubernetes");
   if (pinned !== kubernetes)
     throw new Error(
-      `${directory}/go.mod pins Kubernetes ${pinned ?? "nowhere"}, tools/control-plane ${kubernetes}. ` +
+      `${directory}/go.mod pins Kubernetes ${pinned ?? "nowhere"}, tools/go.mod ${kubernetes}. ` +
         `Copy the replacements from there, and run "go get k8s.io/kubernetes@${kubernetes} && go mod tidy".`,
     );
   const programs = { directory: join(__dirname, "programs") };

@@ -1,4 +1,4 @@
-// Kubernetes binaries of a Kind node, at the versions of tools/control-plane.
+// Kubernetes binaries of a Kind node, at the versions of tools/go.mod.
 module platform/test/e2e/kind/world/kubernetes
 
 go 1.26.0
@@ -40,7 +40,7 @@ replace (
 	k8s.io/streaming => k8s.io/streaming v0.36.3
 )
 
-// As in tools/control-plane, so that what was compiled there is not compiled again.
+// As in tools/go.mod, so that what was compiled there is not compiled again.
 replace (
 	github.com/opencontainers/go-digest => github.com/opencontainers/go-digest v1.0.1-0.20220411205349-bde1400a84be
 	gopkg.in/yaml.v3 => gopkg.in/yaml.v3 v3.0.1
