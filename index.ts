@@ -9,7 +9,7 @@ import { checkForms } from "./core/secrets/place";
 import { ageKeyOf, parseConfig, pullLoginOf, type PlatformConfig } from "./core/settings/config";
 import { messageOf } from "./system/file-error";
 import { refuseOldNode } from "./system/node-version";
-import { ensureTools } from "./tools/tools";
+import { ensureTools, programTools } from "./tools/tools";
 import { examine } from "./core/needs/needs";
 import { errorOf, textOf, type Finding } from "./core/findings/finding";
 
@@ -19,9 +19,7 @@ async function main(examineStack: typeof examine): Promise<Record<string, unknow
   const context = { name: getProject(), project: __dirname, env: process.env };
   const config = parseConfig(getStack(), runtime.allConfig(), context);
   const kind = clusterKindOf(config.cluster);
-  await ensureTools(["age-keygen", "crane", "helm", "platform-tree", "sops", ...kind.tools], {
-    report: console.error,
-  });
+  await ensureTools([...programTools, ...kind.tools], { report: console.error });
 
   const { tree, cluster, requireClean } = config.gitops;
   const source = await releaseSource(tree, requireClean);

@@ -1,11 +1,10 @@
 import { InvalidArgumentError, Option } from "commander";
 import { keep } from "../rehearsal/kept";
-import { byKind, Rehearsal, type RehearsalResult } from "../rehearsal/rehearsal";
+import { layerChart, simulatedTable, summary } from "../rehearsal/result-text";
+import { Rehearsal, type RehearsalResult } from "../rehearsal/rehearsal";
 import { View } from "../rehearsal/view";
 import { outputOption, stackCommand, stackOf } from "./cli/command";
 import { project } from "./cli/project";
-
-const defaultTimeout = 120;
 
 /** Options of a rehearsal. */
 interface RehearseOptions {
@@ -15,7 +14,9 @@ interface RehearseOptions {
   readonly identity?: boolean;
   /** @default text */
   readonly output?: string;
-  /** How long the release may take until every layer is Ready, in seconds. @default 120 */
+  /** Name the simulated objects. */
+  readonly simulated?: boolean;
+  /** How long the release may take until every layer is Ready, in seconds. @default as the machine is busy */
   readonly timeout?: number;
 }
 
@@ -29,9 +30,10 @@ export const rehearse = stackCommand(
   )
   .option("--keep", 'leave the platform running; "npx platform stop" ends it')
   .addOption(outputOption())
+  .option("--simulated", "name every simulated object at the end")
   .addOption(
     new Option("--timeout <s>", "seconds that the release may take until every layer is Ready")
-      .default(defaultTimeout)
+      .default(undefined, "120, more on a busy machine")
       .argParser(readTimeout),
   )
   .action(async (argument: string | undefined, options: RehearseOptions) => {
@@ -44,24 +46,24 @@ function readTimeout(text: string): number {
   throw new InvalidArgumentError("It must be a whole number from 10.");
 }
 
-/** The one line at the end. */
-export function summary(result: RehearsalResult): string {
-  const layers = result.layers.map(({ name }) => name).join(", ");
-  return `Ready: ${layers} (${result.objects} objects) at ${result.revision} in ${result.seconds.toFixed(1)} s; simulated: ${byKind(result.simulated)}.`;
-}
-
 /** @returns the exit code */
 export async function rehearseStack(
   stack: string,
-  { keep: isKept = false, identity = false, output, timeout = defaultTimeout }: RehearseOptions,
+  { keep: isKept = false, identity = false, output, simulated = false, timeout }: RehearseOptions,
 ): Promise<number> {
   // Standard output belongs to the result; progress goes to standard error.
   const view = new View(process.stderr);
   const report = (line: string) => {
     view.line(line);
   };
+  const progress = view.progress.bind(view);
   const print = (result: RehearsalResult) => {
-    process.stdout.write(output === "json" ? `${JSON.stringify(result)}\n` : `${summary(result)}\n`);
+    const width = process.stdout.columns || 80;
+    for (const line of layerChart(result.layers, process.stderr.columns || 80))
+      process.stderr.write(`${line}\n`);
+    const names = simulated ? simulatedTable(result.simulated, width) : [];
+    const text = output === "json" ? [JSON.stringify(result)] : [summary(result), ...names];
+    process.stdout.write(`${text.join("\n")}\n`);
   };
   const options = { stack, project, timeoutSeconds: timeout, identity };
   /** The exit code of the signal that ended this command, or 0: a later failure is a consequence of the signal. */
@@ -76,7 +78,7 @@ export async function rehearseStack(
   };
   process.once("SIGINT", interrupt).once("SIGTERM", interrupt);
   if (isKept) {
-    const kept = await keep(options, report, (kubeconfig) => {
+    const kept = await keep(options, { report, progress }, (kubeconfig) => {
       view.watch(kubeconfig);
     });
     await view.finish();
@@ -89,7 +91,7 @@ export async function rehearseStack(
 
   const start = Date.now();
   try {
-    rehearsal = await Rehearsal.start({ ...options, report });
+    rehearsal = await Rehearsal.start({ ...options, report, progress });
     view.watch(rehearsal.controlPlane.kubeconfig);
     const result = { ...(await rehearsal.up()), seconds: (Date.now() - start) / 1000 };
     await view.finish();

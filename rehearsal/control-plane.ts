@@ -18,7 +18,7 @@ import {
 } from "../system/process";
 import { upstreamFiles } from "../tools/upstream";
 
-/** The tools that a control plane runs, all of them pinned in `tools/control-plane/go.mod`. */
+/** The tools that a control plane runs, all of them pinned in `tools/go.mod`. */
 export const controlPlaneTools = [
   "etcd",
   "kube-apiserver",
@@ -44,8 +44,8 @@ export type FluxFlags = Readonly<Record<FluxController, readonly string[]>>;
 export interface ControlPlaneArgs {
   /** Absolute path of a directory for all state; made for this user only, and removed in the end. */
   readonly directory: string;
-  /** Absolute path of each program. */
-  readonly tools: Readonly<Record<ControlPlaneTool, string>>;
+  /** Absolute path of each program. Each one is started as soon as it is there. */
+  readonly tools: Readonly<Record<ControlPlaneTool, string | Promise<string>>>;
   /** Receives a line for each milestone and for each process that ends unexpectedly. @default nothing is reported */
   readonly report?: (line: string) => void;
   /** Stops the start. @default never */
@@ -163,26 +163,31 @@ export class ControlPlane {
   }
 
   async #start(): Promise<void> {
-    const { tools } = this.args;
     this.#write("tokens.csv", `${this.#token},rehearsal,rehearsal,"system:masters"\n`);
     const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
     this.#write("service-account.key", privateKey.export({ type: "sec1", format: "pem" }) as string);
 
-    const registry = this.#run("registry", tools.registry, ["serve", this.#writeRegistryConfig()], {
-      OTEL_TRACES_EXPORTER: "none",
-    });
+    const registry = this.#startRegistry();
+    // A failure is told below, when the API server answers.
+    registry.catch(() => undefined);
     await Promise.all([this.#startEtcd(), this.#writeStages()]);
-    const apiServer = this.#startApiServer();
+    const apiServer = await this.#startApiServer();
     await this.#ready(apiServer, () => this.#readCertificate());
     this.#writeKubeconfig();
     // These processes wait for the API server by themselves; it answers them before it says that it is ready.
     await apiServer.ready(() => this.#answers("/livez/ping"));
     this.#milestone("API server answers");
-    this.#startControllers();
-    this.#startKwok();
     this.#nodesReady = this.#awaitNodes(apiServer);
     // Every caller that waits for it gets the failure; until then it is no unhandled rejection.
     this.#nodesReady.catch(() => undefined);
+    await registry;
+  }
+
+  async #startRegistry(): Promise<void> {
+    const args = ["serve", this.#writeRegistryConfig()];
+    const registry = this.#run("registry", await this.args.tools.registry, args, {
+      OTEL_TRACES_EXPORTER: "none",
+    });
     await this.#ready(registry, httpProbe({ url: `http://${this.registry}/v2/` }));
   }
 
@@ -201,7 +206,8 @@ export class ControlPlane {
         .then(() => {
           this.#milestone("API server ready");
         }),
-      this.#makeNodes(apiServer),
+      this.#startControllers(),
+      this.#startKwok().then(() => this.#makeNodes(apiServer)),
     ]);
     this.#milestone("nodes ready");
   }
@@ -213,7 +219,7 @@ export class ControlPlane {
   async #startEtcd(): Promise<void> {
     const client = etcdServer;
     const peer = "unix://etcd-peer-socket";
-    const etcd = this.#run("etcd", this.args.tools.etcd, [
+    const etcd = this.#run("etcd", await this.args.tools.etcd, [
       `--data-dir=${this.#path("etcd")}`,
       `--listen-client-urls=${client}`,
       `--advertise-client-urls=${client}`,
@@ -230,8 +236,8 @@ export class ControlPlane {
     this.#milestone("etcd ready");
   }
 
-  #startApiServer(): SupervisedProcess {
-    return this.#run("kube-apiserver", this.args.tools["kube-apiserver"], [
+  async #startApiServer(): Promise<SupervisedProcess> {
+    return this.#run("kube-apiserver", await this.args.tools["kube-apiserver"], [
       "--bind-address=127.0.0.1",
       "--advertise-address=127.0.0.1",
       `--secure-port=${this.ports.api}`,
@@ -262,7 +268,7 @@ export class ControlPlane {
     ];
   }
 
-  #startControllers(): void {
+  async #startControllers(): Promise<void> {
     const { tools } = this.args;
     const common = [
       `--kubeconfig=${this.kubeconfigPath}`,
@@ -272,18 +278,18 @@ export class ControlPlane {
       "--kube-api-qps=500",
       "--kube-api-burst=1000",
     ];
-    this.#keep("kube-controller-manager", tools["kube-controller-manager"], [
+    this.#keep("kube-controller-manager", await tools["kube-controller-manager"], [
       ...common,
       `--service-account-private-key-file=${this.#path("service-account.key")}`,
       `--root-ca-file=${this.#path("certificates/apiserver.crt")}`,
       "--node-monitor-grace-period=24h", // KWOK's heartbeat is slow
       `--controllers=${["*", ...idleControllers.map((name) => `-${name}`)].join(",")}`,
     ]);
-    this.#keep("kube-scheduler", tools["kube-scheduler"], common);
+    this.#keep("kube-scheduler", await tools["kube-scheduler"], common);
   }
 
-  #startKwok(): void {
-    this.#keep("kwok", this.args.tools.kwok, [
+  async #startKwok(): Promise<void> {
+    this.#keep("kwok", await this.args.tools.kwok, [
       `--kubeconfig=${this.kubeconfigPath}`,
       `--config=${this.#path("kwok.yaml")}`,
       "--manage-all-nodes",
@@ -358,8 +364,8 @@ export class ControlPlane {
     mkdirSync(storage, { recursive: true, mode: 0o700 });
     const ports = await freePorts(...fluxControllers, "storage", "events", "receiver");
     const commands: Readonly<Record<FluxController, string | undefined>> = {
-      "source-controller": tools["source-controller"],
-      "kustomize-controller": tools["kustomize-controller"],
+      "source-controller": await tools["source-controller"],
+      "kustomize-controller": await tools["kustomize-controller"],
       "helm-controller": findOptional("helm-controller"),
       "notification-controller": findOptional("notification-controller"),
     };

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { cacheDirectory } from "../system/cache";
 import { withLock } from "../system/lock";
 import { identify, isRunning, type ProcessIdentity } from "../system/process-identity";
+import type { ToolProgress } from "../tools/progress";
 import { Rehearsal, type RehearsalOptions, type RehearsalResult } from "./rehearsal";
 
 /** A rehearsal that continues in the background. */
@@ -14,9 +15,13 @@ export interface Kept {
   readonly result: RehearsalResult;
 }
 
+/** The options of a rehearsal that another process runs. */
+type KeptOptions = Omit<RehearsalOptions, "report" | "progress">;
+
 /** The messages of the background process to the process that started it. */
 type KeeperMessage =
   | { readonly kind: "line"; readonly line: string }
+  | { readonly kind: "progress"; readonly progress?: ToolProgress }
   | { readonly kind: "started"; readonly kubeconfig: string }
   | { readonly kind: "kept"; readonly kept: Kept }
   | { readonly kind: "failed"; readonly message: string };
@@ -52,13 +57,12 @@ async function readRecord(project: string): Promise<Record | undefined> {
 /**
  * Rehearses in a separate process, which continues with the simulated controllers until `stopKept`.
  *
- * @param report takes a line of progress
  * @param started gets the kubeconfig as soon as the control plane answers
  * @throws Error when this checkout has a kept rehearsal already, or the rehearsal fails
  */
 export async function keep(
-  options: Omit<RehearsalOptions, "report">,
-  report: (line: string) => void,
+  options: KeptOptions,
+  { report, progress }: Pick<RehearsalOptions, "report" | "progress">,
   started: (kubeconfig: string) => void,
 ): Promise<Kept> {
   const directory = keptDirectory(options.project);
@@ -71,6 +75,7 @@ export async function keep(
     return await new Promise<Kept>((resolve, reject) => {
       child.on("message", (message: KeeperMessage) => {
         if (message.kind === "line") report(message.line);
+        else if (message.kind === "progress") progress?.(message.progress);
         else if (message.kind === "started") started(message.kubeconfig);
         else if (message.kind === "kept") resolve(message.kept);
         else reject(new Error(message.message));
@@ -90,7 +95,7 @@ export async function keep(
 }
 
 /** Starts the background process and records it. @throws Error when this checkout has one already */
-async function startKeeper({ stack, project }: Omit<RehearsalOptions, "report">): Promise<ChildProcess> {
+async function startKeeper({ stack, project }: KeptOptions): Promise<ChildProcess> {
   const running = await readRecord(project);
   if (running !== undefined) {
     throw new Error(
@@ -131,7 +136,7 @@ export async function stopKept(project: string): Promise<string> {
 }
 
 /** The background process. */
-async function keeper(options: Omit<RehearsalOptions, "report">): Promise<void> {
+async function keeper(options: KeptOptions): Promise<void> {
   const tell = (message: KeeperMessage) => {
     if (process.connected) process.send?.(message);
   };
@@ -150,6 +155,9 @@ async function keeper(options: Omit<RehearsalOptions, "report">): Promise<void> 
       report: (line) => {
         tell({ kind: "line", line });
       },
+      progress: (progress) => {
+        tell({ kind: "progress", progress });
+      },
     });
     const { kubeconfig, kubeconfigPath } = rehearsal.controlPlane;
     tell({ kind: "started", kubeconfig });
@@ -166,5 +174,5 @@ async function keeper(options: Omit<RehearsalOptions, "report">): Promise<void> 
 }
 
 if (require.main === module && process.argv[2] === "keeper") {
-  process.once("message", (options: Omit<RehearsalOptions, "report">) => void keeper(options));
+  process.once("message", (options: KeptOptions) => void keeper(options));
 }

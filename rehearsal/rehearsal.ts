@@ -10,8 +10,10 @@ import { renderCluster } from "../core/tree/render";
 import { clusterKindOf, type ClusterConfig } from "../core/cluster/kinds";
 import { asPulumiConfig, contextOf, parseConfig, readStackFile } from "../core/settings/config";
 import { causeOf } from "../system/file-error";
+import { slowdown } from "../system/load";
 import { ScratchDirectory } from "../system/scratch-directory";
-import { ensureTools } from "../tools/tools";
+import type { ProgressReceiver } from "../tools/progress";
+import { installTools, programTools } from "../tools/tools";
 import { chartsIn, RehearsedCluster } from "./cluster";
 import { controlPlaneTools, type ControlPlane } from "./control-plane";
 import type { StackState } from "./live-mocks";
@@ -26,12 +28,14 @@ export interface RehearsalOptions {
   readonly project: string;
   /** Open the encrypted secrets with the stack's own identity instead of generating values. @default false */
   readonly identity?: boolean;
-  /** How long one run may take until every layer is Ready. @default 120 */
+  /** How long one run may take until every layer is Ready. @default 120, and longer on a busy machine */
   readonly timeoutSeconds?: number;
   /** Whether the control plane keeps an audit log, Secrets in plain text. @default false */
   readonly audit?: boolean;
   /** Takes a line of progress. */
   readonly report: (line: string) => void;
+  /** Takes every change of the progress of the tools. @default `report` takes a line now and then */
+  readonly progress?: ProgressReceiver;
 }
 
 /** A run of the program that ended with every layer Ready. */
@@ -49,8 +53,8 @@ export interface RehearsalResult {
   readonly objects: number;
 }
 
-/** The tools that a rehearsal runs. */
-const tools = [...controlPlaneTools, ...(["age-keygen", "crane", "helm", "platform-tree", "sops"] as const)];
+/** The tools that every rehearsal runs. */
+const tools = [...controlPlaneTools, ...programTools] as const;
 
 /**
  * The platform on a throw-away control plane: the project's own program on a real API server, with the real Flux
@@ -70,18 +74,22 @@ export class Rehearsal {
     private readonly scratch: ScratchDirectory,
     private readonly cluster: RehearsedCluster,
     program: ChildProcess,
+    /** Settles when every tool is there. */
+    private readonly installed: Promise<unknown>,
+    /** Ends the installation of tools. */
+    private readonly ended: AbortController,
   ) {
     this.program = program;
   }
 
   /**
-   * Starts the control plane; the platform comes with `up`.
+   * Starts the control plane, while the tools that only `up` needs may still be built.
    *
    * @throws Error when the stack is unknown, a tool cannot be built, or a process does not start
    */
   static async start(options: RehearsalOptions): Promise<Rehearsal> {
     const settings = await readStackFile(options.stack, options.project);
-    const { chartMirror, rehearsal } = parseConfig(
+    const { chartMirror, cluster, rehearsal } = parseConfig(
       options.stack,
       asPulumiConfig(settings),
       await contextOf(options.project),
@@ -89,20 +97,23 @@ export class Rehearsal {
     const definitions =
       rehearsal?.definitions === undefined ? [] : await readDefinitions(rehearsal.definitions);
     await checkDisk();
-    const paths = await ensureTools(tools, { report: options.report });
+    const ended = new AbortController();
+    const { paths, all } = installTools([...tools, ...clusterKindOf(cluster).tools], {
+      ...{ report: options.report, progress: options.progress, signal: ended.signal },
+    });
+    await Promise.all([paths.etcd, paths["kube-apiserver"]]);
     const scratch = temporaryDirectory();
     const directory = scratch.path;
     // The program loads while the control plane starts.
     const program = forkProgram(directory);
-    const failed = new AbortController();
     const starting = RehearsedCluster.start({
-      ...{ directory, tools: paths, chartMirror, definitions, signal: failed.signal },
+      ...{ directory, tools: paths, chartMirror, definitions, signal: ended.signal },
       ...{ report: options.report, audit: options.audit },
     });
     try {
-      return new Rehearsal(options, settings, scratch, await starting, program);
+      return new Rehearsal(options, settings, scratch, await starting, program, all, ended);
     } catch (error) {
-      failed.abort();
+      ended.abort();
       await endProgram(program);
       await scratch.remove();
       throw error;
@@ -131,6 +142,7 @@ export class Rehearsal {
    * @throws Error with the program's own sentence when it fails
    */
   async up(config: Readonly<Record<string, unknown>> = {}): Promise<RehearsalResult> {
+    await this.installed;
     const start = Date.now();
     const child = this.program ?? forkProgram(this.directory);
     this.program = undefined;
@@ -142,7 +154,7 @@ export class Rehearsal {
     const simulated = [...new Set([...this.simulated, ...(message.simulated ?? [])])].sort();
     if (message.kind !== "done") {
       const explained = [message.message, this.cluster.simulation.explain(message.message)];
-      const named = message.simulated === undefined ? "" : `Simulated: ${byKind(simulated)}.`;
+      const named = message.simulated === undefined ? "" : `Simulated: ${simulatedText(simulated)}.`;
       throw new Error([...explained, named].filter((line) => line !== "").join("\n"));
     }
     return {
@@ -163,6 +175,7 @@ export class Rehearsal {
 
   /** Ends every process and removes every file; safe to call twice. */
   async stop(): Promise<void> {
+    this.ended.abort();
     await Promise.all([endProgram(this.program), endProgram(this.running)]);
     await this.cluster.stop();
     await this.scratch.remove();
@@ -203,7 +216,7 @@ export class Rehearsal {
   }
 
   private request(config: Readonly<Record<string, unknown>>): ProgramRequest {
-    const { stack, timeoutSeconds = 120 } = this.options;
+    const { stack, timeoutSeconds = defaultTimeout() } = this.options;
     const section = (key: string) => (this.settings[key] ?? {}) as Record<string, unknown>;
     const cluster = this.settings["platform:cluster"] as { kind: ClusterConfig["kind"] };
     const { recipients, recoveryRecipient } = section("platform:sops");
@@ -231,6 +244,15 @@ export class Rehearsal {
   }
 }
 
+/**
+ * The time in seconds that a run may take if the user says nothing: 120 on an idle machine.
+ *
+ * @param times how many times longer work takes
+ */
+export function defaultTimeout(times = slowdown()): number {
+  return Math.round(120 * times);
+}
+
 /** A directory that disappears with this process, from the first moment on. */
 function temporaryDirectory(): ScratchDirectory {
   try {
@@ -243,15 +265,20 @@ function temporaryDirectory(): ScratchDirectory {
   }
 }
 
-/** `Kind namespace/name` by kind: "HelmRelease cilium, traefik; network platform-local". */
-export function byKind(simulated: readonly string[]): string {
+/** The names of simulated objects by kind, `Kind namespace/name`; anything else stands for itself, without names. */
+export function byKind(simulated: readonly string[]): ReadonlyMap<string, readonly string[]> {
   const groups = new Map<string, string[]>();
   for (const item of simulated) {
     const [, kind, name] = /^(\w+) [\w-]+\/([\w-]+)$/.exec(item) ?? [];
     if (kind === undefined || name === undefined) groups.set(item, []);
     else groups.set(kind, [...(groups.get(kind) ?? []), name]);
   }
-  return [...groups].map(([kind, names]) => [kind, names.join(", ")].join(" ").trim()).join("; ");
+  return groups;
+}
+
+/** The simulated objects as a text: "HelmRelease cilium, traefik; network platform-local". */
+function simulatedText(simulated: readonly string[]): string {
+  return [...byKind(simulated)].map(([kind, names]) => [kind, names.join(", ")].join(" ").trim()).join("; ");
 }
 
 /** The CustomResourceDefinitions in the YAML files of a directory. @throws Error naming the directory or the file */

@@ -1,3 +1,5 @@
+import { progressBar } from "../system/progress-bar";
+import { plainProgress, shortProgress, type ToolProgress } from "../tools/progress";
 import { kustomizeApi } from "../clients/flux/kinds";
 import { KubernetesClient, type Manifest } from "../clients/kubernetes/client";
 import { condition } from "../clients/kubernetes/condition";
@@ -14,9 +16,13 @@ interface Row {
 
 const pollMilliseconds = 250;
 
+/** Milliseconds between two drawings of the bar. */
+const barMilliseconds = 100;
+
 /**
- * Progress on a terminal: finished steps above, the tree of layers below, redrawn on every change. On any other output,
- * such as a CI log, one line for each step and each layer that becomes Ready.
+ * Progress on a terminal: finished steps above; below, the bar of the tools and the tree of layers, redrawn on every
+ * change. On any other output, such as a CI log, one line for each step, for each layer that becomes Ready, and now and
+ * then for the tools.
  */
 export class View {
   private readonly start = Date.now();
@@ -24,8 +30,31 @@ export class View {
   private drawn = 0;
   private timer: NodeJS.Timeout | undefined;
   private look: () => Promise<void> = () => Promise.resolve();
+  private tools: ToolProgress | undefined;
+  private toolsDrawn = 0;
+  private readonly plain = plainProgress((text) => {
+    this.line(text);
+  });
 
   constructor(private readonly out: NodeJS.WriteStream) {}
+
+  /** The progress of the tools; undefined ends it. */
+  progress(tools: ToolProgress | undefined): void {
+    if (!this.isTerminal) {
+      this.plain(tools);
+      return;
+    }
+    this.tools = tools;
+    if (tools !== undefined && Date.now() - this.toolsDrawn < barMilliseconds) return;
+    this.toolsDrawn = Date.now();
+    this.clear();
+    this.draw();
+  }
+
+  /** Whether the output can be redrawn. */
+  private get isTerminal(): boolean {
+    return this.out.isTTY && process.env.TERM !== "dumb";
+  }
 
   /** A finished or current step. */
   line(text: string): void {
@@ -76,7 +105,7 @@ export class View {
       seconds,
       dependsOn: (layer.spec as { dependsOn?: { name: string }[] }).dependsOn?.map(({ name }) => name) ?? [],
     });
-    if (this.out.isTTY) {
+    if (this.isTerminal) {
       this.clear();
       this.draw();
     } else if (ready && old?.ready !== true) {
@@ -85,17 +114,33 @@ export class View {
   }
 
   private draw(): void {
-    if (!this.out.isTTY || this.timer === undefined) return;
+    if (!this.isTerminal) return;
+    const lines = [...this.bar(), ...(this.timer === undefined ? [] : this.tree())];
+    for (const line of lines) this.out.write(`${line}\n`);
+    this.drawn = lines.length;
+  }
+
+  private get width(): number {
+    return this.out.columns || 80;
+  }
+
+  private bar(): string[] {
+    if (this.tools === undefined) return [];
+    const { done, total } = this.tools;
+    const clock = `${this.clock()}  `;
+    const share = total === undefined || total === 0 ? undefined : done / total;
+    return [clock + progressBar(share, shortProgress(this.tools), this.width - clock.length)];
+  }
+
+  private tree(): string[] {
     const rows = [...this.rows.values()].sort((a, b) => this.depth(a) - this.depth(b));
     const width = Math.max(0, ...rows.map(({ name }) => name.length));
-    rows.forEach(({ name, ready, message, seconds }, index) => {
+    return rows.map(({ name, ready, message, seconds }, index) => {
       const branch = index === rows.length - 1 ? "└─" : "├─";
       const text = ready ? `Ready  ${seconds.toFixed(1)} s` : `…      ${message.split("\n")[0] ?? ""}`;
       // A wrapped row could not be redrawn.
-      const row = `  ${branch} ${name.padEnd(width)}  ${text}`.slice(0, (this.out.columns || 80) - 1);
-      this.out.write(`${row}\n`);
+      return `  ${branch} ${name.padEnd(width)}  ${text}`.slice(0, this.width - 1);
     });
-    this.drawn = rows.length;
   }
 
   /** The number of layers before a layer. */

@@ -170,7 +170,7 @@ export class SupervisedProcess {
       }
       if (Date.now() > end)
         throw new Error(
-          `Starting ${this.name}: not ready after ${Math.round(deadline / 1000)} s. Is the machine short of CPU or memory? ` +
+          `Starting ${this.name}: not ready after ${Number((deadline / 1000).toFixed(1))} s. Is the machine short of CPU or memory? ` +
             `Its last output: ${lastLines(this.logPath) || "none"}`,
         );
       await sleep(interval);

@@ -10,6 +10,7 @@ import { pulumiEnvironment, removeStaleLocks } from "./backend";
 import { stackOf, UsageError } from "./command";
 import { pulumiProgram } from "./program";
 import { project } from "./project";
+import { readyProgramTools } from "./tools";
 import { copySettings, emptyBackend, hasStack, isListed } from "./stack";
 
 /**
@@ -60,6 +61,7 @@ export async function runPulumi(
   stack: string,
   options: readonly string[],
 ): Promise<number> {
+  if (command !== "destroy") await readyProgramTools(stack);
   const { env: complete, stateDirectory: backend } = await pulumiEnvironment(process.env, project);
   const { name } = await contextOf(project);
   if (command !== "preview" && backend !== undefined) {

@@ -213,7 +213,13 @@ describe("simulated controllers", function () {
   });
 
   it("names what was simulated by kind", () => {
-    equal(byKind(["HelmRelease a/x", "HelmRelease b/y", "volumes"]), "HelmRelease x, y; volumes");
+    deepEqual(
+      [...byKind(["HelmRelease a/x", "HelmRelease b/y", "volumes"])],
+      [
+        ["HelmRelease", ["x", "y"]],
+        ["volumes", []],
+      ],
+    );
   });
 });
 

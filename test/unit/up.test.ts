@@ -15,7 +15,7 @@ import { delimiter, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { splitConsent } from "../../commands/up";
 import { FakeApiServer } from "./api-server";
-import { fakeTools, temporaryDirectory, writeFiles } from "./temporary";
+import { fakeGo, fakeTools, temporaryDirectory, writeFiles } from "./temporary";
 
 const project = join(__dirname, "..", "..");
 
@@ -27,7 +27,7 @@ function surroundings(home: string, pulumi: string) {
   return {
     ...process.env,
     HOME: home,
-    ...fakeTools({ pulumi, crane: "exit 0", "pulumi-resource-kubernetes": "" }),
+    ...fakeTools({ pulumi, "pulumi-resource-kubernetes": "", go: fakeGo("#!/bin/sh\\nexit 0\\n") }),
   };
 }
 
