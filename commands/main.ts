@@ -35,6 +35,8 @@ Exit codes:
   2         the arguments are wrong, and the command ran nothing
   130, 143  SIGINT or SIGTERM ended the command`,
     );
+  // The columns fit a narrow terminal; the help of a command names its arguments.
+  platform.configureHelp({ subcommandTerm: (command) => command.name() });
   const names = Object.keys(commands);
   const isHelp = args[0] !== "complete" && !names.includes(args[0] ?? "");
   for (const [name, load] of Object.entries(commands)) {

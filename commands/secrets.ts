@@ -18,6 +18,7 @@ import { readStackFile, stacksOf, stateDirectory } from "../core/settings/config
 import { withLock } from "../system/lock";
 import { ensureTools } from "../tools/tools";
 import { pulumiEnvironment } from "./cli/backend";
+import { pulumiProgram } from "./cli/program";
 import { outputOption, stackCommand, stackOf } from "./cli/command";
 import { askForSecret, askForValues } from "./cli/prompt";
 import { releaseSecrets } from "./release";
@@ -196,7 +197,8 @@ async function configSecret(stack: string, command: string): Promise<string | un
   const { env } = await pulumiEnvironment(process.env, project);
   const args = ["config", "get", "--path", "platform:sops.ageKey", "--stack", stack];
   try {
-    return await run("pulumi", args, { cwd: project, env });
+    const { file } = await pulumiProgram(env);
+    return await run(file, args, { cwd: project, env });
   } catch (error) {
     const message = `Reading platform:sops.ageKey of stack "${stack}" failed: ${sentence((error as Error).message)}`;
     if (command !== "check")

@@ -1,6 +1,6 @@
 import { execFile, type ChildProcess } from "node:child_process";
 import { existsSync, fstatSync } from "node:fs";
-import { delimiter } from "node:path";
+import { basename, delimiter } from "node:path";
 import { noCore } from "../system/terminal";
 import { binDirectory, sharedBinDirectory } from "./bin";
 
@@ -112,7 +112,7 @@ export function run(command: string, args: readonly string[], options: RunOption
       {
         cwd: options.cwd,
         env: {
-          ...environmentOf(command, process.env),
+          ...environmentOf(basename(command), process.env),
           ...{ ...noCore, ...options.env, PATH: toolPath(process.env) },
         },
         timeout: options.timeout ?? 120_000,
@@ -124,7 +124,7 @@ export function run(command: string, args: readonly string[], options: RunOption
           resolve(stdout);
           return;
         }
-        const subject = [command, ...args.slice(0, 2)].join(" ");
+        const subject = [basename(command), ...args.slice(0, 2)].join(" ");
         if (options.cwd !== undefined && !existsSync(options.cwd)) {
           reject(new Error(`"${subject}" failed: its working directory ${options.cwd} does not exist.`));
         } else if ((error as NodeJS.ErrnoException).code === "ENOENT") {

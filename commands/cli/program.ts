@@ -25,7 +25,7 @@ export interface PulumiProgram {
  */
 export async function pulumiProgram({ PATH = "" }: NodeJS.ProcessEnv): Promise<PulumiProgram> {
   const [first, ...others] = programsNamed("pulumi", PATH);
-  if (first === undefined || !isNpm(first)) return { file: "pulumi", path: PATH, isPinned: false };
+  if (first === undefined || !isNpm(first)) return { file: first ?? "pulumi", path: PATH, isPinned: false };
   const found = (file: string, isPinned: boolean) => ({
     ...{ file, isPinned },
     path: [dirname(file), PATH].join(delimiter),

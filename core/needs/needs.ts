@@ -46,7 +46,7 @@ export async function checkPulumi(config: PlatformConfig, host: Host = thisHost)
 
 async function checkCli(host: Host): Promise<Need[]> {
   // The first one may be npm's, which cannot install its CLI without the internet; `pulumiProgram` takes the next one.
-  for (const program of ["pulumi", ...host.programs("pulumi").slice(1)]) {
+  for (const program of host.programs("pulumi")) {
     const answers = await host.run(program, "version").then(
       () => true,
       () => false,

@@ -79,7 +79,7 @@ function host(lacks: {
   readonly programs?: readonly string[];
 }): Host {
   const commands: Record<string, string | Error> = {
-    "pulumi version": "v3.259.0",
+    "/bin/pulumi version": "v3.259.0",
     "docker info --format {{.ServerVersion}}": "29.0.0",
     "docker info --format {{.DockerRootDir}}": "/docker\n",
     [ownerOfNodes]: "",
@@ -150,7 +150,7 @@ describe("doctor", () => {
   });
 
   it("takes the CLI behind the one of npm, which installs none without the internet", async () => {
-    const commands = { "pulumi version": new Error("fetch failed"), "/opt/pulumi version": "v3.200.0" };
+    const commands = { "/npm/pulumi version": new Error("fetch failed"), "/opt/pulumi version": "v3.200.0" };
     const programs = ["/npm/pulumi", "/opt/pulumi"];
     deepEqual(await examine(local, host({ commands, programs })), []);
     deepEqual(told(await examine(local, host({ commands, programs: ["/npm/pulumi"], reachable: [] }))), [
@@ -230,14 +230,17 @@ describe("doctor", () => {
       ...{ taken: [5050], free: { "/docker": 0, "/": 0 } },
     });
     deepEqual(await examine(prod, bare), []);
-    deepEqual((await examine(prod, host({ commands: { "pulumi version": noCommand("pulumi") } }))).length, 1);
+    deepEqual(
+      (await examine(prod, host({ commands: { "/bin/pulumi version": noCommand("pulumi") } }))).length,
+      1,
+    );
   });
 
   for (const [what, check, lacks, rehearsable, message] of [
     [
       "the Pulumi CLI",
       "pulumi",
-      { commands: { "pulumi version": noCommand("pulumi") } },
+      { commands: { "/bin/pulumi version": noCommand("pulumi") } },
       true,
       'The Pulumi CLI is not available: "pulumi version" fails, and the npm package "pulumi" could not install it. Install it from https://www.pulumi.com/docs/install/.',
     ],
@@ -418,7 +421,7 @@ describe("doctor", () => {
   it("finds everything at once", async () => {
     const lacks = {
       commands: {
-        "pulumi version": noCommand("pulumi"),
+        "/bin/pulumi version": noCommand("pulumi"),
         "docker info --format {{.ServerVersion}}": noCommand("docker"),
       },
       taken: [5050],
@@ -480,7 +483,7 @@ describe("doctor", () => {
         return bare.run(...command);
       },
     });
-    deepEqual(asked.sort(), ["docker info --format {{.ServerVersion}}", "pulumi version"]);
+    deepEqual(asked.sort(), ["/bin/pulumi version", "docker info --format {{.ServerVersion}}"]);
     equal(findings.length, 1);
   });
 

@@ -30,7 +30,7 @@ describe("the Pulumi CLI of a run", () => {
   it("is the first one on PATH", async () => {
     const own = program("pulumi");
     const PATH = paths(dirname(own), npm);
-    deepEqual(await pulumiProgram({ PATH }), { file: "pulumi", path: PATH, isPinned: false });
+    deepEqual(await pulumiProgram({ PATH }), { file: own, path: PATH, isPinned: false });
   });
 
   it("is the one that npm's package installed", async () => {
