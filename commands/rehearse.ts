@@ -71,6 +71,7 @@ export async function rehearseStack(
   let rehearsal: Rehearsal | undefined;
   const interrupt = (signal: NodeJS.Signals) => {
     interrupted = signal === "SIGINT" ? 130 : 143;
+    view.progress(undefined);
     view.line(`stopping on ${signal}`);
     // Starting processes end with this process; a kept rehearsal has its own handler.
     if (rehearsal !== undefined) void rehearsal.stop().then(() => process.exit(interrupted));

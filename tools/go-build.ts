@@ -107,15 +107,21 @@ async function packagesToCompile<Program extends GoProgram>(
   const template = '{{if .Stale}}{{.ImportPath}}\t{{.Dir}}\t{{join .GoFiles "\t"}}{{end}}';
   const args = ["list", "-deps", "-f", template, ...flagsOf(build)];
   let modules = 0;
-  const listed = await runGo(
+  // With thousands of packages, this takes seconds.
+  const timer = setTimeout(() => {
+    options.progress({ step: "sources", done: 0 });
+  }, patience);
+  const listed = runGo(
     build,
     [...args, ...build.programs.map((program) => program.package)],
     options,
     (line) => {
       if (line.startsWith("go: downloading ")) options.progress({ step: "modules", done: ++modules });
     },
-  );
-  const lines = listed.split("\n").filter((line) => line !== "");
+  ).finally(() => {
+    clearTimeout(timer);
+  });
+  const lines = (await listed).split("\n").filter((line) => line !== "");
   return new Map(
     lines.map((line) => {
       const [path = "", directory = "", ...files] = line.split("\t");
@@ -124,6 +130,9 @@ async function packagesToCompile<Program extends GoProgram>(
     }),
   );
 }
+
+/** Milliseconds without a word. */
+const patience = 1_000;
 
 /** Seconds until a first estimate of the rest. */
 const leastSeconds = 10;

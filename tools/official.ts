@@ -220,6 +220,8 @@ class Client {
     } catch (error) {
       const { message, code } = error as NodeJS.ErrnoException;
       if (limit.aborted) throw new Error(`${address.host} did not answer in time`, { cause: error });
+      if (code === "ENOTFOUND" || code === "EAI_AGAIN")
+        throw new Error(`${address.host} is not found`, { cause: error });
       throw code === undefined ? error : new Error(`${address.host}: ${message || code}`, { cause: error });
     }
   }

@@ -1,12 +1,12 @@
 /** The work that is under way until the tools are there. */
 export interface ToolProgress {
   /**
-   * `modules`: Go downloads the sources, one module after another. `packages`: Go compiles packages. `programs`:
+   * `sources`: Go reads the sources. `modules`: it downloads them, one module after another. `packages`: Go compiles packages. `programs`:
    * official programs are downloaded, in megabytes.
    */
-  readonly step: "modules" | "packages" | "programs";
+  readonly step: "sources" | "modules" | "packages" | "programs";
   readonly done: number;
-  /** Unknown for modules. */
+  /** Unknown for sources and modules. */
   readonly total?: number;
   /** Unknown until enough is done to tell. */
   readonly secondsLeft?: number;
@@ -22,6 +22,7 @@ export function progressText({ step, done, total, secondsLeft, pid }: ToolProgre
   const of = total === undefined ? count(done) : `${count(done)} of ${count(total)}`;
   const left = secondsLeft === undefined ? "" : `, ${duration(secondsLeft)} left`;
   const who = pid === undefined ? "" : `process ${pid} is `;
+  if (step === "sources") return `${who}reading the sources of the tools`;
   if (step === "modules") return `${who}downloading Go modules: ${of}`;
   if (step === "programs") return `${who}downloading the tools: ${of} MB${left}`;
   return `${who}building the tools: ${of} Go packages${left}`;
@@ -29,10 +30,12 @@ export function progressText({ step, done, total, secondsLeft, pid }: ToolProgre
 
 /** The progress for a line beside a bar: "1,200/4,473 Go packages, 3 min left". */
 export function shortProgress({ step, done, total, secondsLeft, pid }: ToolProgress): string {
+  const other = pid === undefined ? "" : ` (process ${pid})`;
+  if (step === "sources") return `reading the sources of the tools${other}`;
   const of = total === undefined ? count(done) : `${count(done)}/${count(total)}`;
   const what = { modules: "Go modules downloaded", packages: "Go packages", programs: "MB downloaded" }[step];
   const left = secondsLeft === undefined ? "" : `, ${duration(secondsLeft)} left`;
-  return `${of} ${what}${left}${pid === undefined ? "" : ` (process ${pid})`}`;
+  return `${of} ${what}${left}${other}`;
 }
 
 /** Milliseconds between two plain lines. */

@@ -475,7 +475,7 @@ function tellFailures(failures: ReadonlyMap<PinnedTool, string>, { report }: Wor
   const reasons = [...Map.groupBy(failures, ([, reason]) => reason)].map(
     ([reason, tools]) => `${tools.map(([{ name }]) => name).join(", ")} (${reason})`,
   );
-  report(`no official program, so it is built here: ${reasons.join("; ")}`);
+  report(`built here, not downloaded: ${reasons.join("; ")}`);
 }
 
 /** Puts a complete program in its place in one step. */
