@@ -1,3 +1,6 @@
+import { existsSync } from "node:fs";
+import { dirname } from "node:path";
+
 /** The words for an error of the file system: what is wrong with a path, and what its user can do. */
 const words: Readonly<Record<string, readonly [cause: (path: string) => string, remedy: string]>> = {
   ENOENT: [(path) => `${path} does not exist`, "Make it, or name another path."],
@@ -25,8 +28,22 @@ export function causeOf(error: unknown, named?: string): string {
 /** The message of an error that reached the top: an error of the file system becomes a sentence. */
 export function messageOf(error: unknown): string {
   const { code, path, message, syscall } = error as NodeJS.ErrnoException;
+  // Node says ENOENT if the file system is read-only and it makes the directories above, too.
+  if (
+    syscall === "mkdir" &&
+    path !== undefined &&
+    ["ENOENT", "EACCES", "EPERM", "EROFS"].includes(code ?? "")
+  ) {
+    return `Making directory ${path} failed: this user cannot write to ${nearest(path)}. Give this user access to it, or choose other directories with XDG_STATE_HOME and XDG_CACHE_HOME.`;
+  }
   const [cause, remedy] = words[code ?? ""] ?? [];
   if (cause === undefined || remedy === undefined || path === undefined || syscall === undefined)
     return message;
   return `Using a file failed: ${cause(path)}. ${remedy}`;
+}
+
+/** The nearest directory of a path that exists. */
+function nearest(path: string): string {
+  const above = dirname(path);
+  return above === path || existsSync(above) ? above : nearest(above);
 }

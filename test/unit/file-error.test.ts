@@ -59,6 +59,16 @@ describe("errors of the file system", () => {
     );
   });
 
+  it("name the directory that cannot be written, and the variables that choose another one", () => {
+    for (const code of ["ENOENT", "EACCES", "EROFS"]) {
+      const error = Object.assign(new Error(code), { code, syscall: "mkdir", path: join(missing, "a", "b") });
+      equal(
+        messageOf(error),
+        `Making directory ${missing}/a/b failed: this user cannot write to ${directory}. Give this user access to it, or choose other directories with XDG_STATE_HOME and XDG_CACHE_HOME.`,
+      );
+    }
+  });
+
   it("leave every other error as it is", () => {
     const refused = Object.assign(new Error("connect ECONNREFUSED"), {
       code: "ECONNREFUSED",
