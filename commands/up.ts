@@ -22,6 +22,8 @@ export const up = pulumiCommand(
   --replace                agree to delete a Kind cluster that Kind cannot change in place, with all data of its
                            volumes; "--replace <urn>" is Pulumi's own option
 
+Settings of Pulumi's option "-c" count for this run; write them to Pulumi.<stack>.yaml to keep them.
+
 "up" checks that the stack has everything it needs, removes the lock of a killed run, and runs "pulumi up".`,
 );
 

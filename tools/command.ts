@@ -128,7 +128,10 @@ export function run(command: string, args: readonly string[], options: RunOption
         if (options.cwd !== undefined && !existsSync(options.cwd)) {
           reject(new Error(`"${subject}" failed: its working directory ${options.cwd} does not exist.`));
         } else if ((error as NodeJS.ErrnoException).code === "ENOENT") {
-          const message = `Unable to execute "${command}": it is not on PATH. Run "npm run tools", or install it.`;
+          const remedy = ["docker", "git"].includes(command)
+            ? "Install it."
+            : 'Run "npm run tools", or install it.';
+          const message = `Unable to execute "${command}": it is not on PATH. ${remedy}`;
           reject(Object.assign(new Error(message), { code: "ENOENT" }));
         } else if (error.killed === true) {
           reject(new Error(`"${subject}" was stopped: it took longer than its deadline.`, { cause: stderr }));

@@ -88,7 +88,7 @@ describe("docker", () => {
   it("says that it is missing", async () => {
     await withEnvironment({ ...fakeTools({}), PATH: temporaryDirectory() }, () =>
       rejects(new DockerCli().container("x"), {
-        message: 'Unable to execute "docker": it is not on PATH. Run "npm run tools", or install it.',
+        message: 'Unable to execute "docker": it is not on PATH. Install it.',
       }),
     );
   });
