@@ -3,6 +3,7 @@ import { hash } from "node:crypto";
 import {
   accessSync,
   constants,
+  existsSync,
   lstatSync,
   mkdirSync,
   readFileSync,
@@ -131,7 +132,7 @@ export interface EnsureToolsOptions {
   readonly env?: NodeJS.ProcessEnv;
   /** The publishers of official programs. @default their own addresses */
   readonly publishers?: Pick<DownloadOptions, "origins" | "ca" | "patience">;
-  /** Ends every build and download. @default never */
+  /** Ends every build and download. The caller also ends the process on SIGINT and SIGTERM. @default never */
   readonly signal?: AbortSignal;
 }
 
@@ -352,7 +353,7 @@ async function install(missing: readonly PinnedTool[], work: Work): Promise<void
     ended.abort();
     abandon();
     process.off("SIGINT", interrupt).off("SIGTERM", interrupt);
-    process.kill(process.pid, signal);
+    if (work.signal === undefined) process.kill(process.pid, signal);
   };
   const begin = Date.now();
   abandon(); // what a killed process left there
@@ -511,7 +512,8 @@ function shared(progress: ProgressReceiver, scratch: string): ProgressReceiver {
   let written = 0;
   return (each) => {
     progress(each);
-    if (each === undefined || Date.now() - written < 1_000) return;
+    // After a signal, the directory is gone before the last lines of Go come.
+    if (each === undefined || Date.now() - written < 1_000 || !existsSync(scratch)) return;
     written = Date.now();
     writeFileSync(join(scratch, progressFile), JSON.stringify(each));
   };

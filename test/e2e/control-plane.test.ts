@@ -15,10 +15,19 @@ describe("control plane whose processes end unexpectedly", function () {
   let controlPlane: ControlPlane;
 
   before(async () => {
-    const tools = await ensureTools(controlPlaneTools, { report: console.error });
+    const paths = await ensureTools(controlPlaneTools, { report: console.error });
+    // As on a first run: these tools are built while the API server starts.
+    const answers = Promise.withResolvers<undefined>();
+    const late = (["kube-controller-manager", "kube-scheduler", "kwok"] as const).map(
+      (name) => [name, answers.promise.then(() => paths[name])] as const,
+    );
     controlPlane = await ControlPlane.start({
-      ...{ directory: join(parent, "state"), tools },
-      report: (line) => lines.push(line),
+      directory: join(parent, "state"),
+      tools: { ...paths, ...Object.fromEntries(late) },
+      report: (line) => {
+        lines.push(line);
+        if (line.startsWith("API server answers")) answers.resolve(undefined);
+      },
     });
     await controlPlane.ready();
   });
