@@ -223,7 +223,17 @@ async function untilInstalled(pins: readonly PinnedTool[], work: Work): Promise<
   };
   if (take().length === 0) return;
   const directory = toolsDirectory(env);
-  const follower = new Follower(directory, work);
+  // The holder of the lock may put the wanted tools in their places long before it has all of its own.
+  const served = new AbortController();
+  const follower = new Follower(directory, work, () => {
+    if (take().length === 0) served.abort();
+  });
+  const wait = {
+    onWait: (pid: number) => {
+      follower.begin(pid);
+    },
+    signal: AbortSignal.any([served.signal, ...(signal ? [signal] : [])]),
+  };
   try {
     await withLock(
       directory,
@@ -232,13 +242,10 @@ async function untilInstalled(pins: readonly PinnedTool[], work: Work): Promise<
         const missing = take();
         if (missing.length > 0) await install(missing, work);
       },
-      {
-        onWait: (pid) => {
-          follower.begin(pid);
-        },
-        ...{ signal },
-      },
+      wait,
     );
+  } catch (error) {
+    if (!served.signal.aborted) throw error;
   } finally {
     follower.end();
   }
@@ -252,11 +259,13 @@ class Follower {
   constructor(
     private readonly directory: string,
     private readonly work: Work,
+    private readonly look: () => void,
   ) {}
 
   begin(pid: number): void {
     this.work.report(`waiting for process ${pid}, which is getting the tools ready`);
     this.#timer = setInterval(() => {
+      this.look();
       const told = readProgress(this.directory);
       if (told === undefined || told === this.#last) return;
       this.#last = told;

@@ -223,6 +223,24 @@ echo built >"$2/kind"`,
       deepEqual(await waits, await builds);
     });
 
+    it("is taken from a process that still builds others", async function () {
+      this.timeout(10_000);
+      program(
+        "go",
+        `[ "$1" = build ] || exit 0
+while [ "$1" != -o ]; do shift; done
+echo built >"$2/server"
+while [ ! -e "${directory}/go on" ]; do /bin/sleep 0.05; done
+echo built >"$2/crane"`,
+      );
+      const both = ensureTools(["etcd", "crane"], { env });
+      const { etcd } = await ensureTools(["etcd"], { env });
+      equal(readFileSync(etcd, "utf8"), "built\n");
+      deepEqual(installed("crane"), []);
+      writeFileSync(join(directory, "go on"), "");
+      await both;
+    });
+
     it("stays in its place while a checkout with other pins links its own", async () => {
       installGo();
       const { kustomize: own } = await ensureTools(["kustomize"], { env });
