@@ -9,4 +9,8 @@ export const destroy = pulumiCommand(
     await readStackConfig(stack, project, process.env);
     return runPulumi("destroy", stack, options);
   },
+).addHelpText(
+  "after",
+  `
+  --remove                 also remove the stack from Pulumi's backend; its settings stay`,
 );

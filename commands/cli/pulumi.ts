@@ -106,8 +106,15 @@ export async function runPulumi(
     }
     // Pulumi downloads the plugins that the run uses, when it uses them. Old versions of the CLI lack this option.
     const own = program.isPinned ? ["--skip-plugin-pre-install"] : [];
-    const args = [command, "--stack", stack, "--config-file", settings.file, ...own, ...options];
-    return await pulumi(args, { cwd: project, env: place });
+    // Pulumi's own option would also delete the settings in the checkout.
+    const given = command === "destroy" ? options.filter((option) => option !== "--remove") : options;
+    const args = [command, "--stack", stack, "--config-file", settings.file, ...own, ...given];
+    const code = await pulumi(args, { cwd: project, env: place });
+    if (code !== 0 || given.length === options.length || given.includes("--preview-only")) return code;
+    return await pulumi(["stack", "rm", "--yes", "--preserve-config", "--stack", stack], {
+      cwd: project,
+      env,
+    });
   } finally {
     await scratch.remove();
   }

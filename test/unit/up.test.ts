@@ -235,6 +235,19 @@ echo "encryptionsalt: v1:salt" >> "$file"`;
     });
   }
 
+  it("removes a stack that is destroyed, but not its settings", async () => {
+    const removal = "[stack][rm][--yes][--preserve-config][--stack][dev]";
+    const destroyed = await up(["dev", "--remove", "--yes"], { command: "destroy" });
+    deepEqual([destroyed.status, destroyed.calls], [0, [call("[--yes]", "destroy"), removal]]);
+    const failed = await up(["dev", "--remove"], {
+      command: "destroy",
+      pulumi: '[ "$1" != destroy ] || exit 3',
+    });
+    deepEqual([failed.status, failed.calls], [3, [call("", "destroy")]]);
+    const previewed = await up(["dev", "--remove", "--preview-only"], { command: "destroy" });
+    deepEqual([previewed.status, previewed.calls], [0, [call("[--preview-only]", "destroy")]]);
+  });
+
   it("refuses to destroy a stack that does not exist, and makes none", async () => {
     const { status, stderr, calls: called, home } = await up(["dev"], { command: "destroy", files: {} });
     match(stderr, /^Destroying stack "dev" failed: [^\n]* run "npx platform up dev", [^\n]*\n$/);
