@@ -16,6 +16,9 @@ import { errorOf, textOf, type Finding } from "./core/findings/finding";
 /** The program: it reads and checks all its inputs before it registers the first resource. */
 async function main(examineStack: typeof examine): Promise<Record<string, unknown>> {
   refuseOldNode(process.versions.node);
+  // The SDK sends every answer of the engine as a debug message, with the secrets in plain text: "pulumi up --debug"
+  // prints it, and an event log keeps it.
+  Object.assign(log, { debug: () => Promise.resolve() });
   const context = { name: getProject(), project: __dirname, env: process.env };
   const config = parseConfig(getStack(), runtime.allConfig(), context);
   const kind = clusterKindOf(config.cluster);

@@ -106,6 +106,9 @@ export class Platform extends ComponentResource {
         // An existing cluster that does not answer is not lost.
         deleteUnreachable: ownCluster,
         upsertExistingObjects: true,
+        // A changed object is never gone for a moment, in which Flux would miss it.
+        enableConfigMapMutable: true,
+        enableSecretMutable: true,
       },
       { parent: this },
     );

@@ -42,7 +42,7 @@ export class RehearsedCluster {
       ...{ ...args, directory: join(directory, "control-plane"), signal: failed.signal },
     });
     try {
-      const [controlPlane, standInCharts] = await Promise.all([starting, prepareCharts(directory)]);
+      const controlPlane = await starting;
       void controlPlane.broken.then((error) => {
         broken.abort(error);
       });
@@ -89,12 +89,14 @@ export function chartsIn(directory: string): string {
   return join(directory, "charts");
 }
 
-/**
- * Prepares {@link chartsIn}.
- *
- * @returns the names of the stand-in charts: no Go module has the Flux Operator's chart, only its CRDs
- */
-async function prepareCharts(directory: string): Promise<string[]> {
+/** No Go module has the Flux Operator's chart, only its CRDs. */
+const standInCharts = [
+  "chart flux-operator (its CRDs alone)",
+  "FluxInstance controllers' Deployments (local processes)",
+];
+
+/** Makes {@link chartsIn}. */
+export async function prepareCharts(directory: string): Promise<void> {
   const charts = chartsIn(directory);
   const operator = join(charts, "flux-operator");
   await mkdir(join(operator, "crds"), { recursive: true });
@@ -103,5 +105,4 @@ async function prepareCharts(directory: string): Promise<string[]> {
   await writeFile(join(operator, "Chart.yaml"), stringify(manifest));
   const definitions = (await upstreamCrds("flux-operator")).map((definition) => stringify(definition));
   await writeFile(join(operator, "crds", "crds.yaml"), definitions.join("---\n"));
-  return ["chart flux-operator (its CRDs alone)", "FluxInstance controllers' Deployments (local processes)"];
 }

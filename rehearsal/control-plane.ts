@@ -52,6 +52,8 @@ export interface ControlPlaneArgs {
   readonly signal?: AbortSignal;
   /** Whether the API server writes every patch that it receives to {@link ControlPlane.auditLog}. @default false */
   readonly audit?: boolean;
+  /** URL of the proxy through which Flux reaches registries that speak plain HTTP. @default none */
+  readonly httpProxy?: string;
 }
 
 /**
@@ -399,6 +401,7 @@ export class ControlPlane {
       KUBECONFIG: this.kubeconfigPath,
       RUNTIME_NAMESPACE: "flux-system",
       TUF_ROOT: this.#path("tuf"),
+      ...(this.args.httpProxy === undefined ? {} : { HTTP_PROXY: this.args.httpProxy }),
     };
     await Promise.all(
       this.#flux.map(async ({ name, command, args, health }) => {

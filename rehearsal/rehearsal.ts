@@ -7,17 +7,18 @@ import { parseAllDocuments } from "yaml";
 import type { LayerResult } from "../core/release/wait";
 import type { Manifest } from "../clients/kubernetes/client";
 import { renderCluster } from "../core/tree/render";
-import { clusterKindOf, type ClusterConfig } from "../core/cluster/kinds";
+import { clusterKindOf } from "../core/cluster/kinds";
 import { asPulumiConfig, contextOf, parseConfig, readStackFile } from "../core/settings/config";
 import { causeOf } from "../system/file-error";
 import { slowdown } from "../system/load";
 import { ScratchDirectory } from "../system/scratch-directory";
 import type { ProgressReceiver } from "../tools/progress";
 import { installTools, programTools } from "../tools/tools";
-import { chartsIn, RehearsedCluster } from "./cluster";
+import { prepareCharts, RehearsedCluster } from "./cluster";
 import { controlPlaneTools, type ControlPlane } from "./control-plane";
 import type { StackState } from "./live-mocks";
 import type { ProgramMessage, ProgramRequest } from "./program";
+import { rehearsedSettings } from "./settings";
 import { killGroup } from "../system/process";
 import { directLoopback } from "../system/proxy";
 
@@ -54,7 +55,7 @@ export interface RehearsalResult {
 }
 
 /** The tools that every rehearsal runs. */
-const tools = [...controlPlaneTools, ...programTools] as const;
+export const rehearsalTools = [...controlPlaneTools, ...programTools] as const;
 
 /**
  * The platform on a throw-away control plane: the project's own program on a real API server, with the real Flux
@@ -98,7 +99,7 @@ export class Rehearsal {
       rehearsal?.definitions === undefined ? [] : await readDefinitions(rehearsal.definitions);
     await checkDisk();
     const ended = new AbortController();
-    const { paths, all } = installTools([...tools, ...clusterKindOf(cluster).tools], {
+    const { paths, all } = installTools([...rehearsalTools, ...clusterKindOf(cluster).tools], {
       ...{ report: options.report, progress: options.progress, signal: ended.signal },
     });
     await Promise.all([paths.etcd, paths["kube-apiserver"]]);
@@ -111,10 +112,15 @@ export class Rehearsal {
       ...{ report: options.report, audit: options.audit },
     });
     try {
-      return new Rehearsal(options, settings, scratch, await starting, program, all, ended);
+      const [made] = await Promise.all([starting, prepareCharts(directory)]);
+      return new Rehearsal(options, settings, scratch, made, program, all, ended);
     } catch (error) {
       ended.abort();
-      await endProgram(program);
+      const stopped = starting.then(
+        (made) => made.stop(),
+        () => undefined,
+      );
+      await Promise.all([stopped, endProgram(program)]);
       await scratch.remove();
       throw error;
     }
@@ -216,26 +222,10 @@ export class Rehearsal {
   }
 
   private request(config: Readonly<Record<string, unknown>>): ProgramRequest {
-    const { stack, timeoutSeconds = defaultTimeout() } = this.options;
-    const section = (key: string) => (this.settings[key] ?? {}) as Record<string, unknown>;
-    const cluster = this.settings["platform:cluster"] as { kind: ClusterConfig["kind"] };
-    const { recipients, recoveryRecipient } = section("platform:sops");
-    const identityFile = join(this.directory, "rehearsal.agekey");
-    const registry = {
-      ...{ kind: "remote", repository: `${this.controlPlane.registry}/platform`, insecure: true },
-    };
-    const rehearsed: Record<string, unknown> = {
-      ...this.settings,
-      "platform:gitops": { ...section("platform:gitops"), requireClean: false },
-      ...(this.options.identity === true
-        ? {}
-        : { "platform:sops": { recipients, recoveryRecipient, generate: "all", identityFile } }),
-      "platform:release": { timeoutSeconds },
-      "platform:chartMirror": chartsIn(this.directory),
-      "platform:cluster": clusterKindOf(cluster).rehearsed(cluster, this.controlPlane.kubeconfigPath),
-      ...(section("platform:registry").kind === "remote" ? { "platform:registry": registry } : {}),
-      ...config,
-    };
+    const { stack, timeoutSeconds = defaultTimeout(), identity = false } = this.options;
+    const { directory, controlPlane } = this;
+    const place = { directory, timeoutSeconds, identity, standIn: controlPlane };
+    const rehearsed = { ...rehearsedSettings(this.settings, place), ...config };
     const { kubeconfig, registry: address } = this.controlPlane;
     return {
       ...{ stack, config: asPulumiConfig(rehearsed), state: this.state },
@@ -254,7 +244,7 @@ export function defaultTimeout(times = slowdown()): number {
 }
 
 /** A directory that disappears with this process, from the first moment on. */
-function temporaryDirectory(): ScratchDirectory {
+export function temporaryDirectory(): ScratchDirectory {
   try {
     return new ScratchDirectory(join(tmpdir(), `platform-rehearsal-${randomBytes(4).toString("hex")}`));
   } catch (error) {
@@ -306,7 +296,8 @@ export async function readDefinitions(directory: string): Promise<Manifest[]> {
 /** The files of a rehearsal: etcd, the registry, Flux's copies of artifacts, logs. */
 const diskBytes = 512 * 1024 ** 2;
 
-async function checkDisk(): Promise<void> {
+/** @throws Error when the temporary directory has too little room */
+export async function checkDisk(): Promise<void> {
   const { bavail, bsize } = await statfs(tmpdir()).catch((error: unknown) => {
     throw new Error(
       `Rehearsing failed: ${tmpdir()} cannot be used (${causeOf(error, tmpdir())}). Set TMPDIR to a directory.`,

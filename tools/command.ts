@@ -90,9 +90,11 @@ export function goEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   return { ...environmentOf("go", env), GOFLAGS: "-mod=readonly", GOWORK: "off" };
 }
 
-/** PATH with the pinned tools first. */
+/** PATH with the pinned tools first; before them, the programs of PLATFORM_STAND_INS, a directory of a rehearsal. */
 export function toolPath(env: NodeJS.ProcessEnv): string {
-  return [binDirectory(env), sharedBinDirectory(env), env.PATH ?? ""].join(delimiter);
+  const { PATH = "", PLATFORM_STAND_INS: standIns } = env;
+  const first = standIns === undefined ? [] : [standIns];
+  return [...first, binDirectory(env), sharedBinDirectory(env), PATH].join(delimiter);
 }
 
 /**

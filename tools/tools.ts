@@ -15,6 +15,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from "node:fs";
+import { userInfo } from "node:os";
 import { delimiter, dirname, join, sep } from "node:path";
 import { cacheDirectory } from "../system/cache";
 import { withLock } from "../system/lock";
@@ -27,7 +28,7 @@ import { duration, plainProgress, type ProgressReceiver, type ToolProgress } fro
 
 interface Tool {
   /** Folder of the go.mod that pins the tool. @default this folder */
-  readonly module?: "cli" | "monitoring" | "policies";
+  readonly module?: "cli" | "monitoring" | "policies" | "pulumi" | "pulumi-kubernetes";
   /** The Go package of the tool. */
   readonly package: string;
   /** Build tags that leave unused parts out. @default none */
@@ -36,6 +37,8 @@ interface Tool {
   readonly publisher?: Publisher;
   /** Arguments that print its version; without them, a tool on PATH cannot be recognised and is not used. */
   readonly versionArgs?: readonly string[];
+  /** Directories where its own installer puts it, beside PATH. @default none */
+  readonly installedIn?: (env: NodeJS.ProcessEnv, version: string) => readonly string[];
   /** Go variable that the linker sets to the version, as upstream's own build does. */
   readonly versionVariable?: string;
 }
@@ -97,6 +100,15 @@ const tools = {
     ...{ module: "monitoring", package: "github.com/prometheus/alertmanager/cmd/amtool" },
     ...{ versionArgs: versionFlag, versionVariable: prometheusVersion },
   },
+  pulumi: {
+    ...{ module: "pulumi", package: "github.com/pulumi/pulumi/pkg/v3/cmd/pulumi" },
+    versionArgs: versionCommand,
+    versionVariable: "github.com/pulumi/pulumi/sdk/v3/go/common/version.Version",
+    // Of npm's package "pulumi", and of Pulumi's own script.
+    installedIn: (env: NodeJS.ProcessEnv, version: string) =>
+      [`versions/${version.slice(1)}/bin`, "bin"].map((path) => join(pulumiHome(env), path)),
+  },
+  "pulumi-resource-kubernetes": { module: "pulumi-kubernetes", package: "platform/tools/pulumi-kubernetes" },
 } as const satisfies Record<string, Tool>;
 
 /** A tool that a go.mod of this folder pins. */
@@ -329,6 +341,11 @@ function pin(name: ToolName, read: ModuleReader): PinnedTool {
   return { ...tool, name, version, goModule, linkerFlags };
 }
 
+/** The directory of Pulumi's own files. */
+function pulumiHome(env: NodeJS.ProcessEnv): string {
+  return env["PULUMI_HOME"] || join(userInfo().homedir, ".pulumi");
+}
+
 /** The path of a tool. All inputs of the binary are in the path, so an existing file never needs a check. */
 function installedPath(tool: PinnedTool, env: NodeJS.ProcessEnv): string {
   const { pins, hash: sources } = tool.goModule;
@@ -413,8 +430,9 @@ async function install(missing: readonly PinnedTool[], work: Work): Promise<void
 
 /** The real path of the tool on PATH, if it reports the pinned version. */
 async function findPinned(tool: PinnedTool, env: NodeJS.ProcessEnv): Promise<string | undefined> {
-  const { versionArgs } = tool;
-  const path = versionArgs && findExecutable(tool.name, searchPath(env));
+  const { versionArgs, installedIn = () => [] } = tool;
+  const directories = [...installedIn(env, tool.version), ...searchPath(env)];
+  const path = versionArgs && findExecutable(tool.name, directories);
   if (path === undefined) return undefined;
   return new Promise((resolve) => {
     execFile(
@@ -564,11 +582,12 @@ function failure(tools: readonly PinnedTool[], output: string, env: NodeJS.Proce
   return `${subject}: go build failed (${last}). Run it in ${directory} to see all of its output.`;
 }
 
-/** The directories of PATH, without directories in which this module put tools. */
+/** The directories of PATH without those of this project, and without npm's: its "pulumi" is an installer. */
 function searchPath(env: NodeJS.ProcessEnv): string[] {
-  return (env["PATH"] ?? "")
-    .split(delimiter)
-    .filter((directory) => directory && ![binDirectory(env), sharedBinDirectory(env)].includes(directory));
+  const own = [binDirectory(env), sharedBinDirectory(env)];
+  const isOther = (directory: string) =>
+    directory !== "" && !own.includes(directory) && !directory.endsWith(join("node_modules", ".bin"));
+  return (env["PATH"] ?? "").split(delimiter).filter(isOther);
 }
 
 function findExecutable(name: string, directories: readonly string[]): string | undefined {

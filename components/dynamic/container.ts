@@ -1,7 +1,12 @@
-import type { CustomResourceOptions, Output } from "@pulumi/pulumi";
+import { all, type CustomResourceOptions, type Output } from "@pulumi/pulumi";
 import { SystemClock } from "../../system/clock";
 import { answers, DockerCli, type ContainerSpec } from "../../clients/docker/client";
-import { ContainerLifecycle, type ContainerOutputs } from "../../core/docker/container";
+import {
+  addressesOf,
+  ContainerLifecycle,
+  type ContainerAddresses,
+  type ContainerOutputs,
+} from "../../core/docker/container";
 import { CheckedOutResource, providerOf, type Args } from "./provider";
 
 /** The provider that {@link CheckedOutResource} loads. */
@@ -11,7 +16,7 @@ export const provider = providerOf<ContainerSpec, ContainerOutputs>({
 });
 
 /** A container that adopts an existing one, which `@pulumi/docker` cannot do without its state. */
-export class Container extends CheckedOutResource<ContainerSpec> {
+export class Container extends CheckedOutResource<ContainerSpec & ContainerAddresses> {
   declare readonly name: Output<string>;
   /** `host:port` as this machine reaches it. */
   declare readonly hostAddress: Output<string>;
@@ -19,15 +24,10 @@ export class Container extends CheckedOutResource<ContainerSpec> {
   declare readonly networkAddress: Output<string>;
 
   constructor(name: string, args: Args<ContainerSpec>, opts?: CustomResourceOptions) {
-    super(
-      {
-        file: "container",
-        type: ["docker", "Container"],
-        outputs: ["hostAddress", "networkAddress", "running"],
-      },
-      name,
-      args,
-      opts,
-    );
+    // A preview knows of a resource only its inputs.
+    const addresses = all([args.name, args.port]).apply(([of, port]) => addressesOf({ name: of, port }));
+    const { hostAddress, networkAddress } = addresses;
+    const names = { file: "container", type: ["docker", "Container"], outputs: ["running"] } as const;
+    super(names, name, { ...args, hostAddress, networkAddress }, opts);
   }
 }

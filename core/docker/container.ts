@@ -10,12 +10,16 @@ import {
 } from "../../clients/docker/client";
 import { foreignError, isOwn, ownerLabel } from "../../clients/docker/ownership";
 
-/** A running container. */
-export interface ContainerOutputs extends ContainerSpec {
+/** The addresses of a container, which follow from its spec. */
+export interface ContainerAddresses {
   /** `host:port` as this machine reaches it. */
   readonly hostAddress: string;
   /** `host:port` as the containers of its network reach it. */
   readonly networkAddress: string;
+}
+
+/** A running container. */
+export interface ContainerOutputs extends ContainerSpec, ContainerAddresses {
   /** Whether, at the last look, the container had this spec, ran and answered. */
   readonly running: boolean;
 }
@@ -152,12 +156,11 @@ function fingerprint({ image, network, port, volume, env }: ContainerSpec): stri
   return hash("sha256", JSON.stringify(parts));
 }
 
+/** The addresses of a container. */
+export function addressesOf({ name, port }: Pick<ContainerSpec, "name" | "port">): ContainerAddresses {
+  return { hostAddress: `127.0.0.1:${port.host}`, networkAddress: `${name}:${port.container}` };
+}
+
 function outputs(spec: ContainerSpec): ContainerOutputs {
-  const { name, port } = spec;
-  return {
-    ...spec,
-    hostAddress: `127.0.0.1:${port.host}`,
-    networkAddress: `${name}:${port.container}`,
-    running: true,
-  };
+  return { ...spec, ...addressesOf(spec), running: true };
 }

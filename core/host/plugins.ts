@@ -29,12 +29,19 @@ export async function isInstalled({ name, version }: Plugin, env: NodeJS.Process
   const file = `pulumi-resource-${name}`;
   const ambient = isTrue(env.PULUMI_IGNORE_AMBIENT_PLUGINS) ? [] : programsNamed(file, env.PATH ?? "");
   if (ambient.length > 0) return true;
+  return (await pluginDirectory({ name, version }, env)) !== undefined;
+}
+
+/** The directory of a plugin in PULUMI_HOME, in this version; undefined when it is not there, or half downloaded. */
+export async function pluginDirectory(
+  { name, version }: Plugin,
+  env: NodeJS.ProcessEnv,
+): Promise<string | undefined> {
   // The engine asks the user database for the home directory, not HOME.
   const plugins = join(env.PULUMI_HOME || join(userInfo().homedir, ".pulumi"), "plugins");
-  const installed = join(plugins, `resource-${name}-v${version}`);
-  return (
-    (await is(join(installed, file), constants.X_OK)) && !(await is(`${installed}.partial`, constants.F_OK))
-  );
+  const directory = join(plugins, `resource-${name}-v${version}`);
+  const isThere = await is(join(directory, `pulumi-resource-${name}`), constants.X_OK);
+  return isThere && !(await is(`${directory}.partial`, constants.F_OK)) ? directory : undefined;
 }
 
 /** Whether a variable of Pulumi is set to true. */

@@ -5,18 +5,20 @@ import {
   mkdirSync,
   mkdtempSync,
   readFileSync,
+  realpathSync,
   rmSync,
   symlinkSync,
   writeFileSync,
 } from "node:fs";
-import { homedir, tmpdir } from "node:os";
-import { delimiter, join } from "node:path";
+import { writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { delimiter, dirname, join } from "node:path";
 import { promisify } from "node:util";
-import { LocalWorkspace, type Stack } from "@pulumi/pulumi/automation";
+import { LocalWorkspace, PulumiCommand, type Stack } from "@pulumi/pulumi/automation";
 import { stringify } from "yaml";
 import { ownerLabel } from "../../../clients/docker/ownership";
 import { binDirectory } from "../../../tools/bin";
-import { providePlugins } from "./plugins/plugins";
+import { launcher, providePulumi, type ProvidedPulumi } from "../../../rehearsal/engine/pulumi";
 import { saveSysctls } from "./world/sysctls";
 import { buildWorld, type World } from "./world/world";
 
@@ -37,26 +39,10 @@ const inotify = { max_user_watches: 524_288, max_user_instances: 512 } as const;
 
 /** What is missing on this machine for the suite; undefined when nothing is. */
 export async function missing(): Promise<string | undefined> {
-  const answers = async (command: string, ...args: string[]) =>
-    execute(command, args, { env: { ...process.env, PATH: searchPath() } }).then(
-      () => true,
-      () => false,
-    );
-  if (!(await answers("docker", "info"))) return "Docker does not answer";
-  if (!(await answers("pulumi", "version"))) return "there is no Pulumi CLI";
-  const scratch = mkdtempSync(join(tmpdir(), "platform-plugins-"));
-  const plugins = await providePlugins(scratch, process.env);
-  rmSync(scratch, { recursive: true });
-  return plugins.missing.length === 0 ? undefined : `Pulumi lacks the plugins ${plugins.missing.join(", ")}`;
-}
-
-/** The CLI itself comes before npm's installer of it, whose process would stand between a test and Pulumi. */
-function searchPath(): string {
-  const { version } = JSON.parse(
-    readFileSync(join(root, "node_modules", "pulumi", "package.json"), "utf8"),
-  ) as { version: string };
-  const pulumi = join(homedir(), ".pulumi", "versions", version, "bin");
-  return [pulumi, binDirectory(), process.env.PATH ?? ""].join(delimiter);
+  return execute("docker", ["info"]).then(
+    () => undefined,
+    () => "Docker does not answer",
+  );
 }
 
 /** This machine with a checkout of the project, the real Pulumi CLI and an offline world to pull from. */
@@ -67,37 +53,42 @@ export class Machine {
     readonly world: World,
     /** The environment of every command. */
     readonly env: NodeJS.ProcessEnv,
-    /** Plugins that are stand-ins, by name and version. */
+    /** The stand-ins of Pulumi's plugins, by name and version. */
     readonly standIns: readonly string[],
+    /** Absolute path of the directory that holds `bin/pulumi`. */
+    private readonly pulumi: string,
     private readonly restore: () => void,
   ) {}
 
   static async prepare(report: (line: string) => void): Promise<Machine> {
     const world = await buildWorld(report);
     const directory = mkdtempSync(join(tmpdir(), "platform-kind-"));
-    const path = [...world.path, searchPath()].join(delimiter);
-    const plugins = await providePlugins(join(directory, "plugins"), { ...process.env, PATH: path });
+    const path = [...world.path, binDirectory(), process.env.PATH ?? ""].join(delimiter);
+    const home = join(directory, "pulumi-home");
+    const pulumi = await providePulumi(home, {
+      env: { ...process.env, PATH: path },
+      realPlugins: true,
+      report,
+    });
+    const standIns = [...pulumi.standIns, ...(await provideLanguageHost(pulumi))];
     const { DOCKER_HOST, HOME, GOPATH, GOCACHE, GOPROXY, SSL_CERT_FILE } = process.env;
     const env = Object.fromEntries(
       Object.entries({
         ...{ DOCKER_HOST, HOME, GOPATH, GOCACHE, GOPROXY, SSL_CERT_FILE },
-        PATH: path,
-        ...plugins.env,
+        ...pulumi.env,
         KUBECONFIG: join(directory, "user.kubeconfig"),
         TMPDIR: join(directory, "tmp"),
         XDG_STATE_HOME: join(directory, "state"),
         PULUMI_BACKEND_URL: `file://${join(directory, "pulumi")}`,
         PULUMI_CONFIG_PASSPHRASE: "the passphrase of the suite",
-        PULUMI_SKIP_UPDATE_CHECK: "true",
         // As "npx platform up" sets it.
         NODE_COMPILE_CACHE: join(directory, "node"),
-        PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION: "true",
       }).filter(([, value]) => value !== undefined),
     );
     for (const name of ["pulumi", "tmp"]) mkdirSync(join(directory, name));
     const restoreSysctls = saveSysctls();
     const restoreInotify = raiseInotify();
-    const machine = new Machine(directory, world, env, plugins.standIns, () => {
+    const machine = new Machine(directory, world, env, standIns, pulumi.root, () => {
       restoreSysctls();
       restoreInotify();
     });
@@ -149,7 +140,11 @@ export class Machine {
     const envVars = Object.fromEntries(
       Object.entries(this.env).flatMap(([key, value]) => (value === undefined ? [] : [[key, value]])),
     );
-    return LocalWorkspace.createOrSelectStack({ stackName, workDir: this.project }, { envVars });
+    const pulumiCommand = await PulumiCommand.get({ root: this.pulumi });
+    return LocalWorkspace.createOrSelectStack(
+      { stackName, workDir: this.project },
+      { envVars, pulumiCommand },
+    );
   }
 
   /** Runs a command of the machine and returns what it printed. @throws with all that it printed */
@@ -254,6 +249,21 @@ export class Machine {
       return 1;
     }
   }
+}
+
+/**
+ * Puts a stand-in of Pulumi's language host beside the command line of an installation, unless there is a real one.
+ *
+ * @returns the stand-ins
+ */
+async function provideLanguageHost({ root, env }: ProvidedPulumi): Promise<string[]> {
+  const name = "pulumi-language-nodejs";
+  const bin = join(root, "bin");
+  const beside = dirname(realpathSync(join(bin, "pulumi")));
+  const directories = [beside, ...(env.PATH ?? "").split(delimiter)];
+  if (directories.some((directory) => existsSync(join(directory, name)))) return [];
+  await writeFile(join(bin, name), launcher(join(__dirname, "language-host.ts")), { mode: 0o755 });
+  return ["language host"];
 }
 
 /** Lifts the limits as far as this user may; the doctor tells what is left. */
