@@ -10,6 +10,8 @@ import { project } from "./cli/project";
 interface RehearseOptions {
   /** Leave the platform running until `npx platform stop`. */
   readonly keep?: boolean;
+  /** Run Pulumi's own command line, on a machine without Docker. */
+  readonly engine?: boolean;
   /** Open the encrypted secrets with the stack's own identity. */
   readonly identity?: boolean;
   /** @default text */
@@ -24,6 +26,12 @@ export const rehearse = stackCommand(
   "rehearse",
   "Takes a stack from nothing to every layer Ready on a throw-away control plane.",
 )
+  .addOption(
+    new Option(
+      "--engine",
+      "run Pulumi's own command line, preview and up, with stand-ins of Docker and Kind; shows what Pulumi prints",
+    ).conflicts(["keep", "output", "simulated"]),
+  )
   .option(
     "--identity",
     "open the stack's encrypted secrets with its own identity instead of generating values",
@@ -37,7 +45,9 @@ export const rehearse = stackCommand(
       .argParser(readTimeout),
   )
   .action(async (argument: string | undefined, options: RehearseOptions) => {
-    process.exitCode = await rehearseStack(await stackOf(rehearse, argument), options);
+    const stack = await stackOf(rehearse, argument);
+    process.exitCode =
+      options.engine === true ? await rehearseEngine(stack, options) : await rehearseStack(stack, options);
   });
 
 function readTimeout(text: string): number {
@@ -104,5 +114,46 @@ export async function rehearseStack(
   } finally {
     view.close();
     await rehearsal?.stop();
+  }
+}
+
+/**
+ * Runs a preview and an update of Pulumi's own command line.
+ *
+ * @returns the exit code
+ */
+async function rehearseEngine(
+  stack: string,
+  { identity = false, timeout }: Pick<RehearseOptions, "identity" | "timeout">,
+): Promise<number> {
+  // Most commands do not need Pulumi's Automation API.
+  const { EngineRehearsal } = await import("../rehearsal/engine/engine");
+  const view = new View(process.stderr);
+  const report = (line: string) => {
+    view.line(line);
+  };
+  const options = { stack, project, timeoutSeconds: timeout, identity, report };
+  const engine = await EngineRehearsal.start({ ...options, progress: view.progress.bind(view) });
+  view.close();
+  let interrupted = 0;
+  const interrupt = (signal: NodeJS.Signals) => {
+    interrupted = signal === "SIGINT" ? 130 : 143;
+    void engine.stop().then(() => process.exit(interrupted));
+  };
+  process.once("SIGINT", interrupt).once("SIGTERM", interrupt);
+  const colour = process.stdout.isTTY && (process.env.NO_COLOR ?? "") === "";
+  const onOutput = (text: string) => process.stdout.write(text);
+  try {
+    for (const command of ["preview", "up"] as const) {
+      const { failure } = await engine.run(command, { onOutput, colour });
+      if (failure !== undefined) return interrupted > 0 ? interrupted : 1;
+    }
+    const standIns = engine.simulated.map((name) => `plugin ${name}`).join(", ");
+    process.stderr.write(
+      `Stand-ins: Docker and Kind (processes of this machine), ${standIns}. Nothing is left of it.\n`,
+    );
+    return 0;
+  } finally {
+    await engine.stop();
   }
 }

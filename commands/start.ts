@@ -25,6 +25,9 @@ export const start = new Command("start")
         `Stack "${stack}" cannot run on this machine yet, so it is rehearsed: the real API server and Flux run as processes of this machine, nodes and pods are simulated, and "npm stop" ends it all. "npx platform doctor ${stack}" names everything that is missing.\n`,
       );
       process.exitCode = await rehearseStack(stack, { keep: true });
+      process.stderr.write(
+        `See the same by Pulumi's own command line with: npx platform rehearse ${stack} --engine\n`,
+      );
       return;
     }
     process.exitCode = fatal.length > 0 ? 1 : await runPulumi("up", stack, ["--yes"]);

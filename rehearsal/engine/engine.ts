@@ -11,6 +11,7 @@ import { isPortTaken } from "../../system/port";
 import { killGroup } from "../../system/process";
 import { directLoopback } from "../../system/proxy";
 import type { ScratchDirectory } from "../../system/scratch-directory";
+import type { ProgressReceiver } from "../../tools/progress";
 import { ensureTools } from "../../tools/tools";
 import { prepareCharts, RehearsedCluster } from "../cluster";
 import { checkDisk, defaultTimeout, readDefinitions, rehearsalTools, temporaryDirectory } from "../rehearsal";
@@ -32,6 +33,8 @@ export interface EngineOptions {
   readonly config?: Readonly<Record<string, unknown>>;
   /** Takes a line of progress. */
   readonly report: (line: string) => void;
+  /** Takes every change of the progress of the tools. @default `report` takes a line now and then */
+  readonly progress?: ProgressReceiver;
 }
 
 /** A run of Pulumi that has ended. */
@@ -104,7 +107,10 @@ export class EngineRehearsal {
     const definitions =
       rehearsal?.definitions === undefined ? [] : await readDefinitions(rehearsal.definitions);
     await checkDisk();
-    const paths = await ensureTools([...rehearsalTools, "kind"], { report });
+    const paths = await ensureTools([...rehearsalTools, "kind", "pulumi"], {
+      report,
+      progress: options.progress,
+    });
     const scratch = temporaryDirectory();
     const directory = scratch.path;
     const clusters = new Set<RehearsedCluster>();

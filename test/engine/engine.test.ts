@@ -1,5 +1,5 @@
 import { deepEqual, equal, match, ok, rejects } from "node:assert/strict";
-import { appendFileSync, readFileSync, rmSync } from "node:fs";
+import { appendFileSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parse } from "yaml";
@@ -261,6 +261,42 @@ describe("the real engine", function () {
       });
     }
   });
+
+  /** State files of earlier versions: commit → what its providers look like in it. */
+  const versions = readdirSync(join(__dirname, "states")).map((file) => file.replace(".json", ""));
+  for (const version of versions) {
+    describe(`the state that commit ${version} left`, () => {
+      it("is refreshed when nothing of it exists any more, and the next run makes everything", async () => {
+        deepEqual(machine().holdings(), []);
+        platform.restore(version);
+        const { failure, output } = await platform.engine.run("refresh");
+        equal(failure, undefined, output);
+        await platform.up();
+      });
+
+      it("takes over what exists: nothing is made again, and nothing is left to do", async () => {
+        const before = machine().holdings();
+        const id = await machine().run("docker", "ps", "--quiet");
+        platform.restore(version);
+        const { operations } = await platform.up();
+        deepEqual(machine().holdings(), before);
+        equal(await machine().run("docker", "ps", "--quiet"), id);
+        for (const name of ["platform-cluster-kind", "platform-registry-container", "platform-network"])
+          ok(
+            !operations.some(
+              (operation) => /^(create|delete|replace)/.test(operation) && operation.endsWith(` ${name}`),
+            ),
+            operations.join("\n"),
+          );
+        deepEqual(await truthfully(), []);
+      });
+
+      it("is enough to delete everything", async () => {
+        platform.restore(version);
+        await platform.gone();
+      });
+    });
+  }
 
   describe("destroy", () => {
     it(`keeps the registry's ${volume} when the settings say so`, async () => {

@@ -1,4 +1,4 @@
-import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { deepEqual, equal } from "node:assert/strict";
@@ -52,13 +52,32 @@ export class Platform {
     return new KubernetesClient(this.engine.machine.kubeconfig(stack) ?? "");
   }
 
+  private get stateFile(): string {
+    return join(this.engine.stateDirectory, ".pulumi", "stacks", "platform", `${stack}.json`);
+  }
+
   /** The deployment in the state file. */
   state(): { readonly resources: readonly { readonly urn: string }[] } {
-    const file = join(this.engine.stateDirectory, ".pulumi", "stacks", "platform", `${stack}.json`);
-    const { checkpoint } = JSON.parse(readFileSync(file, "utf8")) as {
+    const { checkpoint } = JSON.parse(readFileSync(this.stateFile, "utf8")) as {
       checkpoint: { latest: { resources?: { urn: string }[] } };
     };
     return { resources: checkpoint.latest.resources ?? [] };
+  }
+
+  /** Puts the state file of an earlier version in place, as if that version had made the platform here. */
+  restore(version: string): void {
+    const { directory, port } = this.engine;
+    const kept = readFileSync(join(__dirname, "states", `${version}.json`), "utf8");
+    const values: Readonly<Record<string, string>> = {
+      directory,
+      project,
+      tree: this.tree,
+      port: String(port),
+    };
+    writeFileSync(
+      this.stateFile,
+      kept.replace(/\{\{(\w+)\}\}/g, (_, name: string) => values[name] ?? ""),
+    );
   }
 
   /** The files of the locks of the stack. */

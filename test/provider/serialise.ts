@@ -17,7 +17,7 @@ async function serialiseProviders(): Promise<Record<string, string>> {
     const { FluxNamespace } = await import("../../components/dynamic/flux-namespace");
     const { Seed } = await import("../../components/dynamic/seed");
     const { Gate } = await import("../../components/dynamic/gate");
-    // The provider does not depend on the arguments.
+    // The provider does not depend on the arguments; the addresses of a container depend on its port.
     const resources = [
       ...[
         AgeIdentity,
@@ -33,7 +33,9 @@ async function serialiseProviders(): Promise<Record<string, string>> {
       ],
     ];
     for (const Resource of resources) {
-      new (Resource as unknown as new (name: string, args: object) => unknown)(Resource.name, {});
+      new (Resource as unknown as new (name: string, args: object) => unknown)(Resource.name, {
+        port: { container: 0, host: 0 },
+      });
     }
   });
   return Object.fromEntries(

@@ -281,6 +281,7 @@ describe("Platform of a stack on this machine", () => {
   it("publishes the registry on a volume of its own", () => {
     deepEqual(dynamicInputs(find(resources, "platform-registry-container")), {
       ...{ name: "platform-local-registry", owner: "platform/local" },
+      ...{ hostAddress: "127.0.0.1:5051", networkAddress: "platform-local-registry:5000" },
       image: "sha256:image",
       network: "platform-local",
       port: { container: 5000, host: 5051 },
@@ -328,6 +329,8 @@ describe("Platform of a stack on this machine", () => {
       enablePatchForce: "true",
       deleteUnreachable: "true",
       upsertExistingObjects: "true",
+      enableConfigMapMutable: "true",
+      enableSecretMutable: "true",
     });
   });
 

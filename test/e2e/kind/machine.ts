@@ -39,6 +39,8 @@ const inotify = { max_user_watches: 524_288, max_user_instances: 512 } as const;
 
 /** What is missing on this machine for the suite; undefined when nothing is. */
 export async function missing(): Promise<string | undefined> {
+  const { KIND_DEADLINE: deadline } = process.env;
+  if (deadline !== undefined && Date.now() > Number(deadline) * 1000) return "KIND_DEADLINE has passed";
   return execute("docker", ["info"]).then(
     () => undefined,
     () => "Docker does not answer",

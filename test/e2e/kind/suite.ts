@@ -1,10 +1,8 @@
 import { Machine, missing } from "./machine";
 
-let told = false;
-
 /**
  * A suite on a machine of its own, from which it starts with nothing but the images of the offline world. Where
- * something is missing for it, one line says what; it is the same for every suite.
+ * something is missing for it, one line says what.
  */
 export function suiteOnKind(title: string, define: (machine: () => Machine) => void): void {
   describe(title, function () {
@@ -14,8 +12,7 @@ export function suiteOnKind(title: string, define: (machine: () => Machine) => v
     before(async function () {
       const reason = await missing();
       if (reason !== undefined) {
-        if (!told) console.log(`    skipped: every test of pulumi up on Kind, because ${reason}`);
-        told = true;
+        console.log(`    skipped: every test of "${title}", because ${reason}`);
         this.skip();
       }
       machine = await Machine.prepare((line) => {
