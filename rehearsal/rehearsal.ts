@@ -13,7 +13,7 @@ import { causeOf } from "../system/file-error";
 import { slowdown } from "../system/load";
 import { ScratchDirectory } from "../system/scratch-directory";
 import type { ProgressReceiver } from "../tools/progress";
-import { installTools, programTools } from "../tools/tools";
+import { findOptional, installTools, programTools } from "../tools/tools";
 import { prepareCharts, RehearsedCluster } from "./cluster";
 import { controlPlaneTools, type ControlPlane } from "./control-plane";
 import type { StackState } from "./live-mocks";
@@ -102,7 +102,9 @@ export class Rehearsal {
     const { paths, all } = installTools([...rehearsalTools, ...clusterKindOf(cluster).tools], {
       ...{ report: options.report, progress: options.progress, signal: ended.signal },
     });
-    await Promise.all([paths.etcd, paths["kube-apiserver"]]);
+    // The charts for a real helm-controller are packed as soon as the control plane answers.
+    const packer = findOptional("helm-controller") === undefined ? [] : [paths.helm];
+    await Promise.all([paths.etcd, paths["kube-apiserver"], ...packer]);
     const scratch = temporaryDirectory();
     const directory = scratch.path;
     // The program loads while the control plane starts.
