@@ -31,6 +31,8 @@ export interface EngineOptions {
   readonly timeoutSeconds?: number;
   /** Settings that replace those of `Pulumi.<stack>.yaml`: `platform:key` → value. @default none */
   readonly config?: Readonly<Record<string, unknown>>;
+  /** Absolute path of a module that exports another program, to compare with. @default the project's own */
+  readonly program?: string;
   /** Takes a line of progress. */
   readonly report: (line: string) => void;
   /** Takes every change of the progress of the tools. @default `report` takes a line now and then */
@@ -225,8 +227,9 @@ export class EngineRehearsal {
         resolve({ failure, output, events, operations, outputs: last?.kind === "done" ? last.outputs : {} });
       });
     });
-    const { stack } = this.options;
-    const request: RunRequest = { command, stack, workDirectory: join(this.directory, "work"), colour };
+    const { stack, program } = this.options;
+    const workDirectory = join(this.directory, "work");
+    const request: RunRequest = { command, stack, program, workDirectory, colour };
     child.send(request);
     return {
       ...{ ended, changes },

@@ -56,7 +56,7 @@ export async function providePulumi(
       await symlink(installed, join(plugins, basename(installed)));
     } else if (name === "kubernetes") {
       const built = await ensureTools(["pulumi-resource-kubernetes"], { env, report });
-      await provide(program, built["pulumi-resource-kubernetes"]);
+      await writeFile(join(bin, program), guarded(built["pulumi-resource-kubernetes"]), { mode: 0o755 });
     } else {
       await writeFile(join(bin, program), launcher(join(__dirname, "plugins", `${name}.ts`)), {
         mode: 0o755,
@@ -81,13 +81,28 @@ export async function providePulumi(
 const sdks = ["command", "docker", "kubernetes", "random"];
 
 /**
+ * A script that runs a plugin, and ends it with the engine: the plugin itself outlives a killed engine, which holds the
+ * other end of its standard input.
+ */
+function guarded(plugin: string): string {
+  return `#!/bin/sh
+exec 3<&0
+{ cat <&3; kill -KILL $$; } >/dev/null 2>&1 &
+exec ${quoted(plugin)} "$@" </dev/null 3<&-
+`;
+}
+
+function quoted(text: string): string {
+  return `'${text.replaceAll("'", `'\\''`)}'`;
+}
+
+/**
  * A script that runs a plugin written in TypeScript: ts-node wants this project's directory, and the command of a hook
  * wants the directory of the run.
  *
  * @param source absolute path of the plugin
  */
 export function launcher(source: string): string {
-  const quoted = (text: string) => `'${text.replaceAll("'", `'\\''`)}'`;
   const node = `${quoted(process.execPath)} -r ts-node/register/transpile-only`;
   return `#!/bin/sh\nexport PLATFORM_RUN_DIRECTORY="$PWD"\ncd ${quoted(project)} && exec ${node} ${quoted(source)} "$@"\n`;
 }

@@ -1,4 +1,4 @@
-import { LocalWorkspace, type EngineEvent, type Stack } from "@pulumi/pulumi/automation";
+import { LocalWorkspace, type EngineEvent, type PulumiFn, type Stack } from "@pulumi/pulumi/automation";
 import { examine } from "../../core/needs/needs";
 import { thisHost } from "../../core/host/host";
 import type { PlatformConfig } from "../../core/settings/config";
@@ -13,6 +13,8 @@ export interface RunRequest {
   readonly stack: string;
   /** Absolute path of the directory with Pulumi.yaml and the settings of the stack. */
   readonly workDirectory: string;
+  /** Absolute path of a module that exports another program. @default the project's own */
+  readonly program?: string;
   /** Whether the output has colours. */
   readonly colour: boolean;
 }
@@ -32,6 +34,12 @@ function examineMachine(config: PlatformConfig) {
     portTaken: () => Promise.resolve(false),
     freeBytes: () => Promise.resolve(Number.POSITIVE_INFINITY),
   });
+}
+
+function programOf({ program: other }: RunRequest): PulumiFn {
+  if (other === undefined) return () => program(examineMachine);
+  // eslint-disable-next-line @typescript-eslint/no-require-imports -- as Pulumi loads a program
+  return async () => (require(other) as PulumiFn)();
 }
 
 /** @returns the outputs of the stack, as far as the command gives them */
@@ -65,7 +73,7 @@ async function main(request: RunRequest): Promise<RunMessage> {
   const { stack: stackName, workDirectory: workDir } = request;
   try {
     const stack = await LocalWorkspace.createOrSelectStack(
-      { stackName, projectName: "platform", program: () => program(examineMachine) },
+      { stackName, projectName: "platform", program: programOf(request) },
       { workDir },
     );
     return { kind: "done", outputs: await runCommand(stack, request) };

@@ -1,10 +1,13 @@
 import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { deepEqual, equal } from "node:assert/strict";
+import { setTimeout as sleep } from "node:timers/promises";
+import { deepEqual, equal, rejects } from "node:assert/strict";
 import { kustomizeApi } from "../../clients/flux/kinds";
 import { KubernetesClient, type Manifest } from "../../clients/kubernetes/client";
 import { Crane } from "../../clients/registry/oci";
+import { readNow } from "../e2e/leak-search";
 import { EngineRehearsal, type EngineResult } from "../../rehearsal/engine/engine";
 
 const project = join(__dirname, "..", "..");
@@ -42,8 +45,13 @@ export class Platform {
     return new Platform(engine, tree, scratch);
   }
 
+  /** Ends everything, and checks that no process is left, of the killed runs neither. */
   async stop(): Promise<void> {
+    const { directory } = this.engine;
     await this.engine.stop();
+    for (let look = 0; processesOf(directory).length > 0 && look < 50; look++) await sleep(100);
+    deepEqual(processesOf(directory), []);
+    await rejects(stat(directory), { code: "ENOENT" });
     rmSync(this.scratch, { recursive: true, force: true });
   }
 
@@ -136,4 +144,12 @@ export class Platform {
     );
     equal(found.sort().join("\n"), wanted.join("\n"));
   }
+}
+
+/** The processes whose command line names a directory. */
+function processesOf(directory: string): string[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map((pid) => readNow(`/proc/${pid}/cmdline`).toString().replaceAll("\0", " "))
+    .filter((command) => command.includes(directory));
 }
