@@ -1,6 +1,7 @@
 import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { basename, delimiter, join } from "node:path";
 import { pluginDirectory, pluginOf } from "../../core/host/plugins";
+import { programsNamed } from "../../core/host/programs";
 import { ensureTools, pinnedVersion } from "../../tools/tools";
 
 const project = join(__dirname, "..", "..");
@@ -51,12 +52,14 @@ export async function providePulumi(
   for (const plugin of await Promise.all(sdks.map(pluginOf))) {
     const { name, version } = plugin;
     const program = `pulumi-resource-${name}`;
-    const installed = realPlugins || name === "kubernetes" ? await pluginDirectory(plugin, env) : undefined;
-    if (installed !== undefined) {
-      await symlink(installed, join(plugins, basename(installed)));
-    } else if (name === "kubernetes") {
-      const built = await ensureTools(["pulumi-resource-kubernetes"], { env, report });
-      await writeFile(join(bin, program), guarded(built["pulumi-resource-kubernetes"]), { mode: 0o755 });
+    const mayBeReal = realPlugins || name === "kubernetes";
+    const directory = mayBeReal ? await pluginDirectory(plugin, env) : undefined;
+    const [onPath] = mayBeReal ? programsNamed(program, env.PATH ?? "") : [];
+    if (directory !== undefined) {
+      await symlink(directory, join(plugins, basename(directory)));
+    } else if (onPath !== undefined || name === "kubernetes") {
+      const file = onPath ?? (await ensureTools([kubernetesPlugin], { env, report }))[kubernetesPlugin];
+      await writeFile(join(bin, program), guarded(file), { mode: 0o755 });
     } else {
       await writeFile(join(bin, program), launcher(join(__dirname, "plugins", `${name}.ts`)), {
         mode: 0o755,
@@ -79,6 +82,7 @@ export async function providePulumi(
 
 /** The SDKs that the project installs, each with a plugin. */
 const sdks = ["command", "docker", "kubernetes", "random"];
+const kubernetesPlugin = "pulumi-resource-kubernetes";
 
 /**
  * A script that runs a plugin, and ends it with the engine: the plugin itself outlives a killed engine, which holds the
