@@ -144,7 +144,7 @@ function recipeFiles(): string[] {
   const own = readdirSync(__dirname, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name));
-  const pins = ["cli", "control-plane", "upstream"].flatMap((set) =>
+  const pins = [".", "cli", "upstream"].flatMap((set) =>
     ["go.mod", "go.sum"].map((file) => join(toolsDirectory, set, file)),
   );
   return [...own.sort(), ...pins];
