@@ -48,11 +48,11 @@ export async function readIfThere(path: string, operation: string): Promise<stri
 
 /** The sentence for a user whose file cannot be written. */
 export function notWritten(path: string, error: Error): Error {
-  const { code } = error as NodeJS.ErrnoException;
+  const { code, path: failed = path } = error as NodeJS.ErrnoException;
   const isFull = code === "ENOSPC" || code === "EDQUOT";
   const remedy = isFull ? "Free some space on its disk" : "Make its directory writable for this user";
   return new Error(
-    `Writing ${path} failed: ${causeOf(error, path)}. ${remedy}, and run the same command again.`,
+    `Writing ${path} failed: ${causeOf(error, failed)}. ${remedy}, and run the same command again.`,
     {
       cause: error,
     },

@@ -46,7 +46,7 @@ export async function providePulumi(
   const { pulumi } = await ensureTools(["pulumi"], { env, report });
   await provide("pulumi", pulumi);
   const dynamic = "pulumi-resource-pulumi-nodejs";
-  await provide(dynamic, require.resolve(`@pulumi/pulumi/${dynamic}`));
+  await writeFile(join(bin, dynamic), guarded(require.resolve(`@pulumi/pulumi/${dynamic}`)), { mode: 0o755 });
 
   const standIns: string[] = [];
   for (const plugin of await Promise.all(sdks.map(pluginOf))) {
@@ -85,13 +85,13 @@ const sdks = ["command", "docker", "kubernetes", "random"];
 const kubernetesPlugin = "pulumi-resource-kubernetes";
 
 /**
- * A script that runs a plugin, and ends it with the engine: the plugin itself outlives a killed engine, which holds the
- * other end of its standard input.
+ * A script that runs a plugin, and ends it with the engine: a plugin outlives a killed engine, which holds the other end
+ * of its standard input. The engine starts each plugin in a process group of its own.
  */
 function guarded(plugin: string): string {
   return `#!/bin/sh
 exec 3<&0
-{ cat <&3; kill -KILL $$; } >/dev/null 2>&1 &
+{ cat <&3; kill -KILL 0; } >/dev/null 2>&1 &
 exec ${quoted(plugin)} "$@" </dev/null 3<&-
 `;
 }

@@ -633,18 +633,18 @@ describe("an identity file", () => {
     await rejects(write(), (error: Error) => {
       match(
         error.message,
-        /^Writing \S+prod\.agekey failed: [A-Z]+: [a-z ]+\. [A-Z][^.]+, and run the same command again\.$/,
+        /^Writing \S+prod\.agekey failed: \S+prod\.agekey\.new is a directory\. [A-Z][^.]+, and run the same command again\.$/,
       );
       return true;
     });
     equal(of.read("keys/prod.agekey"), `${key(1)}\n`);
-    for (const [code, remedy] of [
-      ["ENOSPC", "Free some space on its disk"],
-      ["EROFS", "Make its directory writable for this user"],
+    for (const [code, cause, remedy] of [
+      ["ENOSPC", "the disk of /a is full", "Free some space on its disk"],
+      ["EROFS", "/a is on a file system that is read-only", "Make its directory writable for this user"],
     ] as const) {
       equal(
         notWritten("/a", Object.assign(new Error(`${code}: reason, write`), { code })).message,
-        `Writing /a failed: ${code}: reason. ${remedy}, and run the same command again.`,
+        `Writing /a failed: ${cause}. ${remedy}, and run the same command again.`,
       );
     }
   });
