@@ -6,7 +6,6 @@ import { join } from "node:path";
 import { parseAllDocuments } from "yaml";
 import type { LayerResult } from "../core/release/wait";
 import type { Manifest } from "../clients/kubernetes/client";
-import { renderCluster } from "../core/tree/render";
 import { clusterKindOf } from "../core/cluster/kinds";
 import { asPulumiConfig, contextOf, parseConfig, readStackFile } from "../core/settings/config";
 import { causeOf } from "../system/file-error";
@@ -18,7 +17,7 @@ import { prepareCharts, RehearsedCluster } from "./cluster";
 import { controlPlaneTools, type ControlPlane } from "./control-plane";
 import type { StackState } from "./live-mocks";
 import type { ProgramMessage, ProgramRequest } from "./program";
-import { rehearsedSettings } from "./settings";
+import { objectsOf, rehearsedSettings } from "./settings";
 import { killGroup } from "../system/process";
 import { directLoopback } from "../system/proxy";
 
@@ -156,7 +155,7 @@ export class Rehearsal {
     this.program = undefined;
     this.running = child;
     const request = this.request(config);
-    this.cluster.simulation.use(() => this.objects(request));
+    this.cluster.simulation.use(() => objectsOf(request.stack, request.config, this.options.project));
     const [message] = await Promise.all([this.run(child, request), this.controlPlane.ready()]);
     this.state = message.state;
     const simulated = [...new Set([...this.simulated, ...(message.simulated ?? [])])].sort();
@@ -187,17 +186,6 @@ export class Rehearsal {
     await Promise.all([endProgram(this.program), endProgram(this.running)]);
     await this.cluster.stop();
     await this.scratch.remove();
-  }
-
-  /** The objects of all layers; empty if the tree or a setting is bad, which the program refuses. */
-  private async objects({ stack, config }: ProgramRequest): Promise<readonly Manifest[]> {
-    try {
-      const { gitops } = parseConfig(stack, config, await contextOf(this.options.project));
-      const { layers } = await renderCluster(gitops.tree, gitops.cluster);
-      return layers.flatMap(({ manifests }) => manifests);
-    } catch {
-      return [];
-    }
   }
 
   private run(

@@ -1,5 +1,8 @@
 import { join } from "node:path";
 import { clusterKindOf, type ClusterConfig } from "../core/cluster/kinds";
+import type { Manifest } from "../clients/kubernetes/client";
+import { contextOf, parseConfig } from "../core/settings/config";
+import { renderCluster } from "../core/tree/render";
 import { chartsIn } from "./cluster";
 
 /** The parts of a rehearsal that its settings name. */
@@ -39,4 +42,23 @@ export function rehearsedSettings(
     "platform:cluster": clusterKindOf(cluster).rehearsed(cluster, standIn.kubeconfigPath),
     ...(section("platform:registry").kind === "remote" ? { "platform:registry": registry } : {}),
   };
+}
+
+/**
+ * The objects of all layers; empty if the tree or a setting is bad, which the program refuses.
+ *
+ * @param config of the stack, as Pulumi has it
+ */
+export async function objectsOf(
+  stack: string,
+  config: Readonly<Record<string, string>>,
+  project: string,
+): Promise<readonly Manifest[]> {
+  try {
+    const { gitops } = parseConfig(stack, config, await contextOf(project));
+    const { layers } = await renderCluster(gitops.tree, gitops.cluster);
+    return layers.flatMap(({ manifests }) => manifests);
+  } catch {
+    return [];
+  }
 }

@@ -1,8 +1,6 @@
 import { execFile } from "node:child_process";
 import { hash } from "node:crypto";
 import {
-  accessSync,
-  constants,
   existsSync,
   lstatSync,
   mkdirSync,
@@ -19,6 +17,7 @@ import { userInfo } from "node:os";
 import { delimiter, dirname, join, sep } from "node:path";
 import { cacheDirectory } from "../system/cache";
 import { withLock } from "../system/lock";
+import { isProgram } from "../system/programs";
 import { binDirectory, sharedBinDirectory } from "./bin";
 import { environmentOf } from "./command";
 import { goBuild, GoBuildError } from "./go-build";
@@ -591,16 +590,7 @@ function searchPath(env: NodeJS.ProcessEnv): string[] {
 }
 
 function findExecutable(name: string, directories: readonly string[]): string | undefined {
-  return directories.map((directory) => directory + sep + name).find(isExecutable);
-}
-
-function isExecutable(path: string): boolean {
-  try {
-    accessSync(path, constants.X_OK);
-    return statSync(path).isFile();
-  } catch {
-    return false;
-  }
+  return directories.map((directory) => directory + sep + name).find(isProgram);
 }
 
 /** Makes `path` a link to `target` in one step: a reader sees the old link or the new link. */

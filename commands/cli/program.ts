@@ -2,7 +2,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { realpathSync } from "node:fs";
 import { delimiter, dirname } from "node:path";
-import { programsNamed } from "../../core/host/programs";
+import { programsNamed } from "../../system/programs";
 import { isReachable } from "../../system/reach";
 
 /** The Pulumi CLI of a run. */

@@ -6,7 +6,7 @@ import { isPortTaken } from "../../system/port";
 import { isReachable } from "../../system/reach";
 import type { Finding } from "../findings/finding";
 import { isInstalled, pluginOf, type Plugin } from "./plugins";
-import { programsNamed } from "./programs";
+import { programsNamed } from "../../system/programs";
 
 /** A requirement of a stack that this machine does not meet. */
 export interface Need extends Finding {

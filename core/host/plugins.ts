@@ -1,7 +1,7 @@
 import { access, constants, readFile } from "node:fs/promises";
 import { userInfo } from "node:os";
 import { join } from "node:path";
-import { programsNamed } from "./programs";
+import { programsNamed } from "../../system/programs";
 
 /** A resource plugin of Pulumi, in the version of its installed SDK. */
 export interface Plugin {

@@ -6,7 +6,6 @@ import type { EngineEvent } from "@pulumi/pulumi/automation";
 import { parse, stringify } from "yaml";
 import type { Manifest } from "../../clients/kubernetes/client";
 import { asPulumiConfig, contextOf, parseConfig, readStackFile } from "../../core/settings/config";
-import { renderCluster } from "../../core/tree/render";
 import { isPortTaken } from "../../system/port";
 import { killGroup } from "../../system/process";
 import { directLoopback } from "../../system/proxy";
@@ -15,7 +14,7 @@ import type { ProgressReceiver } from "../../tools/progress";
 import { ensureTools } from "../../tools/tools";
 import { prepareCharts, RehearsedCluster } from "../cluster";
 import { checkDisk, defaultTimeout, readDefinitions, rehearsalTools, temporaryDirectory } from "../rehearsal";
-import { rehearsedSettings } from "../settings";
+import { objectsOf, rehearsedSettings } from "../settings";
 import { SimulatedMachine } from "./machine";
 import { providePulumi } from "./pulumi";
 import type { Command, RunMessage, RunRequest } from "./run";
@@ -263,16 +262,9 @@ export class EngineRehearsal {
     return encryptionsalt === undefined ? {} : { encryptionsalt };
   }
 
-  /** The objects of all layers; empty if the tree or a setting is bad, which the program refuses. */
-  private async objects(): Promise<readonly Manifest[]> {
-    try {
-      const { stack, project } = this.options;
-      const { gitops } = parseConfig(stack, asPulumiConfig(this.current), await contextOf(project));
-      const { layers } = await renderCluster(gitops.tree, gitops.cluster);
-      return layers.flatMap(({ manifests }) => manifests);
-    } catch {
-      return [];
-    }
+  private objects(): Promise<readonly Manifest[]> {
+    const { stack, project } = this.options;
+    return objectsOf(stack, asPulumiConfig(this.current), project);
   }
 }
 

@@ -6,6 +6,7 @@ import { createServer as createSocket, type Server } from "node:net";
 import { basename, join } from "node:path";
 import { parse, stringify } from "yaml";
 import { isPortTaken } from "../../system/port";
+import { quoted } from "../../system/programs";
 import { httpProbe, ProcessGroup, type SupervisedProcess } from "../../system/process";
 
 /** A cluster that `kind create cluster` of a {@link SimulatedMachine} makes. */
@@ -148,7 +149,7 @@ export class SimulatedMachine {
         machine.#socket,
         program,
       ];
-      const script = `#!/bin/sh\nexec ${words.map((word) => `'${word.replaceAll("'", `'\\''`)}'`).join(" ")} "$@"\n`;
+      const script = `#!/bin/sh\nexec ${words.map(quoted).join(" ")} "$@"\n`;
       writeFileSync(join(machine.path, program), script, { mode: 0o755 });
     }
     return machine;

@@ -1,7 +1,7 @@
 import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { basename, delimiter, join } from "node:path";
 import { pluginDirectory, pluginOf } from "../../core/host/plugins";
-import { programsNamed } from "../../core/host/programs";
+import { programsNamed, quoted } from "../../system/programs";
 import { ensureTools, pinnedVersion } from "../../tools/tools";
 
 const project = join(__dirname, "..", "..");
@@ -42,9 +42,8 @@ export async function providePulumi(
   const bin = join(root, "bin");
   const plugins = join(home, "plugins");
   await Promise.all([bin, plugins].map((directory) => mkdir(directory, { recursive: true })));
-  const provide = (name: string, target: string) => symlink(target, join(bin, name));
   const { pulumi } = await ensureTools(["pulumi"], { env, report });
-  await provide("pulumi", pulumi);
+  await symlink(pulumi, join(bin, "pulumi"));
   const dynamic = "pulumi-resource-pulumi-nodejs";
   await writeFile(join(bin, dynamic), guarded(require.resolve(`@pulumi/pulumi/${dynamic}`)), { mode: 0o755 });
 
@@ -94,10 +93,6 @@ exec 3<&0
 { cat <&3; kill -KILL 0; } >/dev/null 2>&1 &
 exec ${quoted(plugin)} "$@" </dev/null 3<&-
 `;
-}
-
-function quoted(text: string): string {
-  return `'${text.replaceAll("'", `'\\''`)}'`;
 }
 
 /**

@@ -10,11 +10,17 @@ export function programsNamed(name: string, path: string): string[] {
     .filter((file) => isProgram(file));
 }
 
-function isProgram(file: string): boolean {
+/** Whether a path is a file that this user may run. */
+export function isProgram(file: string): boolean {
   try {
     accessSync(file, constants.X_OK);
     return statSync(file).isFile();
   } catch {
     return false;
   }
+}
+
+/** A word of a shell command, for any content. */
+export function quoted(word: string): string {
+  return `'${word.replaceAll("'", `'\\''`)}'`;
 }
